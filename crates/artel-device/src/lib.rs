@@ -1,0 +1,1 @@
+//! Memory, instruction sets and devices under Artel; knows nothing of mixture of experts.

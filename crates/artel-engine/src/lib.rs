@@ -1,0 +1,1 @@
+//! Requests, sampling loop and streaming text.

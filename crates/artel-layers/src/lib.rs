@@ -1,0 +1,1 @@
+//! The rest of a decoder block: attention, norms, rotary embedding, linear, sampling.

@@ -1,0 +1,1 @@
+//! Checkpoints, tokenizers, chat templates and one short file per architecture.

@@ -1,0 +1,2 @@
+//! The `artel` program.
+fn main() {}
