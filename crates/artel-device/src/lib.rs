@@ -1,1 +1,10 @@
-//! Memory, instruction sets and devices under Artel; knows nothing of mixture of experts.
+//! Memory, instruction sets and devices under Artel. Knows nothing of mixture of experts.
+//!
+//! All foreign calls and almost all `unsafe` of the workspace live here.
+
+pub mod buffer;
+pub mod cpu;
+mod error;
+
+pub use buffer::HostBuffer;
+pub use error::DeviceError;

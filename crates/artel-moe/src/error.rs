@@ -1,0 +1,41 @@
+/// Everything that a caller of the layer can do wrong. Each variant carries the values that were
+/// wrong and what was expected.
+#[derive(Debug, Clone, PartialEq, thiserror::Error)]
+#[non_exhaustive]
+pub enum MoeError {
+    /// Two buffers that belong together differ in size.
+    #[error("{what} has {found} elements, expected {expected}")]
+    Shape {
+        /// Which buffer.
+        what: &'static str,
+        /// Elements it should have.
+        expected: usize,
+        /// Elements it has.
+        found: usize,
+    },
+    /// A configuration value outside its range.
+    #[error("{field} is {value}, but must be {allowed}")]
+    Config {
+        /// Name of the field.
+        field: &'static str,
+        /// What was given.
+        value: String,
+        /// What is allowed.
+        allowed: String,
+    },
+}
+
+impl MoeError {
+    /// Checks that `found` is `expected` and names `what` otherwise.
+    ///
+    /// # Errors
+    /// [`MoeError::Shape`] when the two differ.
+    pub fn check_shape(what: &'static str, expected: usize, found: usize) -> Result<(), Self> {
+        if expected == found { Ok(()) } else { Err(Self::Shape { what, expected, found }) }
+    }
+
+    /// A [`MoeError::Config`] for a value that is not allowed.
+    pub fn config(field: &'static str, value: impl ToString, allowed: impl ToString) -> Self {
+        Self::Config { field, value: value.to_string(), allowed: allowed.to_string() }
+    }
+}

@@ -1,0 +1,13 @@
+use half::bf16;
+
+use super::{DenseMatrix, NumberFormat};
+
+/// bfloat16 weights and activations.
+#[derive(Debug, Clone, Copy)]
+pub struct Bf16;
+
+impl NumberFormat for Bf16 {
+    const NAME: &'static str = "bf16";
+    type Activation = bf16;
+    type Matrix = DenseMatrix<bf16>;
+}

@@ -1,0 +1,11 @@
+use super::{DenseMatrix, NumberFormat};
+
+/// float32 weights and activations.
+#[derive(Debug, Clone, Copy)]
+pub struct F32;
+
+impl NumberFormat for F32 {
+    const NAME: &'static str = "f32";
+    type Activation = f32;
+    type Matrix = DenseMatrix<f32>;
+}

@@ -1,0 +1,196 @@
+//! Number formats: one file per format, and a format is a type.
+//!
+//! A weight matrix is kept as the checkpoint stores it (`[rows, columns]`, row-major: one row is
+//! one output feature) and widened in registers when it is used.
+
+mod bfloat16;
+mod float16;
+mod float32;
+mod fp8_block128;
+
+use artel_device::HostBuffer;
+pub use bfloat16::Bf16;
+use bytemuck::Pod;
+pub use float16::F16;
+pub use float32::F32;
+pub use fp8_block128::{Fp8Block128, Fp8BlockMatrix, e4m3_from_f32, e4m3_to_f32};
+use half::{bf16, f16};
+
+use crate::MoeError;
+
+/// A number that hidden states and dense weights are made of.
+pub trait Element: Pod + Send + Sync + PartialEq + std::fmt::Debug + 'static {
+    /// Name as people write it: `f32`, `f16`, `bf16`.
+    const NAME: &'static str;
+    /// Exact.
+    fn to_f32(self) -> f32;
+    /// Rounded to nearest, ties to even.
+    fn from_f32(value: f32) -> Self;
+}
+
+macro_rules! element {
+    ($type:ty, $name:literal, $to:expr, $from:expr) => {
+        impl Element for $type {
+            const NAME: &'static str = $name;
+            fn to_f32(self) -> f32 {
+                $to(self)
+            }
+            fn from_f32(value: f32) -> Self {
+                $from(value)
+            }
+        }
+    };
+}
+element!(f32, "f32", std::convert::identity, std::convert::identity);
+element!(f16, "f16", f16::to_f32, f16::from_f32);
+element!(bf16, "bf16", bf16::to_f32, bf16::from_f32);
+
+/// How weights are stored and what flows between the steps.
+pub trait NumberFormat: Send + Sync + std::fmt::Debug + 'static {
+    /// Name as people write it.
+    const NAME: &'static str;
+    /// Hidden states and intermediates: the type of the one cast at the end of each step.
+    type Activation: Element;
+    /// One weight matrix.
+    type Matrix: WeightMatrix;
+}
+
+/// One weight matrix `[rows, columns]` in its stored format.
+pub trait WeightMatrix: Send + Sync + Clone + std::fmt::Debug + 'static {
+    /// Output features.
+    fn rows(&self) -> usize;
+    /// Input features.
+    fn columns(&self) -> usize;
+    /// Bytes that one use of the whole matrix reads, scales included.
+    fn bytes(&self) -> usize;
+    /// Writes one row as float32; `out` holds `columns` values. Exact.
+    fn dequantize_row(&self, row: usize, out: &mut [f32]);
+}
+
+/// A matrix of plain numbers, row-major, over shared bytes.
+#[derive(Debug, Clone)]
+pub struct DenseMatrix<T> {
+    buffer: HostBuffer,
+    rows: usize,
+    columns: usize,
+    element: std::marker::PhantomData<T>,
+}
+
+impl<T: Element> DenseMatrix<T> {
+    /// A matrix over `buffer`; copies the bytes only when their address is odd for `T`.
+    ///
+    /// # Errors
+    /// [`MoeError::Shape`] when the buffer does not hold `rows * columns` numbers.
+    pub fn new(buffer: HostBuffer, rows: usize, columns: usize) -> Result<Self, MoeError> {
+        let expected = rows.saturating_mul(columns).saturating_mul(size_of::<T>());
+        MoeError::check_shape("a dense weight matrix (bytes)", expected, buffer.len())?;
+        let buffer = buffer.aligned_for::<T>();
+        Ok(Self { buffer, rows, columns, element: std::marker::PhantomData })
+    }
+
+    /// All numbers, row-major.
+    pub fn elements(&self) -> &[T] {
+        self.buffer.as_slice()
+    }
+}
+
+impl<T: Element> WeightMatrix for DenseMatrix<T> {
+    fn rows(&self) -> usize {
+        self.rows
+    }
+
+    fn columns(&self) -> usize {
+        self.columns
+    }
+
+    fn bytes(&self) -> usize {
+        self.buffer.len()
+    }
+
+    fn dequantize_row(&self, row: usize, out: &mut [f32]) {
+        let start = row * self.columns;
+        for (out, element) in out.iter_mut().zip(&self.elements()[start..start + self.columns]) {
+            *out = element.to_f32();
+        }
+    }
+}
+
+/// A weight matrix whose format the checkpoint chose.
+#[derive(Debug, Clone)]
+pub enum AnyMatrix {
+    /// float32.
+    F32(DenseMatrix<f32>),
+    /// IEEE half precision.
+    F16(DenseMatrix<f16>),
+    /// bfloat16.
+    Bf16(DenseMatrix<bf16>),
+    /// FP8 e4m3 with a float32 scale per 128x128 block.
+    Fp8Block128(Fp8BlockMatrix),
+}
+
+impl AnyMatrix {
+    /// Output features.
+    pub fn rows(&self) -> usize {
+        self.as_weight_matrix(|matrix| matrix.rows())
+    }
+
+    /// Input features.
+    pub fn columns(&self) -> usize {
+        self.as_weight_matrix(|matrix| matrix.columns())
+    }
+
+    /// Bytes that one use of the whole matrix reads, scales included.
+    pub fn bytes(&self) -> usize {
+        self.as_weight_matrix(|matrix| matrix.bytes())
+    }
+
+    /// Name of the format.
+    pub fn format_name(&self) -> &'static str {
+        match self {
+            Self::F32(_) => F32::NAME,
+            Self::F16(_) => F16::NAME,
+            Self::Bf16(_) => Bf16::NAME,
+            Self::Fp8Block128(_) => Fp8Block128::NAME,
+        }
+    }
+
+    /// Writes one row as float32; `out` holds `columns` values. Exact.
+    pub fn dequantize_row(&self, row: usize, out: &mut [f32]) {
+        self.as_weight_matrix(|matrix| matrix.dequantize_row(row, out));
+    }
+
+    fn as_weight_matrix<R>(&self, read: impl FnOnce(&dyn DynWeightMatrix) -> R) -> R {
+        match self {
+            Self::F32(matrix) => read(matrix),
+            Self::F16(matrix) => read(matrix),
+            Self::Bf16(matrix) => read(matrix),
+            Self::Fp8Block128(matrix) => read(matrix),
+        }
+    }
+}
+
+/// [`WeightMatrix`] without `Clone`, so that it can be a trait object.
+trait DynWeightMatrix {
+    fn rows(&self) -> usize;
+    fn columns(&self) -> usize;
+    fn bytes(&self) -> usize;
+    fn dequantize_row(&self, row: usize, out: &mut [f32]);
+}
+
+impl<M: WeightMatrix> DynWeightMatrix for M {
+    fn rows(&self) -> usize {
+        WeightMatrix::rows(self)
+    }
+
+    fn columns(&self) -> usize {
+        WeightMatrix::columns(self)
+    }
+
+    fn bytes(&self) -> usize {
+        WeightMatrix::bytes(self)
+    }
+
+    fn dequantize_row(&self, row: usize, out: &mut [f32]) {
+        WeightMatrix::dequantize_row(self, row, out);
+    }
+}
