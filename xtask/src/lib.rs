@@ -1,1 +1,3 @@
-//! Chores of the workspace.
+//! Chores of the workspace. `tidy` is a library too, so that the limits are an ordinary test.
+
+pub mod tidy;

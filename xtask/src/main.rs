@@ -1,2 +1,24 @@
-//! `cargo xtask`.
-fn main() {}
+//! `cargo xtask CHORE`.
+
+use std::path::Path;
+use std::process::ExitCode;
+
+fn main() -> anyhow::Result<ExitCode> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("xtask lies in the workspace");
+    match std::env::args().nth(1).as_deref() {
+        Some("tidy") => tidy(root),
+        _ => {
+            eprintln!("usage: cargo xtask tidy    check the limits of the house");
+            Ok(ExitCode::from(2))
+        }
+    }
+}
+
+fn tidy(root: &Path) -> anyhow::Result<ExitCode> {
+    let report = xtask::tidy::check(root)?;
+    for violation in &report.violations {
+        eprintln!("{violation}");
+    }
+    println!("tidy: {} files, {} violations", report.files, report.violations.len());
+    Ok(if report.violations.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
