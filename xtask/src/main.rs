@@ -7,8 +7,13 @@ fn main() -> anyhow::Result<ExitCode> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("xtask lies in the workspace");
     match std::env::args().nth(1).as_deref() {
         Some("tidy") => tidy(root),
+        Some("bench-report") => {
+            xtask::report::make(root)?;
+            Ok(ExitCode::SUCCESS)
+        }
         _ => {
-            eprintln!("usage: cargo xtask tidy    check the limits of the house");
+            eprintln!("usage: cargo xtask tidy          check the limits of the house");
+            eprintln!("       cargo xtask bench-report  make docs/ from benches/results/");
             Ok(ExitCode::from(2))
         }
     }

@@ -1,0 +1,132 @@
+//! `cargo xtask bench-report`: the tables and pictures of `docs/`, made from `benches/results/`.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::path::Path;
+
+use anyhow::Context;
+use plotters::prelude::*;
+use serde::Deserialize;
+
+/// Where the CPU measurements of the layer lie.
+const CPU_LAYER: &str = "benches/results/cpu/layer.json";
+const SIZE: (u32, u32) = (900, 420);
+const COLORS: [RGBColor; 6] = [
+    RGBColor(31, 119, 180),
+    RGBColor(255, 127, 14),
+    RGBColor(44, 160, 44),
+    RGBColor(214, 39, 40),
+    RGBColor(148, 103, 189),
+    RGBColor(140, 86, 75),
+];
+
+/// A run of `artel bench layer`.
+#[derive(Debug, Deserialize)]
+struct LayerRecord {
+    machine: serde_json::Value,
+    commit: String,
+    date: String,
+    rows: Vec<LayerRow>,
+}
+
+#[derive(Debug, Deserialize)]
+struct LayerRow {
+    shape: String,
+    format: String,
+    tokens: u32,
+    microseconds: f64,
+    share_of_ceiling: f64,
+}
+
+/// One line of a chart: a shape in a format, its rows by batch size.
+type Series<'a> = BTreeMap<(&'a str, &'a str), Vec<&'a LayerRow>>;
+
+/// Writes `docs/cpu-layer.svg` and `docs/cpu-layer.md`.
+///
+/// # Errors
+/// When the record is missing or malformed, or `docs/` cannot be written.
+pub fn make(root: &Path) -> anyhow::Result<()> {
+    let path = root.join(CPU_LAYER);
+    let text = std::fs::read_to_string(&path).with_context(|| {
+        format!("cannot read {}: run `artel bench layer` first", path.display())
+    })?;
+    let record: LayerRecord =
+        serde_json::from_str(&text).with_context(|| format!("in {}", path.display()))?;
+    let mut series = Series::new();
+    for row in &record.rows {
+        series.entry((&row.shape, &row.format)).or_default().push(row);
+    }
+    std::fs::write(root.join("docs/cpu-layer.md"), table(&record, &series))?;
+    draw(&root.join("docs/cpu-layer.svg"), &series)
+}
+
+fn table(record: &LayerRecord, series: &Series<'_>) -> String {
+    let mut text = format!(
+        "# The MoE layer on a CPU\n\nGenerated from `{CPU_LAYER}` by `cargo xtask bench-report`; \
+         measured by `artel bench layer --device cpu`.\n\nMachine: {}. Commit {}, {}.\n\n\
+         Share of ceiling: the time that this machine's own read bandwidth and dense product allow, \
+         over the time taken.\n\n![share of ceiling by batch size](cpu-layer.svg)\n",
+        describe(&record.machine),
+        record.commit,
+        record.date,
+    );
+    for ((shape, format), rows) in series {
+        let _ = write!(
+            text,
+            "\n## {shape}, {format}\n\n| tokens | microseconds | share of ceiling |\n|---:|---:|---:|\n"
+        );
+        for row in rows {
+            let share = 100.0 * row.share_of_ceiling;
+            let _ = writeln!(text, "| {} | {:.0} | {share:.0} % |", row.tokens, row.microseconds);
+        }
+    }
+    text
+}
+
+fn describe(machine: &serde_json::Value) -> String {
+    match machine {
+        serde_json::Value::String(text) => text.clone(),
+        serde_json::Value::Object(fields) => {
+            let parts: Vec<String> =
+                fields.iter().map(|(name, value)| format!("{name} {value}")).collect();
+            parts.join(", ")
+        }
+        other => other.to_string(),
+    }
+}
+
+fn draw(path: &Path, series: &Series<'_>) -> anyhow::Result<()> {
+    let root = SVGBackend::new(path, SIZE).into_drawing_area();
+    root.fill(&WHITE)?;
+    let rows = || series.values().flatten();
+    let tokens_max = rows().map(|row| row.tokens).max().unwrap_or(1);
+    let share_max = rows().map(|row| row.share_of_ceiling).fold(1.0, f64::max);
+    let mut chart = ChartBuilder::on(&root)
+        .caption("MoE layer on a CPU: share of the machine's own ceiling", ("sans-serif", 18))
+        .margin(12)
+        .x_label_area_size(40)
+        .y_label_area_size(56)
+        .build_cartesian_2d((1..tokens_max.max(2)).log_scale().base(2.0), 0.0..share_max * 1.05)?;
+    chart
+        .configure_mesh()
+        .x_desc("tokens in the batch")
+        .y_desc("share of ceiling")
+        .y_label_formatter(&|share| format!("{:.0} %", share * 100.0))
+        .draw()?;
+    for (((shape, format), rows), color) in series.iter().zip(COLORS.iter().cycle()) {
+        let points: Vec<_> = rows.iter().map(|row| (row.tokens, row.share_of_ceiling)).collect();
+        chart
+            .draw_series(LineSeries::new(points.clone(), color.stroke_width(2)))?
+            .label(format!("{shape}, {format}"))
+            .legend(|(x, y)| PathElement::new([(x, y), (x + 18, y)], color.stroke_width(2)));
+        chart.draw_series(points.iter().map(|point| Circle::new(*point, 3, color.filled())))?;
+    }
+    chart
+        .configure_series_labels()
+        .position(SeriesLabelPosition::LowerLeft)
+        .background_style(WHITE.mix(0.85))
+        .border_style(BLACK.mix(0.3))
+        .draw()?;
+    root.present()?;
+    Ok(())
+}
