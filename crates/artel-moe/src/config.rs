@@ -1,1 +1,3 @@
-//! To be filled.
+//! Configuration of the layer: constructors validate, so a value that exists is legal.
+
+pub use crate::router::RouterConfig;

@@ -23,6 +23,18 @@ pub enum MoeError {
         /// What is allowed.
         allowed: String,
     },
+    /// One element of an input outside its range.
+    #[error("{what}[{position}] is {value}, but must be {allowed}")]
+    Element {
+        /// Which buffer.
+        what: &'static str,
+        /// Index of the element in it, flattened.
+        position: usize,
+        /// What was found there.
+        value: String,
+        /// What is allowed.
+        allowed: String,
+    },
 }
 
 impl MoeError {
@@ -37,5 +49,15 @@ impl MoeError {
     /// A [`MoeError::Config`] for a value that is not allowed.
     pub fn config(field: &'static str, value: impl ToString, allowed: impl ToString) -> Self {
         Self::Config { field, value: value.to_string(), allowed: allowed.to_string() }
+    }
+
+    /// A [`MoeError::Element`] for one element that is not allowed.
+    pub fn element(
+        what: &'static str,
+        position: usize,
+        value: impl ToString,
+        allowed: impl ToString,
+    ) -> Self {
+        Self::Element { what, position, value: value.to_string(), allowed: allowed.to_string() }
     }
 }
