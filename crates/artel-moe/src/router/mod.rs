@@ -50,7 +50,7 @@ pub struct TopK {
 impl TopK {
     /// Number of tokens, `T`.
     pub fn tokens(&self) -> usize {
-        if self.top_k == 0 { 0 } else { self.ids.len() / self.top_k }
+        self.ids.len().checked_div(self.top_k).unwrap_or(0)
     }
 
     /// Makes room for `tokens` rows of `top_k` slots; keeps the capacity. Old values remain
