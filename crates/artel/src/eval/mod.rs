@@ -1,0 +1,3 @@
+//! Evaluations: problems with known answers, and how a model's replies are scored.
+
+pub mod arithmetic;
