@@ -22,4 +22,12 @@ pub enum DeviceError {
         /// What the buffer holds.
         length: usize,
     },
+    /// The operating system did not start the threads.
+    #[error("cannot start {count} threads: {why}")]
+    Threads {
+        /// How many were asked for.
+        count: usize,
+        /// What the thread pool said.
+        why: String,
+    },
 }

@@ -4,6 +4,8 @@
 
 pub mod buffer;
 pub mod cpu;
+pub mod memory;
+pub mod tiles;
 mod error;
 
 pub use buffer::HostBuffer;

@@ -14,5 +14,6 @@ pub mod quant;
 pub mod grouped_gemm;
 pub mod activation;
 pub mod combine;
+pub mod weights;
 
 pub use error::MoeError;

@@ -11,6 +11,9 @@ use crate::MoeError;
 /// Rows and columns of a weight block, and elements of an activation group.
 pub const BLOCK: usize = 128;
 
+/// Largest finite e4m3fn value.
+pub const E4M3_MAX: f32 = 448.0;
+
 /// Block-quantised FP8 weights, bfloat16 hidden states.
 #[derive(Debug, Clone, Copy)]
 pub struct Fp8Block128;
@@ -82,14 +85,14 @@ impl WeightMatrix for Fp8BlockMatrix {
 }
 
 /// Value of an e4m3fn code: no infinities, `0x7f` and `0xff` are NaN, largest 448.
-pub fn e4m3_to_f32(code: u8) -> f32 {
+pub const fn e4m3_to_f32(code: u8) -> f32 {
     let sign = if code & 0x80 == 0 { 1.0 } else { -1.0 };
-    let exponent = i32::from(code >> 3 & 0xf);
-    let mantissa = f32::from(code & 7);
-    match (exponent, code & 7) {
+    let exponent = (code >> 3 & 0xf) as u32;
+    let mantissa = (code & 7) as u32;
+    match (exponent, mantissa) {
         (15, 7) => f32::NAN,
-        (0, _) => sign * mantissa * 2f32.powi(-9),
-        _ => sign * (1.0 + mantissa / 8.0) * 2f32.powi(exponent - 7),
+        (0, _) => sign * (mantissa as f32 / 512.0),
+        _ => sign * f32::from_bits((exponent + 120) << 23 | mantissa << 20),
     }
 }
 
@@ -108,4 +111,34 @@ pub fn e4m3_from_f32(value: f32) -> u8 {
     let steps = (magnitude * 2f32.powi(3 - exponent)).round_ties_even() as i32;
     // A rounded-up mantissa carries into the exponent by itself.
     sign | ((exponent + 6) * 8 + steps) as u8
+}
+
+/// The value of the nearest e4m3fn code, as [`e4m3_from_f32`] chooses it, without branches.
+#[inline(always)]
+pub(crate) fn round_to_e4m3(value: f32) -> f32 {
+    // A number 2^20 times the magnitude's power of two has its last place where e4m3 has it, so
+    // adding and subtracting it rounds. Below 2^-6 the step stays 2^-9.
+    let magnitude = f32::from_bits(value.to_bits() & 0x7fff_ffff);
+    let exponent = (magnitude.to_bits() >> 23).clamp(121, 135);
+    let shift = f32::from_bits((exponent + 20) << 23);
+    let rounded = (magnitude + shift) - shift;
+    let limited = if rounded > 448.0 { 448.0 } else { rounded };
+    f32::from_bits(limited.to_bits() | value.to_bits() & 0x8000_0000)
+}
+
+/// Quantises one group of at most [`BLOCK`] activations: `out` becomes e4m3 values, and
+/// `out * scale` is the quantised input, with `scale = max(absmax, 1e-10) / 448`.
+#[inline(always)]
+pub(crate) fn quantize_group(group: &[bf16], out: &mut [f32]) -> f32 {
+    let mut largest = 1e-10f32;
+    for (out, value) in out.iter_mut().zip(group) {
+        *out = bf16::to_f32(*value);
+        let magnitude = out.abs();
+        largest = if magnitude > largest { magnitude } else { largest };
+    }
+    let scale = largest / E4M3_MAX;
+    for out in out.iter_mut() {
+        *out = round_to_e4m3(*out / scale);
+    }
+    scale
 }

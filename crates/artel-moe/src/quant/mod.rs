@@ -13,7 +13,8 @@ pub use bfloat16::Bf16;
 use bytemuck::Pod;
 pub use float16::F16;
 pub use float32::F32;
-pub use fp8_block128::{Fp8Block128, Fp8BlockMatrix, e4m3_from_f32, e4m3_to_f32};
+pub(crate) use fp8_block128::quantize_group;
+pub use fp8_block128::{BLOCK, E4M3_MAX, Fp8Block128, Fp8BlockMatrix, e4m3_from_f32, e4m3_to_f32};
 use half::{bf16, f16};
 
 use crate::MoeError;
@@ -46,7 +47,7 @@ element!(f16, "f16", f16::to_f32, f16::from_f32);
 element!(bf16, "bf16", bf16::to_f32, bf16::from_f32);
 
 /// How weights are stored and what flows between the steps.
-pub trait NumberFormat: Send + Sync + std::fmt::Debug + 'static {
+pub trait NumberFormat: Copy + Send + Sync + std::fmt::Debug + 'static {
     /// Name as people write it.
     const NAME: &'static str;
     /// Hidden states and intermediates: the type of the one cast at the end of each step.

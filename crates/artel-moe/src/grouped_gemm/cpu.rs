@@ -1,0 +1,215 @@
+use artel_device::cpu::CpuFeatures;
+use artel_device::memory::AlignedBuffer;
+use artel_device::tiles::{TileGrid, TileIndex, TileMut};
+use rayon::prelude::*;
+
+use super::schedule::Schedule;
+use super::{GatheredRows, GemmFormat, GemmScratch, GroupedGemm, Kernel};
+use super::{Operand, PANEL_ROWS, RowWeights, TILE_ROWS};
+use crate::MoeError;
+use crate::quant::{AnyMatrix, Bf16, Element, F16, F32, Fp8Block128, WeightMatrix};
+
+/// Operand tiles that meet a panel at a time: their sums stay in the first-level cache.
+const TILES_PER_STEP: usize = 8;
+
+/// Multiply-adds that one thread does before it is worth waking another.
+const SERIAL_MULTIPLY_ADDS: usize = 1 << 16;
+
+/// Multiplies every pair's row with its expert's matrix; `out` is `[T * K, N]`.
+///
+/// # Errors
+/// [`MoeError`] when shapes do not belong together or a block names an expert that is not there.
+pub fn grouped_gemm<F: GemmFormat>(
+    features: CpuFeatures,
+    gemm: GroupedGemm<'_, F>,
+    out: &mut [F::Activation],
+    scratch: &mut GemmScratch,
+) -> Result<(), MoeError> {
+    let pairs = gemm.assignment.num_pairs;
+    let (rows, columns) = (gemm.weights.rows(), gemm.weights.columns());
+    MoeError::check_shape("grouped GEMM output", pairs.saturating_mul(rows), out.len())?;
+    gemm.row_weights.check(pairs)?;
+    let x_rows = pairs.checked_div(gemm.pairs_per_row).unwrap_or(0);
+    MoeError::check_shape("grouped GEMM input", x_rows.saturating_mul(columns), gemm.rows.len())?;
+    scratch.schedule.group(gemm.assignment, gemm.weights.experts())?;
+    scratch.schedule.cut_into_panels(gemm.weights.part_rows());
+    let kernel = F::kernel(features);
+    let x = Source { rows: gemm.rows, columns, pairs_per_row: gemm.pairs_per_row };
+    pack(kernel, x, &scratch.schedule, &mut scratch.operand);
+    let weights = |expert: usize| ExpertPart {
+        parts: gemm.weights.matrix(expert).parts(),
+        bias: gemm.weights.bias(expert),
+        row_weights: gemm.row_weights,
+    };
+    multiply::<F, _>(kernel, columns, weights, out, scratch);
+    Ok(())
+}
+
+/// `out[t, n] = x[t] . weight[n]`: `x` `[T, K]`, `weight` `[N, K]`, `out` `[T, N]`, float32 at the
+/// edges and the precision of the weight's format inside. A grouped GEMM with one group.
+///
+/// # Errors
+/// [`MoeError::Shape`] when `x` and `out` do not have the same number of rows.
+pub fn dense(
+    features: CpuFeatures,
+    x: &[f32],
+    weight: &AnyMatrix,
+    out: &mut [f32],
+    scratch: &mut GemmScratch,
+) -> Result<(), MoeError> {
+    let (rows, columns) = (weight.rows(), weight.columns());
+    let tokens = out.len().checked_div(rows).unwrap_or(0);
+    MoeError::check_shape("linear output", tokens * rows, out.len())?;
+    MoeError::check_shape("linear input", tokens * columns, x.len())?;
+    match weight {
+        AnyMatrix::F32(matrix) => dense_as::<F32>(features, x, matrix, out, scratch),
+        AnyMatrix::F16(matrix) => dense_as::<F16>(features, x, matrix, out, scratch),
+        AnyMatrix::Bf16(matrix) => dense_as::<Bf16>(features, x, matrix, out, scratch),
+        AnyMatrix::Fp8Block128(matrix) => {
+            dense_as::<Fp8Block128>(features, x, matrix, out, scratch);
+        }
+    }
+    Ok(())
+}
+
+fn dense_as<F: GemmFormat>(
+    features: CpuFeatures,
+    x: &[f32],
+    matrix: &F::Matrix,
+    out: &mut [f32],
+    scratch: &mut GemmScratch,
+) {
+    let (rows, columns) = (matrix.rows(), matrix.columns());
+    let kernel = F::kernel(features);
+    let tokens = out.len().checked_div(rows).unwrap_or(0);
+    scratch.schedule.group_all(tokens);
+    scratch.schedule.cut_into_panels(&[rows]);
+    let narrowed = scratch.narrowed.first_mut::<F::Activation>(x.len());
+    narrow(features, x, narrowed);
+    let x = Source { rows: &*narrowed, columns, pairs_per_row: 1 };
+    pack(kernel, x, &scratch.schedule, &mut scratch.operand);
+    let parts = std::slice::from_ref(matrix);
+    let weights = |_| ExpertPart { parts, bias: None, row_weights: RowWeights::One };
+    multiply::<F, _>(kernel, columns, weights, out, scratch);
+}
+
+/// The matrix and the epilogue of one group.
+struct ExpertPart<'a, M> {
+    parts: &'a [M],
+    bias: Option<&'a [f32]>,
+    row_weights: RowWeights<'a>,
+}
+
+#[derive(Clone, Copy)]
+struct Source<'a, A> {
+    rows: &'a [A],
+    columns: usize,
+    pairs_per_row: usize,
+}
+
+/// Prepares the rows of all groups.
+fn pack<F: GemmFormat>(
+    kernel: &dyn Kernel<F>,
+    x: Source<'_, F::Activation>,
+    schedule: &Schedule,
+    operand: &mut AlignedBuffer,
+) {
+    let tile_words = kernel.tile_words(x.columns);
+    let operand = operand.first_mut::<f32>(schedule.tile_pairs.len() * tile_words);
+    if tile_words == 0 {
+        return;
+    }
+    let tiles_per_thread = (SERIAL_MULTIPLY_ADDS / 4 / tile_words).max(1);
+    operand
+        .par_chunks_exact_mut(tile_words)
+        .zip(&schedule.tile_pairs)
+        .with_min_len(tiles_per_thread)
+        .for_each(|(tile, pairs)| {
+            let pairs = &schedule.pairs[pairs.clone()];
+            let Source { rows: source, columns, pairs_per_row } = x;
+            kernel.pack(GatheredRows { source, columns, pairs, pairs_per_row }, tile);
+        });
+}
+
+/// Every group times every panel.
+fn multiply<'a, F: GemmFormat, O: Element>(
+    kernel: &dyn Kernel<F>,
+    columns: usize,
+    weights: impl Fn(usize) -> ExpertPart<'a, F::Matrix> + Sync,
+    out: &mut [O],
+    scratch: &mut GemmScratch,
+) {
+    let schedule = &scratch.schedule;
+    if schedule.pairs.is_empty() || schedule.panel_parts.is_empty() {
+        return;
+    }
+    let tile_words = kernel.tile_words(columns);
+    let operand = scratch.operand.first::<f32>(schedule.tile_pairs.len() * tile_words);
+    let grid = TileGrid {
+        row_ids: &schedule.pairs,
+        group_ends: &schedule.group_ends,
+        column_bounds: &schedule.panel_bounds,
+    };
+    let rows_per_group = schedule.pairs.len().div_ceil(schedule.group_ends.len());
+    let grain = SERIAL_MULTIPLY_ADDS / (rows_per_group * PANEL_ROWS * columns.max(1));
+    scratch.tiles.run(out, grid, grain, |index, mut tile| {
+        let Some(expert) = schedule.experts[index.group] else {
+            (0..tile.rows()).for_each(|row| tile.row(row).fill(O::from_f32(0.0)));
+            return;
+        };
+        let tiles = schedule.first_tiles[index.group]..schedule.first_tiles[index.group + 1];
+        let words = tiles.start * tile_words..tiles.end * tile_words;
+        let x = Operand::new(&operand[words], tile_words, index.rows.len());
+        let pairs = &schedule.pairs[index.rows.clone()];
+        let place = schedule.panel_parts[index.panel];
+        multiply_tile(kernel, &weights(expert), (x, pairs), (index, place), &mut tile);
+    });
+}
+
+/// One panel of one group, a few operand tiles at a time.
+fn multiply_tile<F: GemmFormat, O: Element>(
+    kernel: &dyn Kernel<F>,
+    weights: &ExpertPart<'_, F::Matrix>,
+    (x, pairs): (Operand<'_>, &[u32]),
+    (index, (part, first_row)): (TileIndex, (usize, usize)),
+    tile: &mut TileMut<'_, O>,
+) {
+    let panel = first_row..first_row + index.columns.len();
+    let mut sums = Sums([0.0; TILES_PER_STEP * TILE_ROWS * PANEL_ROWS]);
+    for first_tile in (0..x.tiles()).step_by(TILES_PER_STEP) {
+        let x = x.slice(first_tile..(first_tile + TILES_PER_STEP).min(x.tiles()));
+        let sums = &mut sums.0[..x.rows() * PANEL_ROWS];
+        kernel.multiply(&weights.parts[part], panel.clone(), x, sums);
+        for (row, sums) in sums.chunks_exact(PANEL_ROWS).enumerate() {
+            let row = first_tile * TILE_ROWS + row;
+            let weight = weights.row_weights.of(pairs[row] as usize);
+            let bias = weights.bias.map(|bias| &bias[index.columns.clone()]);
+            finish(sums, bias, weight, tile.row(row));
+        }
+    }
+}
+
+#[repr(align(64))]
+struct Sums([f32; TILES_PER_STEP * TILE_ROWS * PANEL_ROWS]);
+
+/// Bias, router weight, cast.
+fn finish<O: Element>(sums: &[f32], bias: Option<&[f32]>, weight: f32, out: &mut [O]) {
+    match bias {
+        None => {
+            for (out, &sum) in out.iter_mut().zip(sums) {
+                *out = O::from_f32(sum * weight);
+            }
+        }
+        Some(bias) => {
+            for ((out, &sum), &bias) in out.iter_mut().zip(sums).zip(bias) {
+                *out = O::from_f32((sum + bias) * weight);
+            }
+        }
+    }
+}
+
+fn narrow<A: Element>(_features: CpuFeatures, x: &[f32], out: &mut [A]) {
+    for (out, &x) in out.iter_mut().zip(x) {
+        *out = A::from_f32(x);
+    }
+}

@@ -1,0 +1,317 @@
+//! The weights of a layer's experts, as the checkpoint stores them.
+
+use half::{bf16, f16};
+
+use crate::MoeError;
+use crate::grouped_gemm::GemmFormat;
+use crate::quant::{AnyMatrix, Bf16, F16, F32, Fp8Block128, NumberFormat, WeightMatrix};
+
+/// One matrix made of others, one on top of the other.
+///
+/// Checkpoints keep the first product of an expert as two matrices (gate, then up) or as one; both
+/// are used where they lie. Gate `[I, H]` over up `[I, H]` is one matrix `[2I, H]`.
+#[derive(Debug, Clone)]
+pub struct Stacked<M> {
+    parts: Vec<M>,
+}
+
+impl<M: WeightMatrix> Stacked<M> {
+    /// Puts `parts` on top of each other, first on top.
+    ///
+    /// # Errors
+    /// [`MoeError`] when there is no part or the parts differ in their number of columns.
+    pub fn new(parts: Vec<M>) -> Result<Self, MoeError> {
+        let Some(first) = parts.first() else {
+            return Err(MoeError::config("parts of a matrix", 0, "at least 1"));
+        };
+        for part in &parts {
+            MoeError::check_shape("columns of a stacked matrix", first.columns(), part.columns())?;
+        }
+        Ok(Self { parts })
+    }
+
+    /// The matrices, first on top.
+    pub fn parts(&self) -> &[M] {
+        &self.parts
+    }
+
+    /// Output features of all parts.
+    pub fn rows(&self) -> usize {
+        self.parts.iter().map(WeightMatrix::rows).sum()
+    }
+
+    /// Input features.
+    pub fn columns(&self) -> usize {
+        self.parts[0].columns()
+    }
+
+    /// Bytes that one use of all parts reads.
+    pub fn bytes(&self) -> usize {
+        self.parts.iter().map(WeightMatrix::bytes).sum()
+    }
+
+    /// Writes row `row` as float32.
+    pub fn dequantize_row(&self, mut row: usize, out: &mut [f32]) {
+        for part in &self.parts {
+            if row < part.rows() {
+                return part.dequantize_row(row, out);
+            }
+            row -= part.rows();
+        }
+        panic!("this is a bug: a row beyond a stacked matrix");
+    }
+}
+
+/// One matrix `[N, K]` for each of `E` experts, with an optional bias `[N]` each.
+#[derive(Debug, Clone)]
+pub struct ExpertMatrices<F: NumberFormat> {
+    matrices: Vec<Stacked<F::Matrix>>,
+    biases: Option<Vec<f32>>,
+    part_rows: Vec<usize>,
+    columns: usize,
+}
+
+impl<F: NumberFormat> ExpertMatrices<F> {
+    /// Checks that all experts have the same shape.
+    ///
+    /// # Errors
+    /// [`MoeError`] when there is no expert, or one has another shape than the first.
+    pub fn new(matrices: Vec<Stacked<F::Matrix>>) -> Result<Self, MoeError> {
+        let Some(first) = matrices.first() else {
+            return Err(MoeError::config("experts with weights", 0, "at least 1"));
+        };
+        let part_rows: Vec<usize> = first.parts.iter().map(WeightMatrix::rows).collect();
+        let columns = first.columns();
+        for matrix in &matrices {
+            MoeError::check_shape("columns of an expert's weights", columns, matrix.columns())?;
+            MoeError::check_shape(
+                "parts of an expert's weights",
+                part_rows.len(),
+                matrix.parts.len(),
+            )?;
+            for (part, &rows) in matrix.parts.iter().zip(&part_rows) {
+                MoeError::check_shape("rows of an expert's weights", rows, part.rows())?;
+            }
+        }
+        Ok(Self { matrices, biases: None, part_rows, columns })
+    }
+
+    /// Adds `biases` `[E, N]`.
+    ///
+    /// # Errors
+    /// [`MoeError::Shape`] when there are not `E * N`.
+    pub fn with_biases(mut self, biases: Vec<f32>) -> Result<Self, MoeError> {
+        MoeError::check_shape("expert biases", self.experts() * self.rows(), biases.len())?;
+        self.biases = Some(biases);
+        Ok(self)
+    }
+
+    /// `E`.
+    pub fn experts(&self) -> usize {
+        self.matrices.len()
+    }
+
+    /// Output features, `N`.
+    pub fn rows(&self) -> usize {
+        self.part_rows.iter().sum()
+    }
+
+    /// Rows of each part, the same for all experts.
+    pub fn part_rows(&self) -> &[usize] {
+        &self.part_rows
+    }
+
+    /// Input features, `K`.
+    pub fn columns(&self) -> usize {
+        self.columns
+    }
+
+    /// The matrix of one expert.
+    pub fn matrix(&self, expert: usize) -> &Stacked<F::Matrix> {
+        &self.matrices[expert]
+    }
+
+    /// The bias `[N]` of one expert.
+    pub fn bias(&self, expert: usize) -> Option<&[f32]> {
+        let rows = self.rows();
+        self.biases.as_ref().map(|biases| &biases[expert * rows..(expert + 1) * rows])
+    }
+
+    /// Bytes that one use of one expert's matrix reads.
+    pub fn bytes_per_expert(&self) -> usize {
+        self.matrices[0].bytes()
+    }
+}
+
+/// The weights of the experts of one layer: `w13` `[E, 2I, H]` (`[E, I, H]` without a gate) and
+/// `w2` `[E, H, I]`.
+#[derive(Debug, Clone)]
+pub struct ExpertWeights<F: NumberFormat> {
+    w13: ExpertMatrices<F>,
+    w2: ExpertMatrices<F>,
+}
+
+impl<F: GemmFormat> ExpertWeights<F> {
+    /// Checks that the two products belong together.
+    ///
+    /// # Errors
+    /// [`MoeError::Shape`] when they differ in experts or hidden size.
+    pub fn new(w13: ExpertMatrices<F>, w2: ExpertMatrices<F>) -> Result<Self, MoeError> {
+        MoeError::check_shape("experts of w2", w13.experts(), w2.experts())?;
+        MoeError::check_shape("rows of w2 (hidden size)", w13.columns(), w2.rows())?;
+        Ok(Self { w13, w2 })
+    }
+
+    /// Gate and up, the first product.
+    pub fn w13(&self) -> &ExpertMatrices<F> {
+        &self.w13
+    }
+
+    /// Down, the second product.
+    pub fn w2(&self) -> &ExpertMatrices<F> {
+        &self.w2
+    }
+
+    /// `E`.
+    pub fn experts(&self) -> usize {
+        self.w13.experts()
+    }
+
+    /// `H`.
+    pub fn hidden_size(&self) -> usize {
+        self.w13.columns()
+    }
+
+    /// `I`.
+    pub fn intermediate_size(&self) -> usize {
+        self.w2.columns()
+    }
+
+    /// Bytes that one use of one expert reads.
+    pub fn bytes_per_expert(&self) -> usize {
+        self.w13.bytes_per_expert() + self.w2.bytes_per_expert()
+    }
+}
+
+/// One expert as a checkpoint stores it.
+#[derive(Debug, Clone)]
+pub struct ExpertTensors {
+    /// Gate and up in this order, or both in one matrix, or up alone.
+    pub w13: Vec<AnyMatrix>,
+    /// `[2I]`.
+    pub w13_bias: Option<Vec<f32>>,
+    /// `[H, I]`.
+    pub w2: AnyMatrix,
+    /// `[H]`.
+    pub w2_bias: Option<Vec<f32>>,
+}
+
+/// The experts of one layer in the format of their checkpoint: matched once, when it is loaded.
+#[derive(Debug, Clone)]
+pub enum AnyExperts {
+    /// float32.
+    F32(ExpertWeights<F32>),
+    /// IEEE half precision.
+    F16(ExpertWeights<F16>),
+    /// bfloat16.
+    Bf16(ExpertWeights<Bf16>),
+    /// FP8 e4m3 with a float32 scale per 128x128 block.
+    Fp8Block128(ExpertWeights<Fp8Block128>),
+}
+
+impl AnyExperts {
+    /// Gathers the experts of a layer; the first one's format must be everyone's.
+    ///
+    /// # Errors
+    /// [`MoeError`] for no expert, mixed formats, mixed shapes or biases in some experts only.
+    pub fn new(experts: Vec<ExpertTensors>) -> Result<Self, MoeError> {
+        match experts.first().map(|expert| &expert.w2) {
+            None => Err(MoeError::config("experts with weights", 0, "at least 1")),
+            Some(AnyMatrix::F32(_)) => gather(experts).map(Self::F32),
+            Some(AnyMatrix::F16(_)) => gather(experts).map(Self::F16),
+            Some(AnyMatrix::Bf16(_)) => gather(experts).map(Self::Bf16),
+            Some(AnyMatrix::Fp8Block128(_)) => gather(experts).map(Self::Fp8Block128),
+        }
+    }
+
+    /// Name of the format.
+    pub fn format_name(&self) -> &'static str {
+        match self {
+            Self::F32(_) => F32::NAME,
+            Self::F16(_) => F16::NAME,
+            Self::Bf16(_) => Bf16::NAME,
+            Self::Fp8Block128(_) => Fp8Block128::NAME,
+        }
+    }
+
+    /// Bytes of all experts.
+    pub fn bytes(&self) -> usize {
+        match self {
+            Self::F32(weights) => weights.experts() * weights.bytes_per_expert(),
+            Self::F16(weights) => weights.experts() * weights.bytes_per_expert(),
+            Self::Bf16(weights) => weights.experts() * weights.bytes_per_expert(),
+            Self::Fp8Block128(weights) => weights.experts() * weights.bytes_per_expert(),
+        }
+    }
+}
+
+fn gather<F: GemmFormat>(experts: Vec<ExpertTensors>) -> Result<ExpertWeights<F>, MoeError>
+where
+    F::Matrix: TryFrom<AnyMatrix, Error = MoeError>,
+{
+    let (mut w13, mut w13_biases) = (Vec::new(), Vec::new());
+    let (mut w2, mut w2_biases) = (Vec::new(), Vec::new());
+    for expert in experts {
+        let parts: Result<Vec<F::Matrix>, _> =
+            expert.w13.into_iter().map(F::Matrix::try_from).collect();
+        w13.push(Stacked::new(parts?)?);
+        w13_biases.push(expert.w13_bias);
+        w2.push(Stacked::new(vec![F::Matrix::try_from(expert.w2)?])?);
+        w2_biases.push(expert.w2_bias);
+    }
+    let w13 = add_biases(ExpertMatrices::<F>::new(w13)?, w13_biases)?;
+    let w2 = add_biases(ExpertMatrices::<F>::new(w2)?, w2_biases)?;
+    ExpertWeights::new(w13, w2)
+}
+
+fn add_biases<F: NumberFormat>(
+    matrices: ExpertMatrices<F>,
+    biases: Vec<Option<Vec<f32>>>,
+) -> Result<ExpertMatrices<F>, MoeError> {
+    if biases.iter().all(Option::is_none) {
+        return Ok(matrices);
+    }
+    let rows = matrices.rows();
+    let mut all = Vec::with_capacity(rows * biases.len());
+    for bias in biases {
+        let bias = bias.unwrap_or_default();
+        MoeError::check_shape("bias of an expert", rows, bias.len())?;
+        all.extend(bias);
+    }
+    matrices.with_biases(all)
+}
+
+macro_rules! try_from_any {
+    ($($variant:ident => $matrix:ty),*) => { $(
+        impl TryFrom<AnyMatrix> for $matrix {
+            type Error = MoeError;
+
+            fn try_from(matrix: AnyMatrix) -> Result<Self, MoeError> {
+                match matrix {
+                    AnyMatrix::$variant(matrix) => Ok(matrix),
+                    other => Err(MoeError::config(
+                        "format of an expert's weights",
+                        other.format_name(),
+                        concat!(stringify!($variant), ", as the first expert's w2"),
+                    )),
+                }
+            }
+        }
+    )* };
+}
+try_from_any!(
+    F32 => crate::quant::DenseMatrix<f32>,
+    F16 => crate::quant::DenseMatrix<f16>,
+    Bf16 => crate::quant::DenseMatrix<bf16>,
+    Fp8Block128 => crate::quant::Fp8BlockMatrix
+);
