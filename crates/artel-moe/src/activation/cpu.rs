@@ -167,8 +167,7 @@ fn one_plus_erf(x: f32) -> f32 {
 #[inline(always)]
 fn tanh(x: f32) -> f32 {
     let z = x * x;
-    let near = (((-5.704_988_7e-3 * z + 2.063_908_9e-2) * z - 5.373_971_4e-2) * z + 1.333_144_2e-1)
-        * z
+    let near = (((-5.704_988_7e-3 * z + 0.020_639_09) * z - 0.053_739_71) * z + 1.333_144_2e-1) * z
         - 0.333_332_8;
     let far = 1.0 - 2.0 / (exp(2.0 * x.abs()) + 1.0);
     if z < 0.390_625 { x + x * z * near } else { far.copysign(x) }
