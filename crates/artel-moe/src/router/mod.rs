@@ -23,6 +23,7 @@
 mod config;
 pub mod cpu;
 pub mod reference;
+pub mod simulator;
 
 #[cfg(test)]
 mod properties;

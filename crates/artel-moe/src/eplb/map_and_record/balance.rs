@@ -1,0 +1,106 @@
+//! How evenly the replica rules load the ranks: the measurement behind the default.
+
+use super::*;
+use crate::router::{
+    TopK,
+    simulator::{Simulator, SimulatorConfig, Workload},
+};
+
+const EXPERTS: usize = 256;
+const TOP_K: usize = 8;
+const STEPS: usize = 200;
+
+struct Cluster {
+    ranks: usize,
+    slots: usize,
+    tokens_per_rank: usize,
+}
+
+/// Skewed popularity of the experts: lognormal with sigma 1, by quantiles.
+fn lognormal_loads() -> Vec<f64> {
+    // Tukey's lambda distribution comes within 0.01 of the normal quantile.
+    let quantile = |expert: usize| {
+        let p = (expert as f64 + 0.5) / EXPERTS as f64;
+        (p.powf(0.135) - (1.0 - p).powf(0.135)) / 0.1975
+    };
+    (0..EXPERTS).map(|expert| quantile(expert * 37 % EXPERTS).exp()).collect()
+}
+
+/// Copies go to the expert with the most load a copy; then the heaviest copies go first, each to
+/// the emptiest rank that has room (the greedy of DeepSeek's EPLB).
+fn balanced_placement(loads: &[f64], cluster: &Cluster) -> Placement {
+    let mut copies = vec![1usize; EXPERTS];
+    let load_a_copy = |copies: &[usize], expert: usize| loads[expert] / copies[expert] as f64;
+    for _ in EXPERTS..cluster.slots {
+        let by_load =
+            |a: &usize, b: &usize| load_a_copy(&copies, *a).total_cmp(&load_a_copy(&copies, *b));
+        let heaviest = (0..EXPERTS).max_by(by_load).unwrap();
+        copies[heaviest] += 1;
+    }
+    let mut replicas: Vec<usize> =
+        (0..EXPERTS).flat_map(|expert| vec![expert; copies[expert]]).collect();
+    replicas.sort_by(|&a, &b| load_a_copy(&copies, b).total_cmp(&load_a_copy(&copies, a)));
+    let mut ranks = vec![(0f64, Vec::new()); cluster.ranks];
+    for expert in replicas {
+        let room = ranks.iter_mut().filter(|r| r.1.len() < cluster.slots / cluster.ranks);
+        let emptiest = room.min_by(|a, b| a.0.total_cmp(&b.0)).unwrap();
+        emptiest.0 += load_a_copy(&copies, expert);
+        emptiest.1.push(expert as i32);
+    }
+    Placement::new(ranks.into_iter().flat_map(|rank| rank.1).collect(), EXPERTS).unwrap()
+}
+
+/// Mean over steps of the most loaded rank over the mean rank. Every rank sends its own tokens.
+fn imbalance(cluster: &Cluster, rule_of_rank: impl Fn(usize) -> ReplicaRule) -> f64 {
+    let loads = lognormal_loads();
+    let placement = balanced_placement(&loads, cluster);
+    let config = SimulatorConfig { num_experts: EXPERTS, top_k: TOP_K, seed: 1, layer: 0 };
+    let mut simulator = Simulator::new(Workload::Popularity(loads), config).unwrap();
+    let mut topk = TopK::default();
+    let mut total = 0.0;
+    for _ in 0..STEPS {
+        let mut expert_load = vec![0; cluster.slots];
+        for rank in 0..cluster.ranks {
+            simulator.route(cluster.tokens_per_rank, &mut topk);
+            let recorder = LoadRecorder {
+                expert_load: &mut expert_load,
+                enabled: true,
+                unpadded_tokens: cluster.tokens_per_rank,
+            };
+            let rule = rule_of_rank(rank);
+            cpu::map_and_record(&mut topk.ids, TOP_K, &placement, rule, recorder).unwrap();
+        }
+        let of_ranks = expert_load.chunks(cluster.slots / cluster.ranks);
+        let max = of_ranks.map(|slots| slots.iter().sum::<i32>()).max().unwrap();
+        let pairs = cluster.ranks * cluster.tokens_per_rank * TOP_K;
+        total += f64::from(max) * cluster.ranks as f64 / pairs as f64;
+    }
+    total / STEPS as f64
+}
+
+fn published_and_salted(cluster: Cluster) -> (f64, f64) {
+    let published = imbalance(&cluster, |_| ReplicaRule::TokenHash);
+    let salted = imbalance(&cluster, |rank| ReplicaRule::Salted(ReplicaSalt::of_rank(rank, 0)));
+    let Cluster { ranks, slots, tokens_per_rank } = cluster;
+    println!(
+        "{ranks} ranks, {slots} slots, {tokens_per_rank} tokens a rank: \
+         published {published:.3}, salted {salted:.3}"
+    );
+    (published, salted)
+}
+
+#[test]
+fn one_token_a_rank_spreads_over_the_copies() {
+    let cluster = |slots| Cluster { ranks: 32, slots, tokens_per_rank: 1 };
+    let (published, salted) = published_and_salted(cluster(288));
+    assert!(published > 2.2 && salted < 1.9, "{published} {salted}");
+    let (published, salted) = published_and_salted(cluster(384));
+    assert!(published > 2.8 && salted < 1.9, "{published} {salted}");
+}
+
+#[test]
+fn many_tokens_a_rank_are_as_even_as_with_the_published_rule() {
+    let cluster = Cluster { ranks: 32, slots: 288, tokens_per_rank: 16 };
+    let (published, salted) = published_and_salted(cluster);
+    assert!(salted < published && salted < 1.25, "{published} {salted}");
+}

@@ -1,0 +1,59 @@
+//! Map and record: logical expert ids become physical ones, and the load of each slot is counted
+//! in the same pass.
+//!
+//! For every (token, slot) in order:
+//! 1. An id below 0 or from `L` on has no slot: it becomes -1 and is never counted.
+//! 2. The rule picks one of the copies of the expert.
+//! 3. The id is replaced by the slot of that copy.
+//! 4. If recording is on and the token is not padding, the load of the slot grows by one.
+//!
+//! Two experts of which the first has two copies; three tokens, the last of them padding:
+//!
+//! ```
+//! use artel_moe::eplb::{Placement, map_and_record::{LoadRecorder, ReplicaRule, cpu}};
+//! let placement = Placement::new(vec![0, 1, 0], 2)?;
+//! let (mut ids, mut load) = ([0, 0, 1], [0; 3]);
+//! let recorder = LoadRecorder { expert_load: &mut load, enabled: true, unpadded_tokens: 2 };
+//! cpu::map_and_record(&mut ids, 1, &placement, ReplicaRule::TokenHash, recorder)?;
+//! assert_eq!(ids, [0, 2, 1]);
+//! assert_eq!(load, [1, 0, 1]);
+//! # Ok::<(), artel_moe::MoeError>(())
+//! ```
+
+pub mod cpu;
+pub mod reference;
+mod rule;
+
+#[cfg(test)]
+mod balance;
+#[cfg(test)]
+mod tests;
+
+pub use rule::{ReplicaRule, ReplicaSalt};
+
+use super::Placement;
+use crate::MoeError;
+
+/// Where load is counted, and whether this step counts.
+#[derive(Debug)]
+pub struct LoadRecorder<'a> {
+    /// Tokens that each slot has computed, `[P]`; grows, and stays at `i32::MAX` once there.
+    pub expert_load: &'a mut [i32],
+    /// Whether this step is recorded.
+    pub enabled: bool,
+    /// Tokens from this one on are padding: they are mapped but not counted.
+    pub unpadded_tokens: usize,
+}
+
+impl LoadRecorder<'_> {
+    /// Pairs from the first one that count.
+    fn recorded_pairs(&self, top_k: usize) -> usize {
+        if self.enabled { self.unpadded_tokens.saturating_mul(top_k) } else { 0 }
+    }
+
+    fn check(&self, ids: &[i32], top_k: usize, placement: &Placement) -> Result<(), MoeError> {
+        let tokens = ids.len().checked_div(top_k).unwrap_or(0);
+        MoeError::check_shape("topk_ids", tokens * top_k, ids.len())?;
+        MoeError::check_shape("expert_load", placement.num_physical(), self.expert_load.len())
+    }
+}
