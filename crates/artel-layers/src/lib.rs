@@ -1,1 +1,15 @@
-//! The rest of a decoder block: attention, norms, rotary embedding, linear, sampling.
+//! The rest of a decoder block: attention, norms, rotary embedding, linear, embedding.
+//!
+//! Each operation is a folder with its definition (`reference.rs`, naive, in float64), its fast
+//! CPU code (`cpu.rs`) and the cases on which both must agree (`tests.rs`). Dimensions: `T` tokens,
+//! `H` hidden, `D` head dimension. Rows of tokens are row-major float32, one row a token.
+
+mod error;
+pub mod vector;
+pub mod embedding;
+pub mod linear;
+pub mod rms_norm;
+pub mod rope;
+pub mod attention;
+
+pub use error::LayersError;

@@ -1,0 +1,304 @@
+use proptest::prelude::*;
+
+use super::*;
+
+/// One run of a sequence through an attention layer.
+#[derive(Debug, Clone)]
+struct Case {
+    shape: AttentionShape,
+    window: Option<usize>,
+    sinks: bool,
+    /// New tokens of each step.
+    steps: Vec<usize>,
+}
+
+const GROUPED: AttentionShape = AttentionShape {
+    query_heads: 6,
+    kv_heads: 2,
+    key_dim: 24,
+    value_dim: 20,
+    values: ValueStorage::Own,
+};
+
+const LATENT: AttentionShape = AttentionShape {
+    query_heads: 40,
+    kv_heads: 1,
+    key_dim: 37,
+    value_dim: 29,
+    values: ValueStorage::KeyPrefix,
+};
+
+fn case(shape: AttentionShape, steps: &[usize]) -> Case {
+    Case { shape, window: None, sinks: false, steps: steps.to_vec() }
+}
+
+fn numbers(count: usize, seed: usize) -> Vec<f32> {
+    (0..count).map(|index| ((index * 61 + seed * 7) % 89) as f32 / 30.0 - 1.5).collect()
+}
+
+impl Case {
+    fn attention(&self) -> Attention {
+        let mut attention = Attention::new(self.shape, 0.3).unwrap();
+        if let Some(window) = self.window {
+            attention = attention.with_window(window).unwrap();
+        }
+        if self.sinks {
+            attention = attention.with_sinks(numbers(self.shape.query_heads, 9)).unwrap();
+        }
+        attention
+    }
+
+    fn tokens(&self) -> usize {
+        self.steps.iter().sum()
+    }
+
+    /// Queries, keys and values of all tokens.
+    fn rows(&self) -> [Vec<f32>; 3] {
+        [self.shape.query_width(), self.shape.key_width(), self.shape.value_width()]
+            .map(|width| numbers(self.tokens() * width, width))
+    }
+
+    /// The outputs of all tokens, computed step by step.
+    fn run(&self) -> Vec<f32> {
+        let [queries, keys, values] = self.rows();
+        let mut cache = KvCache::new(1, self.shape, self.tokens());
+        let mut out = vec![f32::NAN; self.tokens() * self.shape.output_width()];
+        let mut first = 0;
+        for &tokens in &self.steps {
+            let rows = |width: usize| first * width..(first + tokens) * width;
+            let inputs = AttentionInputs {
+                queries: &queries[rows(self.shape.query_width())],
+                keys: &keys[rows(self.shape.key_width())],
+                values: &values[rows(self.shape.value_width())],
+            };
+            let mut sequences = [SequenceTokens { cache: &mut cache, tokens }];
+            let out = &mut out[rows(self.shape.output_width())];
+            self.attention().forward(0, inputs, &mut sequences, out).unwrap();
+            first += tokens;
+        }
+        assert_eq!(cache.len(), self.tokens());
+        out
+    }
+}
+
+/// Steps agree with the definition and, to the last bit, with one prefill of all tokens.
+fn check(case: Case) {
+    let [queries, keys, values] = case.rows();
+    let expected = reference::forward(&case.attention(), &queries, &keys, &values);
+    let out = case.run();
+    assert_eq!(out.len(), expected.len());
+    for (index, (found, expected)) in out.iter().zip(&expected).enumerate() {
+        let error = (f64::from(*found) - expected).abs();
+        assert!(error < 1e-5, "{case:?}: {found} for {expected} at {index}");
+    }
+    let whole = Case { steps: vec![case.tokens()], ..case };
+    assert_eq!(whole.run(), out);
+}
+
+#[test]
+fn prefill_and_decode() {
+    for shape in [GROUPED, LATENT] {
+        for steps in [vec![0], vec![1], vec![5, 1, 1], vec![63, 1, 1, 1], vec![40, 30, 1, 70]] {
+            check(case(shape, &steps));
+        }
+    }
+}
+
+#[test]
+fn groups_of_every_kind() {
+    for (query_heads, kv_heads) in [(1, 1), (4, 4), (7, 1), (16, 1), (17, 1), (48, 2), (64, 8)] {
+        check(case(AttentionShape { query_heads, kv_heads, ..GROUPED }, &[19, 1]));
+    }
+}
+
+#[test]
+fn odd_dimensions() {
+    for (key_dim, value_dim) in [(1, 1), (3, 5), (16, 33), (128, 64)] {
+        check(case(AttentionShape { key_dim, value_dim, ..GROUPED }, &[9, 2]));
+    }
+    check(case(AttentionShape { key_dim: 8, value_dim: 8, ..LATENT }, &[3]));
+}
+
+#[test]
+fn windows_smaller_and_larger_than_a_step() {
+    for window in [1, 2, 63, 64, 65, 1000] {
+        check(Case { window: Some(window), ..case(GROUPED, &[130, 1, 5]) });
+    }
+}
+
+#[test]
+fn sinks_take_their_share() {
+    check(Case { sinks: true, ..case(GROUPED, &[70, 1, 1]) });
+    check(Case { sinks: true, window: Some(7), ..case(LATENT, &[33, 2]) });
+}
+
+#[test]
+fn a_ragged_batch_is_its_sequences() {
+    let case = Case { sinks: true, window: Some(20), ..case(GROUPED, &[30, 1]) };
+    let attention = case.attention();
+    let expected = case.run();
+    let [queries, keys, values] = case.rows();
+    let mut caches: Vec<KvCache> = (0..3).map(|_| KvCache::new(1, case.shape, 40)).collect();
+    // The second sequence has nothing in the first step, the others are 30 and 31 tokens long.
+    for counts in [[30, 0, 30], [1, 0, 0], [0, 31, 1]] {
+        let starts = caches.iter().map(KvCache::len).collect::<Vec<_>>();
+        let gather = |rows: &[f32], width: usize| -> Vec<f32> {
+            let parts = starts.iter().zip(counts);
+            parts.flat_map(|(&from, n)| rows[from * width..(from + n) * width].to_vec()).collect()
+        };
+        let queries = gather(&queries, case.shape.query_width());
+        let keys = gather(&keys, case.shape.key_width());
+        let values = gather(&values, case.shape.value_width());
+        let inputs = AttentionInputs { queries: &queries, keys: &keys, values: &values };
+        let expected = gather(&expected, case.shape.output_width());
+        let mut out = vec![f32::NAN; expected.len()];
+        let parts = caches.iter_mut().zip(counts);
+        let mut sequences: Vec<_> =
+            parts.map(|(cache, tokens)| SequenceTokens { cache, tokens }).collect();
+        attention.forward(0, inputs, &mut sequences, &mut out).unwrap();
+        assert_eq!(out, expected);
+    }
+}
+
+#[test]
+fn every_instruction_set_gives_the_same_bits() {
+    for case in [case(GROUPED, &[90]), case(LATENT, &[70])] {
+        let [queries, keys, values] = case.rows();
+        let mut cache = KvCache::new(1, case.shape, 90);
+        cache.append(0, &keys, &values);
+        let expected = case.run();
+        for attend in simd::every_instruction_set() {
+            let mut out = vec![f32::NAN; expected.len()];
+            let sequences = [(cache.layer(0), case.tokens())];
+            let attention = case.attention();
+            for mut block in cpu::blocks(&attention, &queries, &sequences, &mut out) {
+                attend(&mut block);
+            }
+            assert_eq!(out, expected);
+        }
+    }
+}
+
+#[test]
+fn threads_do_not_change_a_bit() {
+    let case = Case { sinks: true, ..case(GROUPED, &[100]) };
+    let expected = case.run();
+    for threads in [1, 3] {
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+        assert_eq!(pool.install(|| case.run()), expected);
+    }
+}
+
+/// One head, one dimension: logits are the keys themselves.
+fn tiny(keys: &[f32], values: &[f32], query: f32) -> Vec<f32> {
+    let shape = AttentionShape {
+        query_heads: 1,
+        kv_heads: 1,
+        key_dim: 1,
+        value_dim: 1,
+        values: ValueStorage::Own,
+    };
+    let queries = vec![query; keys.len()];
+    let mut cache = KvCache::new(1, shape, keys.len());
+    let mut sequences = [SequenceTokens { cache: &mut cache, tokens: keys.len() }];
+    let mut out = vec![f32::NAN; keys.len()];
+    let inputs = AttentionInputs { queries: &queries, keys, values };
+    Attention::new(shape, 1.0).unwrap().forward(0, inputs, &mut sequences, &mut out).unwrap();
+    out
+}
+
+#[test]
+fn logits_without_bound() {
+    let low = f32::NEG_INFINITY;
+    assert_eq!(tiny(&[low, low], &[3.0, 4.0], 1.0), [0.0, 0.0], "nothing to look at");
+    assert_eq!(tiny(&[low, 0.0], &[3.0, 4.0], 1.0), [0.0, 4.0], "only the second is there");
+    assert_eq!(tiny(&[1e30, -1e30], &[3.0, 4.0], 1.0), [3.0, 3.0], "far apart");
+    let spoilt = tiny(&[0.0, f32::NAN, 0.0], &[3.0, 4.0, 5.0], 1.0);
+    assert!(spoilt[0] == 3.0 && spoilt[1].is_nan() && spoilt[2].is_nan(), "{spoilt:?}");
+}
+
+#[test]
+fn a_full_context_is_refused_and_changes_nothing() {
+    let attention = Attention::new(GROUPED, 1.0).unwrap();
+    let mut caches = [KvCache::new(2, GROUPED, 8), KvCache::new(2, GROUPED, 4)];
+    let [queries, keys, values] = case(GROUPED, &[10]).rows();
+    let inputs = AttentionInputs { queries: &queries, keys: &keys, values: &values };
+    let mut sequences: Vec<_> =
+        caches.iter_mut().map(|cache| SequenceTokens { cache, tokens: 5 }).collect();
+    let mut out = vec![0.0; 10 * GROUPED.output_width()];
+    let error = attention.forward(0, inputs, &mut sequences, &mut out).unwrap_err();
+    assert_eq!(error, LayersError::ContextFull { tokens: 5, capacity: 4 });
+    assert!(caches.iter().all(|cache| cache.bytes() == 0));
+}
+
+#[test]
+fn wrong_shapes_are_named() {
+    let attention = Attention::new(GROUPED, 1.0).unwrap();
+    let [queries, keys, values] = case(GROUPED, &[2]).rows();
+    let mut out = vec![0.0; 2 * GROUPED.output_width()];
+    let mut forward = |queries: &[f32], keys: &[f32], values: &[f32], layer: usize, shape| {
+        let mut cache = KvCache::new(2, shape, 8);
+        let mut sequences = [SequenceTokens { cache: &mut cache, tokens: 2 }];
+        attention.forward(
+            layer,
+            AttentionInputs { queries, keys, values },
+            &mut sequences,
+            &mut out,
+        )
+    };
+    assert!(forward(&queries, &keys, &values, 1, GROUPED).is_ok());
+    assert!(forward(&queries[1..], &keys, &values, 0, GROUPED).is_err());
+    assert!(forward(&queries, &keys[1..], &values, 0, GROUPED).is_err());
+    assert!(forward(&queries, &keys, &[], 0, GROUPED).is_err());
+    assert!(forward(&queries, &keys, &values, 2, GROUPED).is_err());
+    assert!(forward(&queries, &keys, &values, 0, LATENT).is_err());
+}
+
+#[test]
+fn impossible_configurations_are_refused() {
+    let refused = |shape| Attention::new(shape, 1.0).unwrap_err().to_string();
+    assert!(refused(AttentionShape { query_heads: 5, ..GROUPED }).contains("query_heads"));
+    assert!(refused(AttentionShape { kv_heads: 0, ..GROUPED }).contains("kv_heads"));
+    assert!(refused(AttentionShape { value_dim: 38, ..LATENT }).contains("prefix"));
+    assert!(Attention::new(GROUPED, f32::NAN).is_err());
+    let attention = Attention::new(GROUPED, 1.0).unwrap();
+    assert!(attention.clone().with_window(0).is_err());
+    assert!(attention.with_sinks(vec![0.0; 5]).is_err());
+}
+
+#[test]
+fn a_cache_grows_within_its_capacity_and_forgets() {
+    let mut cache = KvCache::new(2, GROUPED, 100);
+    assert_eq!(cache.bytes(), 0);
+    let [_, keys, values] = case(GROUPED, &[100]).rows();
+    for layer in 0..2 {
+        cache.append(layer, &keys, &values);
+    }
+    assert_eq!(cache.bytes(), 100 * KvCache::bytes_per_token(2, &GROUPED));
+    cache.truncate(10);
+    cache.append(0, &keys[..GROUPED.key_width()], &values[..GROUPED.value_width()]);
+    assert_eq!(cache.len(), 10, "a token counts once all layers hold it");
+    cache.truncate(10);
+    assert_eq!(cache.bytes(), 10 * KvCache::bytes_per_token(2, &GROUPED));
+    cache.truncate(0);
+    assert!(cache.is_empty() && cache.capacity() == 100);
+}
+
+proptest! {
+    #[test]
+    fn any_cut_of_any_prompt_agrees(
+        (kv_heads, group) in (1usize..4, 1usize..20),
+        (key_dim, value_dim) in (1usize..40, 1usize..40),
+        steps in prop::collection::vec(0usize..40, 1..5),
+        window in prop::option::of(1usize..90),
+        (sinks, latent) in (any::<bool>(), any::<bool>()),
+    ) {
+        let shape = if latent {
+            let value_dim = value_dim.min(key_dim);
+            AttentionShape { query_heads: group, value_dim, key_dim, ..LATENT }
+        } else {
+            AttentionShape { query_heads: kv_heads * group, kv_heads, key_dim, value_dim, ..GROUPED }
+        };
+        check(Case { shape, window, sinks, steps });
+    }
+}
