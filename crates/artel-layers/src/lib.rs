@@ -5,6 +5,7 @@
 //! `H` hidden, `D` head dimension. Rows of tokens are row-major float32, one row a token.
 
 mod error;
+mod workspace;
 pub mod vector;
 pub mod embedding;
 pub mod linear;
@@ -13,3 +14,4 @@ pub mod rope;
 pub mod attention;
 
 pub use error::LayersError;
+pub use workspace::Workspace;

@@ -1,23 +1,30 @@
 //! Tasks of a few tokens and the heads that share a key-value head, spread over all cores.
 
+use artel_device::cpu::{CpuFeatures, Vectorized};
 use rayon::prelude::*;
 
+use super::block::{Block, ROWS_MAX};
 use super::cache::LayerCache;
-use super::simd::{self, Block, ROWS_MAX};
 use super::{Attention, ValueStorage};
 
-/// Attends for the last `tokens` of each `(cache, tokens)`; `queries` and `out` as in `mod.rs`.
-pub(super) fn forward(
-    attention: &Attention,
-    queries: &[f32],
-    sequences: &[(&LayerCache, usize)],
-    out: &mut [f32],
-) {
-    let mut blocks = blocks(attention, queries, sequences, out);
-    match &mut blocks[..] {
+/// Attends for every block.
+pub(super) fn attend(features: CpuFeatures, blocks: &mut [Block<'_>]) {
+    match blocks {
         [] => {}
-        [block] => simd::attend(block),
-        many => many.par_iter_mut().for_each(simd::attend),
+        [block] => features.vectorize(Attend(block)),
+        many => many.par_iter_mut().for_each(|block| features.vectorize(Attend(block))),
+    }
+}
+
+/// One block, compiled for each instruction set: the same arithmetic in the same order.
+struct Attend<'a, 'b>(&'a mut Block<'b>);
+
+impl Vectorized for Attend<'_, '_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run(self) {
+        self.0.attend();
     }
 }
 

@@ -21,16 +21,16 @@
 //! the latent space by the caller. Sources: Vaswani et al. 2017; Ainslie et al., "GQA", 2023;
 //! Milakov and Gimelshein, "Online normalizer calculation for softmax", 2018; DeepSeek-V2, 2024.
 
+mod block;
 mod cache;
 mod cpu;
 pub mod reference;
-mod simd;
 #[cfg(test)]
 mod tests;
 
 pub use cache::KvCache;
 
-use crate::LayersError;
+use crate::{LayersError, Workspace};
 
 /// Where the values of a cached token lie.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -182,6 +182,7 @@ impl Attention {
     /// No cache has changed then.
     pub fn forward(
         &self,
+        workspace: &Workspace,
         layer: usize,
         inputs: AttentionInputs<'_>,
         sequences: &mut [SequenceTokens<'_>],
@@ -199,7 +200,8 @@ impl Attention {
             (keys, values) = (later_keys, later_values);
         }
         let views = sequences.iter().map(|sequence| (sequence.cache.layer(layer), sequence.tokens));
-        cpu::forward(self, inputs.queries, &views.collect::<Vec<_>>(), out);
+        let mut blocks = cpu::blocks(self, inputs.queries, &views.collect::<Vec<_>>(), out);
+        cpu::attend(workspace.features(), &mut blocks);
         Ok(())
     }
 

@@ -1,3 +1,4 @@
+use artel_device::cpu::CpuFeatures;
 use proptest::prelude::*;
 
 use super::*;
@@ -30,6 +31,10 @@ const LATENT: AttentionShape = AttentionShape {
 
 fn case(shape: AttentionShape, steps: &[usize]) -> Case {
     Case { shape, window: None, sinks: false, steps: steps.to_vec() }
+}
+
+fn workspace() -> Workspace {
+    Workspace::new(CpuFeatures::detect())
 }
 
 fn numbers(count: usize, seed: usize) -> Vec<f32> {
@@ -73,7 +78,7 @@ impl Case {
             };
             let mut sequences = [SequenceTokens { cache: &mut cache, tokens }];
             let out = &mut out[rows(self.shape.output_width())];
-            self.attention().forward(0, inputs, &mut sequences, out).unwrap();
+            self.attention().forward(&workspace(), 0, inputs, &mut sequences, out).unwrap();
             first += tokens;
         }
         assert_eq!(cache.len(), self.tokens());
@@ -155,7 +160,7 @@ fn a_ragged_batch_is_its_sequences() {
         let parts = caches.iter_mut().zip(counts);
         let mut sequences: Vec<_> =
             parts.map(|(cache, tokens)| SequenceTokens { cache, tokens }).collect();
-        attention.forward(0, inputs, &mut sequences, &mut out).unwrap();
+        attention.forward(&workspace(), 0, inputs, &mut sequences, &mut out).unwrap();
         assert_eq!(out, expected);
     }
 }
@@ -167,13 +172,12 @@ fn every_instruction_set_gives_the_same_bits() {
         let mut cache = KvCache::new(1, case.shape, 90);
         cache.append(0, &keys, &values);
         let expected = case.run();
-        for attend in simd::every_instruction_set() {
+        for features in CpuFeatures::every_supported() {
             let mut out = vec![f32::NAN; expected.len()];
             let sequences = [(cache.layer(0), case.tokens())];
             let attention = case.attention();
-            for mut block in cpu::blocks(&attention, &queries, &sequences, &mut out) {
-                attend(&mut block);
-            }
+            let mut blocks = cpu::blocks(&attention, &queries, &sequences, &mut out);
+            cpu::attend(features, &mut blocks);
             assert_eq!(out, expected);
         }
     }
@@ -203,7 +207,10 @@ fn tiny(keys: &[f32], values: &[f32], query: f32) -> Vec<f32> {
     let mut sequences = [SequenceTokens { cache: &mut cache, tokens: keys.len() }];
     let mut out = vec![f32::NAN; keys.len()];
     let inputs = AttentionInputs { queries: &queries, keys, values };
-    Attention::new(shape, 1.0).unwrap().forward(0, inputs, &mut sequences, &mut out).unwrap();
+    Attention::new(shape, 1.0)
+        .unwrap()
+        .forward(&workspace(), 0, inputs, &mut sequences, &mut out)
+        .unwrap();
     out
 }
 
@@ -226,7 +233,7 @@ fn a_full_context_is_refused_and_changes_nothing() {
     let mut sequences: Vec<_> =
         caches.iter_mut().map(|cache| SequenceTokens { cache, tokens: 5 }).collect();
     let mut out = vec![0.0; 10 * GROUPED.output_width()];
-    let error = attention.forward(0, inputs, &mut sequences, &mut out).unwrap_err();
+    let error = attention.forward(&workspace(), 0, inputs, &mut sequences, &mut out).unwrap_err();
     assert_eq!(error, LayersError::ContextFull { tokens: 5, capacity: 4 });
     assert!(caches.iter().all(|cache| cache.bytes() == 0));
 }
@@ -240,6 +247,7 @@ fn wrong_shapes_are_named() {
         let mut cache = KvCache::new(2, shape, 8);
         let mut sequences = [SequenceTokens { cache: &mut cache, tokens: 2 }];
         attention.forward(
+            &workspace(),
             layer,
             AttentionInputs { queries, keys, values },
             &mut sequences,

@@ -5,14 +5,14 @@
 //! ```
 //! Example: weight = [[1, 2], [0, 1]], bias = [10, 0], row [3, 4]: out = [3 + 8 + 10, 4].
 
-mod cpu;
 pub mod reference;
 #[cfg(test)]
 mod tests;
 
+use artel_moe::grouped_gemm::dense;
 use artel_moe::quant::AnyMatrix;
 
-use crate::LayersError;
+use crate::{LayersError, Workspace};
 
 /// One linear map.
 #[derive(Debug, Clone)]
@@ -51,18 +51,23 @@ impl Linear {
         &self.weight
     }
 
-    /// Maps `rows` `[T, K]` to `out` `[T, N]`.
+    /// Maps `rows` `[T, K]` to `out` `[T, N]`. The input is rounded to what the weight's format is
+    /// multiplied with (bfloat16 for bfloat16 weights); sums are float32.
     ///
     /// # Errors
-    /// [`LayersError::Shape`] when either is not `T` whole rows.
-    pub fn forward(&self, rows: &[f32], out: &mut [f32]) -> Result<(), LayersError> {
-        let tokens = if self.inputs() > 0 {
-            LayersError::check_rows("the input of a linear layer", self.inputs(), rows.len())?
-        } else {
-            LayersError::check_rows("the output of a linear layer", self.outputs(), out.len())?
-        };
-        let expected = tokens.saturating_mul(self.outputs());
-        LayersError::check_shape("the output of a linear layer", expected, out.len())?;
-        cpu::forward(self, tokens, rows, out)
+    /// [`LayersError::Product`] when the two are not `T` whole rows.
+    pub fn forward(
+        &self,
+        workspace: &mut Workspace,
+        rows: &[f32],
+        out: &mut [f32],
+    ) -> Result<(), LayersError> {
+        dense(workspace.features(), rows, &self.weight, out, &mut workspace.gemm)?;
+        if let Some(bias) = &self.bias {
+            for row in out.chunks_exact_mut(bias.len().max(1)) {
+                row.iter_mut().zip(bias).for_each(|(out, bias)| *out += bias);
+            }
+        }
+        Ok(())
     }
 }

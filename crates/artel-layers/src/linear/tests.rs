@@ -1,10 +1,15 @@
 use artel_device::HostBuffer;
+use artel_device::cpu::CpuFeatures;
 use artel_moe::quant::{AnyMatrix, DenseMatrix, Element, Fp8BlockMatrix, e4m3_from_f32};
 use half::{bf16, f16};
 use proptest::prelude::*;
 
 use super::{Linear, reference};
-use crate::LayersError;
+use crate::{LayersError, Workspace};
+
+fn workspace() -> Workspace {
+    Workspace::new(CpuFeatures::detect())
+}
 
 fn numbers(count: usize, seed: usize) -> Vec<f32> {
     (0..count).map(|index| ((index * 31 + seed * 17) % 97) as f32 / 48.0 - 1.0).collect()
@@ -46,7 +51,7 @@ fn check(linear: &Linear, tokens: usize) {
     let rows = numbers(tokens * linear.inputs(), 3);
     let expected = reference::forward(linear, tokens, &rows);
     let mut out = vec![f32::NAN; expected.len()];
-    linear.forward(&rows, &mut out).unwrap();
+    linear.forward(&mut workspace(), &rows, &mut out).unwrap();
     let size = expected.iter().fold(1.0, |size: f64, value| size.max(value.abs()));
     for (found, expected) in out.iter().zip(&expected) {
         let error = (f64::from(*found) - expected).abs();
@@ -74,16 +79,16 @@ fn the_example_of_the_documentation() {
     let weight = AnyMatrix::F32(DenseMatrix::new(weight, 2, 2).unwrap());
     let linear = Linear::with_bias(weight, vec![10.0, 0.0]).unwrap();
     let mut out = [0.0; 2];
-    linear.forward(&[3.0, 4.0], &mut out).unwrap();
+    linear.forward(&mut workspace(), &[3.0, 4.0], &mut out).unwrap();
     assert_eq!(out, [21.0, 4.0]);
 }
 
 #[test]
 fn wrong_sizes_are_named() {
     let linear = Linear::new(AnyMatrix::F32(dense(3, 2)));
-    let error = linear.forward(&[0.0; 3], &mut [0.0; 3]).unwrap_err();
-    assert!(matches!(error, LayersError::Shape { expected: 2, found: 3, .. }), "{error}");
-    assert!(linear.forward(&[0.0; 2], &mut [0.0; 4]).is_err());
+    let error = linear.forward(&mut workspace(), &[0.0; 3], &mut [0.0; 3]).unwrap_err();
+    assert!(matches!(error, LayersError::Product(_)), "{error}");
+    assert!(linear.forward(&mut workspace(), &[0.0; 2], &mut [0.0; 4]).is_err());
     assert!(Linear::with_bias(AnyMatrix::F32(dense(3, 2)), vec![0.0; 2]).is_err());
 }
 
@@ -96,10 +101,10 @@ proptest! {
             let linear = Linear::new(weight);
             let rows = numbers(tokens * inputs, 5);
             let mut together = vec![0f32; tokens * outputs];
-            linear.forward(&rows, &mut together).unwrap();
+            linear.forward(&mut workspace(), &rows, &mut together).unwrap();
             for (row, expected) in rows.chunks_exact(inputs).zip(together.chunks_exact(outputs)) {
                 let mut alone = vec![0f32; outputs];
-                linear.forward(row, &mut alone).unwrap();
+                linear.forward(&mut workspace(), row, &mut alone).unwrap();
                 for (alone, expected) in alone.iter().zip(expected) {
                     prop_assert!((alone - expected).abs() <= 1e-5 * (1.0 + expected.abs()));
                 }

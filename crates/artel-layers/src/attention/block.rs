@@ -8,30 +8,30 @@ use std::ops::Range;
 use crate::vector;
 
 /// Rows of a block: their state stays in the first cache beside a block of keys.
-pub(in crate::attention) const ROWS_MAX: usize = 16;
+pub(super) const ROWS_MAX: usize = 16;
 
 /// Keys between two corrections of the running maximum.
 const KEYS: usize = 64;
 
 /// Some tokens of one sequence and some heads that share a key-value head.
-pub(in crate::attention) struct Block<'a> {
-    pub(in crate::attention) scale: f32,
-    pub(in crate::attention) window: usize,
-    pub(in crate::attention) key_dim: usize,
-    pub(in crate::attention) value_dim: usize,
+pub(super) struct Block<'a> {
+    pub(super) scale: f32,
+    pub(super) window: usize,
+    pub(super) key_dim: usize,
+    pub(super) value_dim: usize,
     /// `[tokens, key_dim]`.
-    pub(in crate::attention) keys: &'a [f32],
+    pub(super) keys: &'a [f32],
     /// Rows `value_stride` apart, of which the first `value_dim` elements count.
-    pub(in crate::attention) values: &'a [f32],
-    pub(in crate::attention) value_stride: usize,
+    pub(super) values: &'a [f32],
+    pub(super) value_stride: usize,
     /// One a head, or empty.
-    pub(in crate::attention) sinks: &'a [f32],
+    pub(super) sinks: &'a [f32],
     /// Position of the first token; the others follow it.
-    pub(in crate::attention) position: usize,
+    pub(super) position: usize,
     /// `[heads * key_dim]` of each token.
-    pub(in crate::attention) queries: Vec<&'a [f32]>,
+    pub(super) queries: Vec<&'a [f32]>,
     /// `[heads * value_dim]` of each token.
-    pub(in crate::attention) outputs: Vec<&'a mut [f32]>,
+    pub(super) outputs: Vec<&'a mut [f32]>,
 }
 
 /// The running softmax of one row.
@@ -41,8 +41,15 @@ struct Running {
     denominator: f32,
 }
 
+impl Block<'_> {
+    #[inline(always)]
+    pub(super) fn attend(&mut self) {
+        attend(self);
+    }
+}
+
 #[inline(always)]
-pub(super) fn attend(block: &mut Block<'_>) {
+fn attend(block: &mut Block<'_>) {
     let heads = block.queries[0].len() / block.key_dim;
     let mut running = [Running { largest: f32::NEG_INFINITY, denominator: 0.0 }; ROWS_MAX];
     for (row, running) in running.iter_mut().enumerate().take(heads * block.queries.len()) {
