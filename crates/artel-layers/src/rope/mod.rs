@@ -18,9 +18,6 @@ mod cpu;
 mod frequencies;
 pub mod reference;
 #[cfg(test)]
-#[expect(clippy::excessive_precision, reason = "all digits that float32 needs to read back")]
-mod golden;
-#[cfg(test)]
 mod tests;
 
 use std::ops::Range;
