@@ -1,5 +1,5 @@
 //! Assignment on the CPU: a stable counting sort, two passes over the pairs and one over the
-//! experts. One core is enough: 65,536 pairs take about 0.1 ms.
+//! experts. One core is enough: 65,536 pairs take 0.4 ms, far less than their experts.
 
 use super::{
     AlignOptions, Assignment, BatchedTokens, LocalExperts, LoraTokens, NonLocalExperts, Workspace,
@@ -169,7 +169,8 @@ fn counting_sort<I: Iterator<Item = (i32, i32)>>(
 }
 
 fn exists(id: i32, num_experts: usize) -> bool {
-    usize::try_from(id).is_ok_and(|id| id < num_experts)
+    // A negative id is a huge one without its sign.
+    (id as u32 as usize) < num_experts
 }
 
 /// An assignment without work: all sentinel, all -1.

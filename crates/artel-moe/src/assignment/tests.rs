@@ -231,3 +231,19 @@ fn illegal_inputs_are_refused() {
     let workspace = &mut Workspace::default();
     assert!(cpu::align_lora(&EXAMPLE, &tokens, &options, workspace, &mut vec![]).is_err());
 }
+
+#[test]
+fn a_warm_output_is_not_reallocated() {
+    let (mut workspace, mut out) = (Workspace::default(), Assignment::default());
+    let ids: Vec<i32> = (0..800).map(|pair| pair * 11 % 32).collect();
+    let mut addresses = Vec::new();
+    for pairs in [800, 8, 0, 80, 800] {
+        cpu::direct(&ids[..pairs], 32, &mut out).unwrap();
+        let options = AlignOptions::new(32, 16);
+        cpu::align(&ids[..pairs], &options, &mut workspace, &mut out).unwrap();
+        let buffers = [&out.sorted_token_ids, &out.expert_ids].map(|buffer| buffer.as_ptr());
+        addresses.push((buffers, workspace.offsets.as_ptr()));
+    }
+    addresses.dedup();
+    assert_eq!(addresses.len(), 1);
+}

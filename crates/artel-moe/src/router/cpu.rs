@@ -1,6 +1,8 @@
 //! Routing on the CPU: one pass for the scores, one for a partial selection that keeps the best
 //! `K` in order, tokens spread over the cores when there are enough of them.
 
+use std::ops::Range;
+
 use rayon::prelude::*;
 
 use super::{
@@ -9,8 +11,8 @@ use super::{
 };
 use crate::{MoeError, quant::Element};
 
-/// Logits below which one core is faster than waking the others (about 20 microseconds of work).
-const PARALLEL_LOGITS_MIN: usize = 1 << 13;
+/// Logits below which one core is faster than waking the others: 0.05 to 0.2 ms of work.
+const PARALLEL_LOGITS_MIN: usize = 1 << 15;
 
 /// Keeps the sum of weights away from 0 in the grouped form.
 const GROUPED_EPSILON: f32 = 1e-20;
@@ -171,20 +173,19 @@ fn select_by_key(
     key: impl Fn(&[f32], usize) -> f32,
 ) {
     let Scratch { scores, best_keys, group_keys } = scratch;
+    best_keys.fill(f32::NEG_INFINITY);
     let method = router.config.method();
     let Selection::Grouped { groups, groups_kept } = method.selection else {
         keep_best(0..scores.len(), |id| key(scores, id), best_keys, ids);
         return;
     };
-    let group_size = scores.len() / groups;
+    let members = |group| {
+        let group_size = scores.len() / groups;
+        group * group_size..(group + 1) * group_size
+    };
+    let sums_two = method.bias == SelectionBias::PerExpert && members(0).len() > 1;
     for (group, group_key) in group_keys.iter_mut().enumerate() {
-        let (mut best, mut second) = (f32::NEG_INFINITY, f32::NEG_INFINITY);
-        for id in group * group_size..(group + 1) * group_size {
-            let key = key(scores, id);
-            second = second.max(key.min(best));
-            best = best.max(key);
-        }
-        let sums_two = method.bias == SelectionBias::PerExpert && group_size > 1;
+        let (best, second) = two_best(members(group).map(|id| key(scores, id)));
         *group_key = if sums_two { best + second } else { best };
     }
     let is_kept = |group: &usize| {
@@ -192,21 +193,27 @@ fn select_by_key(
         let beats = |(other, &key): (usize, &f32)| key > own || (key == own && other < *group);
         group_keys.iter().enumerate().filter(|&other| beats(other)).count() < groups_kept
     };
-    let members = |group| group * group_size..(group + 1) * group_size;
-    let candidates = (0..groups).filter(is_kept).flat_map(members);
-    keep_best(candidates, |id| key(scores, id), best_keys, ids);
+    for group in (0..groups).filter(is_kept) {
+        keep_best(members(group), |id| key(scores, id), best_keys, ids);
+    }
 }
 
-/// Writes the ids of the largest keys, descending. `candidates` ascend, so of equal keys the lower
-/// id comes first and a later one must be strictly larger to pass it. Keys are finite; there are
-/// at least as many candidates as slots.
+fn two_best(keys: impl Iterator<Item = f32>) -> (f32, f32) {
+    keys.fold((f32::NEG_INFINITY, f32::NEG_INFINITY), |(best, second), key| {
+        let loser = if key > best { best } else { key };
+        (if key > best { key } else { best }, if loser > second { loser } else { second })
+    })
+}
+
+/// Moves the ids of the largest keys into `ids`, descending, where they compete with those already
+/// there. Candidates ascend from call to call, so of equal keys the lower id comes first and a
+/// later one must be strictly larger to pass it. Keys are finite.
 fn keep_best(
-    candidates: impl Iterator<Item = usize>,
+    candidates: Range<usize>,
     key: impl Fn(usize) -> f32,
     best_keys: &mut [f32],
     ids: &mut [i32],
 ) {
-    best_keys.fill(f32::NEG_INFINITY);
     let last = best_keys.len() - 1;
     for id in candidates {
         let key = key(id);

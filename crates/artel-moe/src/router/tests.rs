@@ -72,9 +72,9 @@ fn route_one(method: RoutingMethod, top_k: usize, logits: &[f32]) -> (Vec<i32>, 
 #[test]
 fn cpu_agrees_with_the_reference_for_every_method_and_size() {
     for method in published_methods() {
-        // 40 experts and 300 tokens is on the parallel side, the rest on the other.
+        // 1000 tokens of 40 experts are on the parallel side, the rest on the other.
         for (tokens, experts, top_k) in
-            [(0, 8, 2), (1, 4, 1), (1, 4, 2), (3, 12, 4), (17, 256, 8), (300, 40, 7), (2, 8, 4)]
+            [(0, 8, 2), (1, 4, 1), (1, 4, 2), (3, 12, 4), (17, 256, 8), (1000, 40, 7), (2, 8, 4)]
         {
             let config = RouterConfig::new(method, experts, top_k).unwrap();
             let config = config.with_routed_scaling_factor(2.5).unwrap();
@@ -89,7 +89,7 @@ fn cpu_agrees_with_the_reference_for_every_method_and_size() {
 fn both_sides_of_the_parallel_switch_agree() {
     for method in published_methods() {
         let router = router_for(RouterConfig::new(method, 128, 8).unwrap(), 3);
-        for tokens in [63, 64, 65] {
+        for tokens in [255, 256, 257] {
             let logits = noise(tokens * 128, 5);
             routed(&router, &Logits::new(&logits, tokens));
         }
@@ -223,7 +223,7 @@ fn a_reused_output_forgets_the_batch_before() {
     let config = config.with_zero_experts(8).unwrap();
     let router = router_for(config, 0);
     let mut reused = Routing::default();
-    for tokens in [600, 3, 0, 40] {
+    for tokens in [3000, 3, 0, 40] {
         let logits = noise(tokens * 16, tokens as u32);
         let logits = Logits::new(&logits, tokens);
         cpu::route(&router, &logits, &mut reused).unwrap();
@@ -296,4 +296,35 @@ fn wrong_logits_are_refused() {
     let values = [0f32; 16];
     let logits = Logits::new(&values, 2).with_unpadded_tokens(3);
     assert!(cpu::route(&router, &logits, &mut out).is_err());
+}
+
+#[test]
+fn odd_sizes_agree_with_the_reference() {
+    for method in published_methods() {
+        if method.selection != Selection::TopK {
+            continue;
+        }
+        for (experts, top_k) in [(1, 1), (5, 5), (77, 3), (257, 32), (1023, 1)] {
+            let router = router_for(RouterConfig::new(method, experts, top_k).unwrap(), 2);
+            let logits = noise(3 * experts, 8);
+            routed(&router, &Logits::new(&logits, 3));
+        }
+    }
+}
+
+#[test]
+fn a_warm_output_is_not_reallocated() {
+    let config = RouterConfig::new(RoutingMethod::deepseek_v3(8, 4), 256, 8).unwrap();
+    let router = router_for(config.with_zero_experts(8).unwrap(), 0);
+    let logits = noise(200 * 264, 1);
+    let mut out = Routing::default();
+    let mut addresses = Vec::new();
+    for tokens in [200, 1, 0, 7, 200] {
+        let logits = Logits::new(&logits[..tokens * 264], tokens);
+        cpu::route(&router, &logits, &mut out).unwrap();
+        let buffers = [&out.topk.weights, &out.identity_weights, &out.scratch];
+        addresses.push((out.topk.ids.as_ptr(), buffers.map(|buffer| buffer.as_ptr())));
+    }
+    addresses.dedup();
+    assert_eq!(addresses.len(), 1);
 }
