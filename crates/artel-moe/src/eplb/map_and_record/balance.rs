@@ -104,3 +104,27 @@ fn many_tokens_a_rank_are_as_even_as_with_the_published_rule() {
     let (published, salted) = published_and_salted(cluster);
     assert!(salted < published && salted < 1.25, "{published} {salted}");
 }
+
+#[test]
+fn few_tokens_of_many_ranks_do_not_meet_at_one_copy() {
+    let placement = Placement::new(vec![0; 4], 1).unwrap();
+    for tokens_per_rank in 1..=4 {
+        let load_of = |rule_of_rank: &dyn Fn(usize) -> ReplicaRule| {
+            let mut expert_load = vec![0; 4];
+            for rank in 0..32 {
+                let recorder = LoadRecorder {
+                    expert_load: &mut expert_load,
+                    enabled: true,
+                    unpadded_tokens: tokens_per_rank,
+                };
+                let mut ids = vec![0; tokens_per_rank];
+                cpu::map_and_record(&mut ids, 1, &placement, rule_of_rank(rank), recorder).unwrap();
+            }
+            expert_load.into_iter().max().unwrap() as usize
+        };
+        // A token index has one copy under the published rule, whichever rank it is on.
+        assert!(load_of(&|_| ReplicaRule::TokenHash) >= 32);
+        let salted = load_of(&|rank| ReplicaRule::Salted(ReplicaSalt::of_rank(rank, 0)));
+        assert!(salted <= 8 * tokens_per_rank + 8, "{salted} of {} tokens", 32 * tokens_per_rank);
+    }
+}
