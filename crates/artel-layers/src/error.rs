@@ -46,6 +46,15 @@ pub enum LayersError {
         /// Tokens the cache was declared for.
         capacity: usize,
     },
+    /// Nothing to choose the next token from.
+    #[error(
+        "each of the {vocabulary} logits is NaN or negative infinity, so there is no next token: \
+         the weights are damaged or a number overflowed"
+    )]
+    NoCandidate {
+        /// Logits there are.
+        vocabulary: usize,
+    },
     /// A matrix product refused its operands.
     #[error(transparent)]
     Product(#[from] MoeError),

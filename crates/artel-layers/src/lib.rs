@@ -1,4 +1,4 @@
-//! The rest of a decoder block: attention, norms, rotary embedding, linear, embedding.
+//! The rest of a decoder block: attention, norms, rotary embedding, linear, embedding, sampling.
 //!
 //! Each operation is a folder with its definition (`reference.rs`, naive, in float64), its fast
 //! CPU code (`cpu.rs`) and the cases on which both must agree (`tests.rs`). Dimensions: `T` tokens,
@@ -12,6 +12,7 @@ pub mod linear;
 pub mod rms_norm;
 pub mod rope;
 pub mod attention;
+pub mod sample;
 
 pub use error::LayersError;
 pub use workspace::Workspace;
