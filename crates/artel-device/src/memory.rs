@@ -1,5 +1,8 @@
 //! Scratch memory that kernels like: aligned to a cache line, grown once and then reused.
 
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::sync::atomic::{AtomicUsize, Ordering};
+
 use bytemuck::{Pod, Zeroable};
 
 /// One cache line, the unit of allocation.
@@ -38,6 +41,45 @@ impl AlignedBuffer {
         let all = bytemuck::cast_slice(&self.lines);
         assert!(count <= all.len(), "this is a bug: {count} numbers read of {}", all.len());
         &all[..count]
+    }
+}
+
+/// The system's allocator, counting: a test that declares it `#[global_allocator]` sees whether a
+/// step allocates.
+#[derive(Debug, Default)]
+pub struct CountingAllocator {
+    allocations: AtomicUsize,
+}
+
+impl CountingAllocator {
+    /// A counter at zero.
+    pub const fn new() -> Self {
+        Self { allocations: AtomicUsize::new(0) }
+    }
+
+    /// Allocations and reallocations of all threads so far.
+    pub fn allocations(&self) -> usize {
+        self.allocations.load(Ordering::SeqCst)
+    }
+}
+
+// SAFETY: every call goes to the system's allocator unchanged.
+unsafe impl GlobalAlloc for CountingAllocator {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        self.allocations.fetch_add(1, Ordering::SeqCst);
+        // SAFETY: the caller's.
+        unsafe { System.alloc(layout) }
+    }
+
+    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
+        // SAFETY: the caller's.
+        unsafe { System.dealloc(pointer, layout) }
+    }
+
+    unsafe fn realloc(&self, pointer: *mut u8, layout: Layout, new_size: usize) -> *mut u8 {
+        self.allocations.fetch_add(1, Ordering::SeqCst);
+        // SAFETY: the caller's.
+        unsafe { System.realloc(pointer, layout, new_size) }
     }
 }
 

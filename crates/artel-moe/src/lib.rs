@@ -6,6 +6,8 @@
 
 pub mod config;
 mod error;
+pub mod layer;
+pub mod plan;
 pub mod router;
 pub mod eplb;
 pub mod packing;
@@ -15,5 +17,6 @@ pub mod grouped_gemm;
 pub mod activation;
 pub mod combine;
 pub mod weights;
+pub mod backend;
 
 pub use error::MoeError;

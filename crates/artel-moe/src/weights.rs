@@ -4,7 +4,8 @@ use half::{bf16, f16};
 
 use crate::MoeError;
 use crate::grouped_gemm::GemmFormat;
-use crate::quant::{AnyMatrix, Bf16, F16, F32, Fp8Block128, NumberFormat, WeightMatrix};
+use crate::quant::{AnyMatrix, Bf16, F16, F32, Format, Fp8Block128};
+use crate::quant::{NumberFormat, WeightMatrix};
 
 /// One matrix made of others, one on top of the other.
 ///
@@ -206,6 +207,17 @@ pub struct ExpertTensors {
     pub w2_bias: Option<Vec<f32>>,
 }
 
+impl ExpertTensors {
+    /// The same expert in another format.
+    ///
+    /// # Errors
+    /// As [`AnyMatrix::convert`].
+    pub fn convert(&self, format: Format) -> Result<Self, MoeError> {
+        let w13: Result<_, _> = self.w13.iter().map(|part| part.convert(format)).collect();
+        Ok(Self { w13: w13?, w2: self.w2.convert(format)?, ..self.clone() })
+    }
+}
+
 /// The experts of one layer in the format of their checkpoint: matched once, when it is loaded.
 #[derive(Debug, Clone)]
 pub enum AnyExperts {
@@ -234,13 +246,13 @@ impl AnyExperts {
         }
     }
 
-    /// Name of the format.
-    pub fn format_name(&self) -> &'static str {
+    /// Format of the weights.
+    pub fn format(&self) -> Format {
         match self {
-            Self::F32(_) => F32::NAME,
-            Self::F16(_) => F16::NAME,
-            Self::Bf16(_) => Bf16::NAME,
-            Self::Fp8Block128(_) => Fp8Block128::NAME,
+            Self::F32(_) => Format::F32,
+            Self::F16(_) => Format::F16,
+            Self::Bf16(_) => Format::Bf16,
+            Self::Fp8Block128(_) => Format::Fp8Block128,
         }
     }
 

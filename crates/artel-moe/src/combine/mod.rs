@@ -1,7 +1,7 @@
 //! Combine: the weighted sum over the `K` slots of each token, back in token order.
 //!
 //! `out[t] = sum over k of weights[t, k] * rows[t * K + k]`, in float32, `k` ascending, and one cast
-//! at the end. A slot whose expert is not computed here is skipped: its row is never read.
+//! at the end. Zero experts add `identity[t] * hidden_states[t]` before the slots. A slot whose expert is not computed here is skipped: its row is never read.
 //!
 //! Example, `K = 2`: ids `[3, -1]`, weights `[0.25, 0.75]` and rows `[[8], [anything]]` give `[2]`.
 
@@ -74,6 +74,43 @@ pub struct Slots<'a> {
     pub top_k: usize,
     /// Which experts have rows.
     pub locality: Locality<'a>,
+}
+
+/// What zero experts add: a share of each token's unchanged hidden state.
+#[derive(Debug, Clone, Copy)]
+pub struct Identity<'a, A> {
+    /// Share of each token, `[T]`.
+    pub weights: &'a [f32],
+    /// `[T, H]`.
+    pub hidden_states: &'a [A],
+}
+
+/// What is combined.
+#[derive(Debug, Clone, Copy)]
+pub struct Combine<'a, A> {
+    /// The slots of all tokens.
+    pub slots: Slots<'a>,
+    /// Output of the experts, `[T * K, H]`.
+    pub rows: &'a [A],
+    /// Added first, where the router has zero experts.
+    pub identity: Option<Identity<'a, A>>,
+}
+
+impl<A> Combine<'_, A> {
+    /// Checks all shapes against `out` numbers of output, and returns `H`.
+    fn hidden_size(&self, out: usize) -> Result<usize, MoeError> {
+        let hidden_size = self.slots.hidden_size(self.rows.len(), out)?;
+        if let Some(identity) = &self.identity {
+            let tokens = self.slots.ids.len() / self.slots.top_k;
+            MoeError::check_shape("identity weights", tokens, identity.weights.len())?;
+            MoeError::check_shape(
+                "hidden states of the identity",
+                out,
+                identity.hidden_states.len(),
+            )?;
+        }
+        Ok(hidden_size)
+    }
 }
 
 impl Slots<'_> {

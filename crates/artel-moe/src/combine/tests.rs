@@ -32,13 +32,19 @@ fn check_as<A: Element>(case: &Case<'_>, tolerance: f64) {
             rows[row].fill(A::from_f32(f32::NAN));
         }
     }
-    for weights in [RowWeights::One, RowWeights::Routed(&weights)] {
+    let tokens = case.ids.len() / case.top_k;
+    let hidden_states: Vec<A> =
+        (0..tokens * case.hidden_size).map(|i| A::from_f32((i % 13) as f32 - 6.0)).collect();
+    let identity = Identity { weights: &weights[..tokens], hidden_states: &hidden_states };
+    for (weights, identity) in
+        [(RowWeights::One, None), (RowWeights::Routed(&weights), Some(identity))]
+    {
         let slots = Slots { ids: case.ids, weights, top_k: case.top_k, locality: case.locality };
-        let exact: Vec<f64> = rows.iter().map(|x| f64::from(x.to_f32())).collect();
-        let expected = reference::combine(&slots, case.hidden_size, &exact);
+        let work = Combine { slots, rows: &rows, identity };
+        let expected = reference::combine(&work, case.hidden_size);
         for features in CpuFeatures::every_supported() {
             let mut out = vec![A::from_f32(7.0); expected.len()];
-            combine(features, slots, &rows, &mut out).unwrap();
+            combine(features, work, &mut out).unwrap();
             for (found, expected) in out.iter().zip(&expected) {
                 let error = (f64::from(found.to_f32()) - expected).abs();
                 assert!(error <= tolerance * (1.0 + expected.abs()), "{found:?}, not {expected}");
@@ -73,11 +79,16 @@ fn duplicate_experts_both_count() {
 fn shapes_that_do_not_belong_together_are_errors() {
     let features = CpuFeatures::detect();
     let slots = Slots { ids: &[0, 1], weights: RowWeights::One, top_k: 2, locality: ALL };
-    assert!(combine(features, slots, &[0.0; 5], &mut [0.0; 3]).is_err());
-    let no_slots = Slots { top_k: 0, ..slots };
-    assert!(combine(features, no_slots, &[0.0; 6], &mut [0.0; 3]).is_err());
-    let few_weights = Slots { weights: RowWeights::Routed(&[1.0]), ..slots };
-    assert!(combine(features, few_weights, &[0.0; 6], &mut [0.0; 3]).is_err());
+    let run = |slots, rows: &[f32]| {
+        combine(features, Combine { slots, rows, identity: None }, &mut [0.0; 3])
+    };
+    assert_eq!(run(slots, &[0.0; 6]), Ok(()));
+    assert!(run(slots, &[0.0; 5]).is_err());
+    assert!(run(Slots { top_k: 0, ..slots }, &[0.0; 6]).is_err());
+    assert!(run(Slots { weights: RowWeights::Routed(&[1.0]), ..slots }, &[0.0; 6]).is_err());
+    let identity = Some(Identity { weights: &[1.0], hidden_states: &[0.0; 2] });
+    let short = Combine { slots, rows: &[0.0; 6], identity };
+    assert!(combine(features, short, &mut [0.0; 3]).is_err());
 }
 
 proptest! {
@@ -89,12 +100,12 @@ proptest! {
         let rows: Vec<f32> = (0..12 * hidden_size).map(|i| (i % 17) as f32 - 8.0).collect();
         let slots = Slots { ids: &ids, weights: RowWeights::One, top_k: 3, locality: ALL };
         let mut together = vec![0.0; 4 * hidden_size];
-        combine(features, slots, &rows, &mut together).unwrap();
+        combine(features, Combine { slots, rows: &rows, identity: None }, &mut together).unwrap();
         for token in 0..4 {
             let slots = Slots { ids: &ids[3 * token..3 * token + 3], ..slots };
             let rows = &rows[3 * token * hidden_size..3 * (token + 1) * hidden_size];
             let mut alone = vec![0.0; hidden_size];
-            combine(features, slots, rows, &mut alone).unwrap();
+            combine(features, Combine { slots, rows, identity: None }, &mut alone).unwrap();
             prop_assert_eq!(&alone[..], &together[token * hidden_size..(token + 1) * hidden_size]);
         }
     }

@@ -1,4 +1,4 @@
-use artel_device::cpu::CpuFeatures;
+use artel_device::cpu::{CpuFeatures, Vectorized};
 use artel_device::memory::AlignedBuffer;
 use artel_device::tiles::{TileGrid, TileIndex, TileMut};
 use rayon::prelude::*;
@@ -47,12 +47,13 @@ pub fn grouped_gemm<F: GemmFormat>(
 
 /// `out[t, n] = x[t] . weight[n]`: `x` `[T, K]`, `weight` `[N, K]`, `out` `[T, N]`, float32 at the
 /// edges and the precision of the weight's format inside. A grouped GEMM with one group.
+/// `x` may be in any precision.
 ///
 /// # Errors
 /// [`MoeError::Shape`] when `x` and `out` do not have the same number of rows.
-pub fn dense(
+pub fn dense<X: Element>(
     features: CpuFeatures,
-    x: &[f32],
+    x: &[X],
     weight: &AnyMatrix,
     out: &mut [f32],
     scratch: &mut GemmScratch,
@@ -62,19 +63,19 @@ pub fn dense(
     MoeError::check_shape("linear output", tokens * rows, out.len())?;
     MoeError::check_shape("linear input", tokens * columns, x.len())?;
     match weight {
-        AnyMatrix::F32(matrix) => dense_as::<F32>(features, x, matrix, out, scratch),
-        AnyMatrix::F16(matrix) => dense_as::<F16>(features, x, matrix, out, scratch),
-        AnyMatrix::Bf16(matrix) => dense_as::<Bf16>(features, x, matrix, out, scratch),
+        AnyMatrix::F32(matrix) => dense_as::<F32, X>(features, x, matrix, out, scratch),
+        AnyMatrix::F16(matrix) => dense_as::<F16, X>(features, x, matrix, out, scratch),
+        AnyMatrix::Bf16(matrix) => dense_as::<Bf16, X>(features, x, matrix, out, scratch),
         AnyMatrix::Fp8Block128(matrix) => {
-            dense_as::<Fp8Block128>(features, x, matrix, out, scratch);
+            dense_as::<Fp8Block128, X>(features, x, matrix, out, scratch);
         }
     }
     Ok(())
 }
 
-fn dense_as<F: GemmFormat>(
+fn dense_as<F: GemmFormat, X: Element>(
     features: CpuFeatures,
-    x: &[f32],
+    x: &[X],
     matrix: &F::Matrix,
     out: &mut [f32],
     scratch: &mut GemmScratch,
@@ -85,7 +86,7 @@ fn dense_as<F: GemmFormat>(
     scratch.schedule.group_all(tokens);
     scratch.schedule.cut_into_panels(&[rows]);
     let narrowed = scratch.narrowed.first_mut::<F::Activation>(x.len());
-    narrow(features, x, narrowed);
+    features.vectorize(Narrow { x, out: narrowed });
     let x = Source { rows: &*narrowed, columns, pairs_per_row: 1 };
     pack(kernel, x, &scratch.schedule, &mut scratch.operand);
     let parts = std::slice::from_ref(matrix);
@@ -208,8 +209,19 @@ fn finish<O: Element>(sums: &[f32], bias: Option<&[f32]>, weight: f32, out: &mut
     }
 }
 
-fn narrow<A: Element>(_features: CpuFeatures, x: &[f32], out: &mut [A]) {
-    for (out, &x) in out.iter_mut().zip(x) {
-        *out = A::from_f32(x);
+/// Rounds to the precision in which the product takes its input.
+struct Narrow<'a, X, A> {
+    x: &'a [X],
+    out: &'a mut [A],
+}
+
+impl<X: Element, A: Element> Vectorized for Narrow<'_, X, A> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run(self) {
+        for (out, x) in self.out.iter_mut().zip(self.x) {
+            *out = A::from_f32(x.to_f32());
+        }
     }
 }

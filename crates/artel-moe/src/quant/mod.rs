@@ -16,6 +16,7 @@ pub use float32::F32;
 pub(crate) use fp8_block128::quantize_group;
 pub use fp8_block128::{BLOCK, E4M3_MAX, Fp8Block128, Fp8BlockMatrix, e4m3_from_f32, e4m3_to_f32};
 use half::{bf16, f16};
+use rayon::prelude::*;
 
 use crate::MoeError;
 
@@ -147,12 +148,7 @@ impl AnyMatrix {
 
     /// Name of the format.
     pub fn format_name(&self) -> &'static str {
-        match self {
-            Self::F32(_) => F32::NAME,
-            Self::F16(_) => F16::NAME,
-            Self::Bf16(_) => Bf16::NAME,
-            Self::Fp8Block128(_) => Fp8Block128::NAME,
-        }
+        self.format().name()
     }
 
     /// Writes one row as float32; `out` holds `columns` values. Exact.
@@ -167,6 +163,97 @@ impl AnyMatrix {
             Self::Bf16(matrix) => read(matrix),
             Self::Fp8Block128(matrix) => read(matrix),
         }
+    }
+}
+
+/// Names of the formats, to ask for one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Format {
+    /// float32.
+    F32,
+    /// IEEE half precision.
+    F16,
+    /// bfloat16.
+    Bf16,
+    /// FP8 e4m3 with a float32 scale per 128x128 block.
+    Fp8Block128,
+}
+
+impl Format {
+    /// All of them.
+    pub const ALL: [Self; 4] = [Self::F32, Self::F16, Self::Bf16, Self::Fp8Block128];
+
+    /// Name as people write it.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::F32 => F32::NAME,
+            Self::F16 => F16::NAME,
+            Self::Bf16 => Bf16::NAME,
+            Self::Fp8Block128 => Fp8Block128::NAME,
+        }
+    }
+}
+
+impl std::str::FromStr for Format {
+    type Err = MoeError;
+
+    fn from_str(name: &str) -> Result<Self, MoeError> {
+        Self::ALL.into_iter().find(|format| format.name() == name).ok_or_else(|| {
+            let names = Self::ALL.map(Self::name).join(", ");
+            MoeError::config("number format", name, format!("one of {names}"))
+        })
+    }
+}
+
+impl std::fmt::Display for Format {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.write_str(self.name())
+    }
+}
+
+impl AnyMatrix {
+    /// Format of the numbers.
+    pub fn format(&self) -> Format {
+        match self {
+            Self::F32(_) => Format::F32,
+            Self::F16(_) => Format::F16,
+            Self::Bf16(_) => Format::Bf16,
+            Self::Fp8Block128(_) => Format::Fp8Block128,
+        }
+    }
+
+    /// The same matrix in another format, rounded to nearest. Shares the bytes when the format is
+    /// the same.
+    ///
+    /// # Errors
+    /// [`MoeError`] when the result is too large to be addressed.
+    pub fn convert(&self, format: Format) -> Result<Self, MoeError> {
+        let (rows, columns) = (self.rows(), self.columns());
+        if format == self.format() {
+            return Ok(self.clone());
+        }
+        Ok(match format {
+            Format::F32 => Self::F32(self.to_dense()?),
+            Format::F16 => Self::F16(self.to_dense()?),
+            Format::Bf16 => Self::Bf16(self.to_dense()?),
+            Format::Fp8Block128 => {
+                let row = |row, out: &mut [f32]| self.dequantize_row(row, out);
+                Self::Fp8Block128(Fp8BlockMatrix::quantize(rows, columns, row)?)
+            }
+        })
+    }
+
+    fn to_dense<T: Element>(&self) -> Result<DenseMatrix<T>, MoeError> {
+        let (rows, columns) = (self.rows(), self.columns());
+        let mut elements = vec![T::from_f32(0.0); rows * columns];
+        elements.par_chunks_mut(columns.max(1)).enumerate().for_each_init(
+            || vec![0.0; columns],
+            |wide, (row, out)| {
+                self.dequantize_row(row, wide);
+                out.iter_mut().zip(wide).for_each(|(out, wide)| *out = T::from_f32(*wide));
+            },
+        );
+        DenseMatrix::new(HostBuffer::from_vec(elements), rows, columns)
     }
 }
 

@@ -1,0 +1,77 @@
+//! The definition of the layer behind its router: the definitions of its steps one after the
+//! other, with the cast at the end of each.
+
+use super::MoeLayer;
+use crate::MoeError;
+use crate::activation::reference::activate_row;
+use crate::assignment::{Assignment, reference::direct};
+use crate::combine::{Combine, Locality, RowWeights, Slots, reference::combine};
+use crate::config::{Parallelism, RouterWeight};
+use crate::grouped_gemm::{GemmFormat, GroupedGemm, reference::grouped_gemm};
+use crate::quant::Element;
+use crate::router::TopK;
+
+impl<F: GemmFormat> MoeLayer<F> {
+    /// Hidden states `[T, H]` and their experts to hidden states `[T, H]`, before the last cast.
+    ///
+    /// # Errors
+    /// [`MoeError`] when pairs are too many to be numbered.
+    pub fn experts_reference(
+        &self,
+        hidden_states: &[F::Activation],
+        topk: &TopK,
+    ) -> Result<Vec<f64>, MoeError> {
+        let (config, top_k) = (self.config(), topk.top_k);
+        let local = self.local_ids(&topk.ids);
+        let assignment = direct(&local, self.experts.experts())?;
+        let routed = RowWeights::Routed(&topk.weights);
+        let (on_input, on_output) = match config.router_weight() {
+            RouterWeight::OnInput => (routed, RowWeights::One),
+            RouterWeight::OnOutput => (RowWeights::One, routed),
+        };
+        let (w13, w2) = (self.experts.w13(), self.experts.w2());
+        let first = GroupedGemm::<F> {
+            rows: hidden_states,
+            pairs_per_row: top_k,
+            weights: w13,
+            assignment: &assignment,
+            row_weights: on_input,
+        };
+        let gate_up = product(&first);
+        let mut activated = vec![0.0; local.len() * w2.columns()];
+        let exact: Vec<f64> = gate_up.iter().map(|x| f64::from(x.to_f32())).collect();
+        for (out, row) in activated.chunks_mut(w2.columns()).zip(exact.chunks(w13.rows())) {
+            activate_row(config.activation(), row, out);
+        }
+        let second = GroupedGemm::<F> {
+            rows: &cast::<F>(&activated),
+            pairs_per_row: 1,
+            weights: w2,
+            assignment: &assignment,
+            row_weights: RowWeights::One,
+        };
+        let locality = Locality::All { num_experts: self.experts.experts() };
+        let slots = Slots { ids: &local, weights: on_output, top_k, locality };
+        let rows = product(&second);
+        Ok(combine(&Combine { slots, rows: &rows, identity: None }, w2.rows()))
+    }
+
+    fn local_ids(&self, ids: &[i32]) -> Vec<i32> {
+        let local = |&id: &i32| match self.config().parallelism() {
+            Parallelism::Expert(map) => map.local(id).map_or(-1, |id| id as i32),
+            Parallelism::Single | Parallelism::Tensor { .. } => id,
+        };
+        ids.iter().map(local).collect()
+    }
+}
+
+fn product<F: GemmFormat>(gemm: &GroupedGemm<'_, F>) -> Vec<F::Activation> {
+    let Assignment { num_pairs, .. } = gemm.assignment;
+    let mut out = vec![0.0; num_pairs * gemm.weights.rows()];
+    grouped_gemm(gemm, &mut out);
+    cast::<F>(&out)
+}
+
+fn cast<F: GemmFormat>(values: &[f64]) -> Vec<F::Activation> {
+    values.iter().map(|&value| Element::from_f32(value as f32)).collect()
+}
