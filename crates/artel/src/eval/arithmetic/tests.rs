@@ -57,6 +57,9 @@ fn every_annotation_is_right_and_the_last_is_the_answer() {
     }
 }
 
+/// Halves to fifths and tenths, "twice", legs and wheels, dozens, minutes of an hour.
+const KNOWN_TO_ALL: [i64; 9] = [2, 3, 4, 5, 6, 8, 10, 12, 60];
+
 /// Quantities of one line come from the question, from an earlier line, or are a known constant.
 #[test]
 fn no_operand_comes_from_nowhere() {
@@ -73,7 +76,7 @@ fn no_operand_comes_from_nowhere() {
             let fraction = expression.contains('.');
             let operands = expression.split(['+', '-', '*', '/']);
             for operand in operands.filter_map(|operand| operand.parse::<i64>().ok()) {
-                let implied = operand <= 5 || operand == 10 || operand == 60 || fraction;
+                let implied = KNOWN_TO_ALL.contains(&operand) || fraction;
                 assert!(known.contains(&operand) || implied, "{operand}: {question}\n{solution}");
             }
             known.insert(result);
@@ -111,7 +114,11 @@ fn a_seed_names_the_same_problems_for_ever() {
         .take(500)
         .map(|p| format!("{}\n{}\n", p.question, p.solution))
         .collect();
-    assert_eq!(stable_hash(&texts), 18155243839553514508, "the generator changed: published numbers need a new run");
+    assert_eq!(
+        stable_hash(&texts),
+        0xc855_a6d2_57c5_5fa5,
+        "the generator changed: published numbers need a new run"
+    );
 }
 
 #[test]

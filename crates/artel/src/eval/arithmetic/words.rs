@@ -70,7 +70,18 @@ pub(super) const PEOPLE: &[Person] = &[
     he("Carlos"), he("Samir"), he("Jamal"), he("Nikolai"), he("Andre"), he("Minh"), he("Kofi"),
     he("Yusuf"), he("Ravi"), he("Pedro"), he("Oscar"), he("Felix"), he("Hugo"), he("Ben"),
     he("Jack"), he("Daniel"), he("Elias"), he("Tane"), he("Bilal"), he("Marco"), he("Henry"),
-    he("Viktor"), he("Thabo"), he("Paul"),
+    he("Viktor"), he("Thabo"), he("Paul"), he("Mr. Silva"), he("Mr. Tanaka"), he("Uncle Joe"),
+    he("Mr. Khan"), he("Coach Reyes"), he("Grandpa Eli"), he("Dr. Novak"), he("Mr. Mensah"),
+    he("Anton"), he("Bruno"), he("Caleb"), he("Dmitri"), he("Enzo"), he("Farid"), he("Gabriel"),
+    he("Hassan"), he("Idris"), he("Jonas"), he("Kai"), he("Leo"), he("Milan"), he("Nils"),
+    he("Rashid"), he("Stefan"), he("Tomas"), he("Wei"), he("Xavier"), he("Zane"),
+    she("Mrs. Garcia"), she("Ms. Okafor"), she("Aunt Lena"), she("Mrs. Haddad"),
+    she("Grandma Iris"), she("Dr. Mehta"), she("Ms. Larsen"), she("Coach Kim"),
+    she("Natalia"), she("Betty"),
+    she("Bella"), she("Chloe"), she("Dalia"), she("Esther"), she("Farah"), she("Gloria"),
+    she("Helena"), she("Iman"), she("Jasmine"), she("Khadija"), she("Lea"), she("Mona"),
+    she("Nina"), she("Oksana"), she("Petra"), she("Rania"), she("Simone"), she("Tessa"),
+    she("Uma"), she("Vera"), she("Wendy"), she("Xiu"), she("Yara"),
 ];
 
 /// Small things that people collect, trade and give away.

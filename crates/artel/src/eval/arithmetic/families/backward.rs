@@ -19,45 +19,34 @@ pub(super) fn emptied(s: &mut Story) -> Option<()> {
         let n = s.dice().between(3, 40);
         let (form, next) = match s.dice().below(4) {
             0 => (
-                format!(
-                    "{{A.he}} [got|received] {n} more \
-             {{item}}."
-                ),
+                format!("{{A.he}} [got|received] {n} more {{item}}."),
                 s.step(
                     value,
                     Subtract,
                     n,
-                    "Before {A.he} got {n0} {item}, there were \
-             {=}."
+                    "Before {A.he} got {n0} {item}, there were {=}."
                         .replace("{n0}", &n.to_string())
                         .as_str(),
                 )?,
             ),
             1 => (
-                "{A.he} [gave away|sold|lost] half of the \
-             {item}."
-                    .to_string(),
+                "{A.he} [gave away|sold|lost] half of the {item}.".to_string(),
                 s.step(
                     value,
                     Multiply,
                     2,
-                    "Before half of them were gone, \
-             there were {=} {item}.",
+                    "Before half of them were gone, there were {=} {item}.",
                 )?,
             ),
             _ => (
                 format!(
-                    "{{A.he}} [gave|sold] {n} {{item}} to [a friend|a neighbor|{{A.his}} \
-             sister]."
+                    "{{A.he}} [gave|sold] {n} {{item}} to [a friend|a neighbor|{{A.his}} sister]."
                 ),
                 s.step(
                     value,
                     Add,
                     n,
-                    &format!(
-                        "Before {{A.he}} parted with {n} \
-             {{item}}, there were {{=}}."
-                    ),
+                    &format!("Before {{A.he}} parted with {n} {{item}}, there were {{=}}."),
                 )?,
             ),
         };
@@ -113,13 +102,7 @@ fn link(s: &mut Story, value: i64) -> Option<(&'static str, i64)> {
             let n = s.draw("n", 2, 60);
             (
                 "[subtracts {n}|takes away {n}]",
-                s.step(
-                    value,
-                    Subtract,
-                    n,
-                    "Taking away {n} gives \
-             {=}.",
-                )?,
+                s.step(value, Subtract, n, "Taking away {n} gives {=}.")?,
             )
         }
         2 => {

@@ -17,27 +17,19 @@ const DEEDS: &[Deed] = &[
         past: "picked",
         base: "pick",
         items: PRODUCE,
-        places: "[| at the farm| in the \
-     orchard]",
+        places: "[| at the farm| in the orchard]",
     },
     Deed {
         past: "collected",
         base: "collect",
         items: KEEPSAKES,
-        places: "[| this year| last \
-     month]",
+        places: "[| this year| last month]",
     },
     Deed { past: "baked", base: "bake", items: BAKES, places: "[| for the fair| for the party]" },
     Deed {
         past: "sold",
         base: "sell",
-        items: nouns![
-            "ticket",
-            "raffle \
-     ticket",
-            "calendar",
-            "magazine"
-        ],
+        items: nouns!["ticket", "raffle ticket", "calendar", "magazine"],
         places: "[| at school| for charity]",
     },
     Deed {
@@ -50,8 +42,7 @@ const DEEDS: &[Deed] = &[
         past: "scored",
         base: "score",
         items: nouns!["point", "goal"],
-        places: "[| this \
-     season| in the tournament]",
+        places: "[| this season| in the tournament]",
     },
     Deed {
         past: "planted",
@@ -69,26 +60,19 @@ const DEEDS: &[Deed] = &[
         past: "took",
         base: "take",
         items: nouns!["photo", "picture"],
-        places: "[| on the \
-     trip| at the zoo]",
+        places: "[| on the trip| at the zoo]",
     },
     Deed { past: "made", base: "make", items: KEEPSAKES, places: "[| for the bazaar]" },
     Deed {
         past: "walked",
         base: "walk",
         items: nouns!["mile", "kilometer", "block"],
-        places: "[| \
-     on Sunday| last week]",
+        places: "[| on Sunday| last week]",
     },
     Deed {
         past: "solved",
         base: "solve",
-        items: nouns![
-            "puzzle",
-            "math \
-     problem",
-            "riddle"
-        ],
+        items: nouns!["puzzle", "math problem", "riddle"],
         places: "[| in class| yesterday]",
     },
     Deed {
@@ -107,45 +91,35 @@ const DEEDS: &[Deed] = &[
         past: "saved",
         base: "save",
         items: nouns!["dollar"],
-        places: "[| this month| in \
-     June]",
+        places: "[| this month| in June]",
     },
 ];
 
 /// Draws how one quantity compares to `value` into the slot `rel`, as "3 times as many {item} as"
-/// or "5 more {item} than".
+/// or "5 more {item} than", and without the last word into `rel_short`.
 fn relate(s: &mut Story, value: i64, line: &str) -> Option<i64> {
     match s.dice().below(5) {
         0 => {
             let n = s.draw("n", 2, 40);
-            s.text("rel", "{n} more {item} than");
+            set_relation(s, "{n} more {item}", "than");
             s.step(value, Add, n, line)
         }
         1 => {
             let n = s.draw("n", 2, value.min(40));
-            s.text("rel", "{n} [fewer|fewer|less] {item} than");
+            set_relation(s, "{n} [fewer|fewer|less] {item}", "than");
             s.step(value, Subtract, n, line)
         }
         2 => {
             let k = s.draw("n", 2, 7);
             let words = if k == 2 { "[twice|two times]" } else { "{n} times" };
-            s.text("rel", &format!("{words} as many {{item}} as"));
+            set_relation(s, &format!("{words} as many {{item}}"), "as");
             s.step(value, Multiply, k, line)
         }
         3 => {
-            let parts = [
-                ("half", 2),
-                ("half", 2),
-                ("a third", 3),
-                ("one third", 3),
-                (
-                    "a \
-             quarter",
-                    4,
-                ),
-            ];
+            let parts =
+                [("half", 2), ("half", 2), ("a third", 3), ("one third", 3), ("a quarter", 4)];
             let (words, divisor) = s.dice().pick(&parts);
-            s.text("rel", &format!("{words} as many {{item}} as"));
+            set_relation(s, &format!("{words} as many {{item}}"), "as");
             s.step(value, Divide, divisor, line)
         }
         _ => {
@@ -153,11 +127,16 @@ fn relate(s: &mut Story, value: i64, line: &str) -> Option<i64> {
             let times = ["twice", "three times", "four times"][k as usize - 2];
             s.text("times", times);
             let (word, operation) = s.dice().pick(&[("more", Add), ("fewer", Subtract)]);
-            s.text("rel", &format!("{{n}} {word} than {{times}} as many {{item}} as"));
+            set_relation(s, &format!("{{n}} {word} than {{times}} as many {{item}}"), "as");
             let many = s.step(value, Multiply, k, "[First, |]{times} as many is {=}.")?;
             s.step(many, operation, n, line)
         }
     }
+}
+
+fn set_relation(s: &mut Story, form: &str, last_word: &str) {
+    s.text("rel_short", form);
+    s.text("rel", &format!("{{rel_short}} {last_word}"));
 }
 
 /// Two or three people compared.
@@ -182,14 +161,34 @@ pub(super) fn people(s: &mut Story) -> Option<()> {
     let three = s.dice().chance(55);
     let mut values = vec![a, b];
     if three {
-        let of_first = s.dice().chance(30);
-        values.push(relate(s, if of_first { a } else { b }, "{C} {did} {=} {item}.")?);
-        s.say(if of_first { &["{C} {did} {rel} {A}."] } else { &["{C} {did} {rel} {B}."] });
+        values.push(third_person(s, a, b)?);
     }
     if s.dice().chance(25) {
         s.shuffle_sentences(0);
     }
     ask_people(s, &values)
+}
+
+/// The third of the people, compared to the first, to the second or to both.
+fn third_person(s: &mut Story, a: i64, b: i64) -> Option<i64> {
+    if s.dice().chance(20) {
+        let both = s.step(a, Add, b, "{A} and {B} together {did} {=} {item}.")?;
+        if s.dice().chance(50) {
+            s.say(&["{C} {did} half as many {item} as {A} and {B} together."]);
+            return s.step(both, Divide, 2, "{C} {did} {=} {item}.");
+        }
+        let n = s.draw("n", 2, 30);
+        s.say(&["{C} {did} {n} more {item} than {A} and {B} together."]);
+        return s.step(both, Add, n, "{C} {did} {=} {item}.");
+    }
+    if s.dice().chance(30) {
+        let c = relate(s, a, "{C} {did} {=} {item}.")?;
+        s.say(&["{C} {did} {rel} {A}.", "{C} {did} {rel} {A}[| did]."]);
+        return Some(c);
+    }
+    let c = relate(s, b, "{C} {did} {=} {item}.")?;
+    s.say(&["{C} {did} {rel} {B}.", "{C} {did} {rel} {B}[| did]."]);
+    Some(c)
 }
 
 fn ask_people(s: &mut Story, values: &[i64]) -> Option<()> {
@@ -233,12 +232,8 @@ fn add_up(s: &mut Story, values: &[i64]) -> Option<i64> {
     let mut sum = values[0];
     for (at, value) in values.iter().enumerate().skip(1) {
         let last = at + 1 == values.len();
-        let line = if last {
-            "[Together|In total], that is {=} {item}."
-        } else {
-            "{A} and {B} \
-         make {=}."
-        };
+        let line =
+            if last { "[Together|In total], that is {=} {item}." } else { "{A} and {B} make {=}." };
         sum = s.step(sum, Add, *value, line)?;
     }
     Some(sum)
@@ -255,6 +250,10 @@ pub(super) fn days(s: &mut Story) -> Option<()> {
         ["on Monday", "on Tuesday", "on Wednesday"],
         ["on Friday", "on Saturday", "on Sunday"],
         ["in March", "in April", "in May"],
+        ["in April", "in May", "in June"],
+        ["in September", "in October", "in November"],
+        ["on Tuesday", "on Wednesday", "on Thursday"],
+        ["at the first stop", "at the second stop", "at the third stop"],
         ["in the first week", "in the second week", "in the third week"],
         ["in the morning", "in the afternoon", "in the evening"],
     ];
@@ -263,9 +262,16 @@ pub(super) fn days(s: &mut Story) -> Option<()> {
         s.text(key, day);
     }
     let a = s.draw("a", 4, 80);
-    s.say(&["{x}, {A} {did} {a} {item}.", "{A} {did} {a} {item} {x}."]);
     let b = relate(s, a, "{y}, {A} {did} {=} {item}.")?;
-    s.say(&["{y}, {A.he} {did} {rel} {x}.", "{A.he} {did} {rel} {x} {y}."]);
+    if s.dice().chance(30) {
+        s.say(&[
+            "{A} {did} {a} {item} {x}, and then {A.he} {did} {rel_short} {y}.",
+            "{x}, {A} {did} {a} {item}, and {y}, {A.he} {did} {rel_short}.",
+        ]);
+    } else {
+        s.say(&["{x}, {A} {did} {a} {item}.", "{A} {did} {a} {item} {x}."]);
+        s.say(&["{y}, {A.he} {did} {rel} {x}.", "Then, {y}, {A.he} {did} {rel} {x}."]);
+    }
     s.noise(&[
         "It was {d} degrees outside.",
         "{A} is {d} years old.",
@@ -279,6 +285,13 @@ pub(super) fn days(s: &mut Story) -> Option<()> {
     let mut sum = values[0];
     for value in &values[1..] {
         sum = s.step(sum, Add, *value, "[So far|Together], that is {=} {item}.")?;
+    }
+    if values.len() == 2 && s.dice().chance(40) {
+        s.say(&[
+            "How many {item} did {A} {do} [altogether|in total] {x} and {y}?",
+            "How many {item} did {A} {do} {x} and {y} together?",
+        ]);
+        return Some(());
     }
     s.say(&[
         "How many {item} did {A} {do} [altogether|in total|in all]?",
@@ -294,23 +307,13 @@ pub(super) fn places(s: &mut Story) -> Option<()> {
         (KEEPSAKES, ["the red box", "the blue box", "the green box"]),
         (
             nouns!["book", "dictionary" / "dictionaries"],
-            [
-                "the top shelf",
-                "the middle \
-         shelf",
-                "the bottom shelf",
-            ],
+            ["the top shelf", "the middle shelf", "the bottom shelf"],
         ),
         (ANIMALS, ["the first farm", "the second farm", "the third farm"]),
         (nouns!["student", "desk", "chair"], ["the [art|music] room", "the gym", "the [lab|hall]"]),
         (
             nouns!["car", "bike", "truck"],
-            [
-                "the first floor of a garage",
-                "the second floor",
-                "the \
-         third floor",
-            ],
+            ["the first floor of a garage", "the second floor", "the third floor"],
         ),
         (nouns!["house", "shop", "apartment"], ["Oak Street", "Maple Street", "River Road"]),
     ];

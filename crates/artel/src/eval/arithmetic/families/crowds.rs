@@ -30,25 +30,10 @@ pub(super) fn part_of_crowd(s: &mut Story) -> Option<()> {
     s.set("g", total);
     let deeds = [
         ("play football", "sing in a choir", "read books"),
-        (
-            "drink tea",
-            "drink \
-     coffee",
-            "drink juice",
-        ),
+        ("drink tea", "drink coffee", "drink juice"),
         ("wear hats", "wear glasses", "wear scarves"),
-        (
-            "speak \
-     Spanish",
-            "speak Hindi",
-            "speak French",
-        ),
-        (
-            "come by bus",
-            "come by bike",
-            "come on \
-     foot",
-        ),
+        ("speak Spanish", "speak Hindi", "speak French"),
+        ("come by bus", "come by bike", "come on foot"),
         ("like swimming", "like tennis", "like chess"),
     ];
     let (x, y, z) = s.dice().pick(&deeds);
@@ -108,11 +93,7 @@ fn part(s: &mut Story, whole: i64, line: &str) -> Option<i64> {
         ("a third", 3),
         ("one third", 3),
         ("a quarter", 4),
-        (
-            "one \
-     fifth",
-            5,
-        ),
+        ("one fifth", 5),
         ("a tenth", 10),
     ];
     let (words, divisor) = s.dice().pick(&fractions);

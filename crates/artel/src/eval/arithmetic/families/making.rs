@@ -14,8 +14,7 @@ struct Workshop {
 const WORKSHOPS: &[Workshop] = &[
     Workshop { maker: "[a bakery|a cafe]", items: BAKES, unit: "[tray|pan]" },
     Workshop {
-        maker: "[a factory|a small \
-     company]",
+        maker: "[a factory|a small company]",
         items: nouns![
             "toy",
             "lamp",
@@ -29,32 +28,27 @@ const WORKSHOPS: &[Workshop] = &[
         unit: "[hour|day|shift]",
     },
     Workshop {
-        maker: "[a potter|an \
-     artist]",
+        maker: "[a potter|an artist]",
         items: nouns!["cup", "bowl", "plate", "vase", "tile"],
         unit: "[day|week]",
     },
     Workshop {
-        maker: "[a print shop|a \
-     printer]",
+        maker: "[a print shop|a printer]",
         items: nouns!["poster", "card", "booklet", "flyer", "calendar"],
         unit: "[minute|hour]",
     },
     Workshop {
-        maker: "[a tailor|a \
-     seamstress]",
+        maker: "[a tailor|a seamstress]",
         items: nouns!["dress" / "dresses", "curtain", "coat", "flag", "pillow"],
         unit: "[day|week]",
     },
     Workshop {
-        maker: "[a candy maker|a chocolate \
-     shop]",
+        maker: "[a candy maker|a chocolate shop]",
         items: nouns!["chocolate", "lollipop", "caramel", "candy bar"],
         unit: "[pan|mold]",
     },
     Workshop {
-        maker: "[a carpenter|a \
-     workshop]",
+        maker: "[a carpenter|a workshop]",
         items: nouns!["stool", "birdhouse", "frame", "shelf" / "shelves", "door"],
         unit: "[day|month]",
     },
@@ -132,15 +126,12 @@ pub(super) fn recipe(s: &mut Story) -> Option<()> {
         "item",
         nouns![
             "egg",
-            "cup of flour"
-                / "cups of \
-     flour",
+            "cup of flour" / "cups of flour",
             "tomato" / "tomatoes",
             "carrot",
             "spoon of sugar" / "spoons of sugar",
             "onion",
-            "cup \
-     of milk" / "cups of milk",
+            "cup of milk" / "cups of milk",
             "potato" / "potatoes"
         ],
     );
@@ -191,13 +182,9 @@ pub(super) fn stand(s: &mut Story) -> Option<()> {
         "item",
         nouns![
             "cup of lemonade" / "cups of lemonade",
-            "glass of juice"
-                / "glasses of \
-     juice",
+            "glass of juice" / "glasses of juice",
             "bowl of ice cream" / "bowls of ice cream",
-            "bunch of flowers"
-                / "bunches of \
-     flowers",
+            "bunch of flowers" / "bunches of flowers",
             "hot dog",
             "bag of popcorn" / "bags of popcorn",
             "painting",

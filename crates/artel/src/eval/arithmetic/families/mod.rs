@@ -8,12 +8,15 @@ mod events;
 mod farm;
 mod holdings;
 mod making;
+mod measures;
+mod money;
 mod outlines;
 mod reading;
 mod settings;
 mod sharing;
 mod shopping;
 mod sports;
+mod together;
 mod travel;
 
 use super::dice::Dice;
@@ -24,11 +27,11 @@ type Family = fn(&mut Story) -> Option<()>;
 
 /// Each family with its weight: the ones with more shapes come up more.
 const FAMILIES: &[(Family, usize)] = &[
-    (holdings::tell, 8),
-    (comparison::people, 4),
+    (holdings::tell, 10),
+    (comparison::people, 5),
     (comparison::days, 2),
     (comparison::places, 2),
-    (shopping::basket, 3),
+    (shopping::basket, 4),
     (shopping::bulk, 1),
     (shopping::discount, 1),
     (events::takings, 1),
@@ -59,6 +62,21 @@ const FAMILIES: &[(Family, usize)] = &[
     (sports::ages, 1),
     (farm::feed, 1),
     (farm::harvest, 1),
+    (together::transfer, 1),
+    (together::teamwork, 1),
+    (together::average, 1),
+    (together::growth, 1),
+    (money::budget, 1),
+    (money::resale, 1),
+    (money::allowance, 1),
+    (money::subscription, 1),
+    (money::two_shops, 1),
+    (measures::dozens, 1),
+    (measures::clock, 1),
+    (measures::weights, 1),
+    (measures::tank, 1),
+    (measures::legs_and_wheels, 1),
+    (measures::class, 1),
 ];
 
 /// One problem of any family.

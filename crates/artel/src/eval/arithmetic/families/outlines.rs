@@ -27,13 +27,8 @@ pub(super) fn fence(s: &mut Story) -> Option<()> {
         "{A} bought it {d} years ago.",
         "The grass is {d} millimeters high.",
     ]);
-    let sides = s.step(
-        length,
-        Add,
-        width,
-        "[Two sides|One long and one short side] measure {=} \
-     {unit}.",
-    )?;
+    let sides =
+        s.step(length, Add, width, "[Two sides|One long and one short side] measure {=} {unit}.")?;
     let around = s.step(sides, Multiply, 2, "The way around is {=} {unit}.")?;
     match s.dice().below(4) {
         0 => {

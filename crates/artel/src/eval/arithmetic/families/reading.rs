@@ -10,27 +10,12 @@ pub(super) fn book(s: &mut Story) -> Option<()> {
     let scenes = [
         ("a book", "page", "reads"),
         ("a novel", "page", "reads"),
-        (
-            "a \
-     test",
-            "question",
-            "answers",
-        ),
+        ("a test", "question", "answers"),
         ("a poem", "line", "learns"),
-        (
-            "a \
-     quilt",
-            "square",
-            "sews",
-        ),
+        ("a quilt", "square", "sews"),
         ("a wall", "brick", "lays"),
         ("a puzzle", "piece", "places"),
-        (
-            "a \
-     song book",
-            "song",
-            "practices",
-        ),
+        ("a song book", "song", "practices"),
     ];
     let (whole, unit, verb) = s.dice().pick(&scenes);
     s.text("whole", whole);
@@ -148,12 +133,7 @@ pub(super) fn routine(s: &mut Story) -> Option<()> {
     let scenes = [
         (nouns!["push-up", "squat", "jump", "stretch" / "stretches"] as &[_], "does", "do"),
         (
-            nouns![
-                "glass of water" / "glasses of water",
-                "cup of tea"
-                    / "cups of \
-         tea"
-            ],
+            nouns!["glass of water" / "glasses of water", "cup of tea" / "cups of tea"],
             "drinks",
             "drink",
         ),

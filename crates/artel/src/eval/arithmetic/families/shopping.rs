@@ -159,12 +159,7 @@ pub(super) fn discount(s: &mut Story) -> Option<()> {
         price,
         Percent,
         percent,
-        if more {
-            "The price goes up by \
-     {=$}."
-        } else {
-            "The discount is {=$}."
-        },
+        if more { "The price goes up by {=$}." } else { "The discount is {=$}." },
     )?;
     let operation = if more { Add } else { Subtract };
     let new_price = s.step(price, operation, part, "The new price is {=$}.")?;

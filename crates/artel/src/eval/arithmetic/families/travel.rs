@@ -4,7 +4,7 @@ use super::super::story::Operation::{Add, Divide, Multiply, Subtract};
 use super::super::story::Story;
 
 const ROAD_NOISE: &[&str] = &[
-    "The [car|bag] weighs {d} [kilograms|pounds] more than last year.",
+    "{A.his} bag weighs {d} [kilograms|pounds].",
     "{A} listens to {d} songs on the way.",
     "{A} took {d} photos.",
     "There are {d} traffic lights on the way.",
@@ -18,12 +18,7 @@ pub(super) fn legs(s: &mut Story) -> Option<()> {
     let vehicles = [
         ("drives", 30, 80),
         ("rides a bike", 8, 25),
-        (
-            "travels by \
-     train",
-            40,
-            99,
-        ),
+        ("travels by train", 40, 99),
         ("sails", 5, 20),
         ("runs", 5, 12),
         ("travels by bus", 30, 60),

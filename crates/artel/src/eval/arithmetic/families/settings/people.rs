@@ -196,8 +196,7 @@ pub(super) const STALL: Setting = Setting {
         "drawing",
         "rose",
         "necklace",
-        "bar of \
-     soap" / "bars of soap",
+        "bar of soap" / "bars of soap",
         "jar of honey" / "jars of honey",
         "scarf" / "scarves",
         "wooden toy",

@@ -98,9 +98,7 @@ pub(super) const STORE: Setting = Setting {
 pub(super) const NURSERY: Setting = Setting {
     items: nouns![
         "tree",
-        "rose bush"
-            / "rose \
-     bushes",
+        "rose bush" / "rose bushes",
         "tulip",
         "cactus" / "cacti",
         "seedling",
