@@ -1,3 +1,4 @@
 //! Evaluations: problems with known answers, and how a model's replies are scored.
 
 pub mod arithmetic;
+pub mod gsm8k;
