@@ -1,0 +1,102 @@
+//! A checkpoint as Hugging Face folders hold it: `config.json`, safetensors, tokenizer, template.
+//!
+//! Opening reads headers only. Weights stay in the mapped files until a layer uses them.
+
+mod files;
+#[cfg(test)]
+mod tests;
+mod tensors;
+
+use std::path::Path;
+
+use files::Files;
+use serde_json::{Map, Value};
+use tensors::Tensors;
+pub use tensors::{Dtype, StoredTensor};
+
+use crate::config::ConfigReader;
+use crate::{ModelError, Result};
+
+/// An opened checkpoint.
+///
+/// ```no_run
+/// let checkpoint = artel_model::Checkpoint::open("/models/Qwen3-30B-A3B".as_ref())?;
+/// println!("{} has {} tensors", checkpoint.name(), checkpoint.tensors().count());
+/// # Ok::<(), artel_model::ModelError>(())
+/// ```
+#[derive(Debug, Clone)]
+pub struct Checkpoint {
+    files: Files,
+    config: Map<String, Value>,
+    tensors: Tensors,
+}
+
+impl Checkpoint {
+    /// Opens a folder.
+    ///
+    /// # Errors
+    /// When the folder, its `config.json` or its weights are missing, truncated or corrupt.
+    pub fn open(folder: &Path) -> Result<Self> {
+        Self::read(Files::folder(folder)?)
+    }
+
+    /// Opens files that are part of the program, given as (file name, content).
+    ///
+    /// # Errors
+    /// As [`Checkpoint::open`].
+    pub fn from_static(name: &str, files: &[(&'static str, &'static [u8])]) -> Result<Self> {
+        let files = files.iter().copied().collect();
+        Self::read(Files::Static { name: name.to_owned(), files })
+    }
+
+    fn read(files: Files) -> Result<Self> {
+        let config = files.find_json("config.json")?.ok_or_else(|| ModelError::MissingFile {
+            checkpoint: files.name(),
+            file: "config.json".to_owned(),
+            purpose: "the shape of the model",
+        })?;
+        let tensors = tensors::read(&files)?;
+        Ok(Self { files, config, tensors })
+    }
+
+    /// The folder, or the name that was given to files of the program.
+    pub fn name(&self) -> String {
+        self.files.name()
+    }
+
+    /// `config.json`.
+    pub fn config(&self) -> ConfigReader<'_> {
+        ConfigReader::new(self.files.describe("config.json"), &self.config)
+    }
+
+    /// A tensor by name.
+    pub fn tensor(&self, name: &str) -> Option<&StoredTensor> {
+        self.tensors.get(name)
+    }
+
+    /// All tensors in the order of their names.
+    pub fn tensors(&self) -> impl Iterator<Item = (&str, &StoredTensor)> {
+        self.tensors.iter().map(|(name, tensor)| (name.as_str(), tensor))
+    }
+
+    /// A text file of the checkpoint, or `None` when there is no such file.
+    ///
+    /// # Errors
+    /// When the file is there but cannot be read.
+    pub fn find_text(&self, file: &str) -> Result<Option<String>> {
+        self.files.find_text(file)
+    }
+
+    /// A file that holds a JSON object, or `None` when there is no such file.
+    ///
+    /// # Errors
+    /// When the file is there but cannot be read or is not a JSON object.
+    pub fn find_json(&self, file: &str) -> Result<Option<Map<String, Value>>> {
+        self.files.find_json(file)
+    }
+
+    /// Name of a file in messages.
+    pub(crate) fn describe(&self, file: &str) -> String {
+        self.files.describe(file)
+    }
+}
