@@ -1,0 +1,262 @@
+//! The decoder: what all architectures have in common. [`Decoder::forward`] is the model.
+//!
+//! Dimensions: `T` tokens of a step over all sequences, `H` hidden size, `V` vocabulary. The
+//! residual stream and everything between operations is float32; weights keep their format.
+
+mod grouped_query;
+mod latent;
+mod mlp;
+mod moe;
+mod workspace;
+
+use artel_layers::attention::{AttentionShape, KvCache, SequenceTokens};
+use artel_layers::embedding::Embedding;
+use artel_layers::linear::Linear;
+use artel_layers::rms_norm::RmsNorm;
+use artel_layers::rope::{Rope, RopeTable};
+use artel_moe::layer::AnyMoeLayer;
+pub(crate) use grouped_query::{GroupedQuery, GroupedQueryAttention, QkNorm};
+pub(crate) use latent::{Latent, LatentAttention};
+pub(crate) use mlp::{DenseMlp, GATE_UP_DOWN, ProjectionNames};
+pub(crate) use moe::{MoeBlock, MoeParts, RoutedExperts, SharedExpert};
+pub use workspace::Workspace;
+use workspace::{BlockWorkspace, sized};
+
+use crate::config::rms_norm_epsilon;
+use crate::weights::{Group, Scope, Weights};
+use crate::{ModelError, Result};
+
+/// New tokens of one sequence and the cache of those before.
+#[derive(Debug)]
+pub struct SequenceInput<'a> {
+    /// Where keys and values of this sequence are kept.
+    pub cache: &'a mut KvCache,
+    /// The tokens that follow the cached ones.
+    pub tokens: &'a [u32],
+}
+
+/// The tokens whose logits are wanted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LogitsOf {
+    /// The last new token of each sequence that brings one, in the order of the batch.
+    LastTokens,
+    /// Every new token.
+    AllTokens,
+}
+
+/// A decoder-only model.
+#[derive(Debug)]
+pub(crate) struct Decoder {
+    embedding: Embedding,
+    rope: Rope,
+    layers: Vec<DecoderLayer>,
+    norm: RmsNorm,
+    head: Linear,
+}
+
+/// One block: attention, then an MLP or experts, each behind a norm and added to the residual.
+#[derive(Debug)]
+struct DecoderLayer {
+    attention_norm: RmsNorm,
+    attention: Attention,
+    mlp_norm: RmsNorm,
+    mlp: Mlp,
+}
+
+/// The two kinds of attention.
+#[derive(Debug)]
+pub(crate) enum Attention {
+    GroupedQuery(GroupedQueryAttention),
+    Latent(LatentAttention),
+}
+
+/// The two kinds of what follows attention.
+#[derive(Debug)]
+pub(crate) enum Mlp {
+    Dense(Box<DenseMlp>),
+    Moe(Box<MoeBlock>),
+}
+
+/// What the attention of one layer needs to know of its step.
+pub(crate) struct Step<'a, 'c> {
+    /// Number of the layer.
+    layer: usize,
+    /// Angles of the tokens.
+    rope: &'a RopeTable,
+    /// Caches, and how many tokens each gets.
+    sequences: &'a mut [SequenceTokens<'c>],
+}
+
+/// Reads attention and MLP of one layer, given its number and its weights.
+pub(crate) type ReadBlock<'b> = dyn Fn(usize, &Scope<'_, '_>) -> Result<(Attention, Mlp)> + 'b;
+
+impl Decoder {
+    /// Reads everything around the blocks, whose names all architectures share, and lets `block`
+    /// read the rest.
+    pub(crate) fn read(weights: &Weights<'_>, rope: Rope, block: &ReadBlock<'_>) -> Result<Self> {
+        let config = weights.config();
+        let (hidden, vocabulary) = (config.size("hidden_size")?, config.size("vocab_size")?);
+        let epsilon = rms_norm_epsilon(&config)?;
+        let embedding = weights.scope("model.embed_tokens", Group::Embedding);
+        let embedding = embedding.matrix("weight", [vocabulary, hidden])?;
+        let head = match config.flag_or("tie_word_embeddings", false)? {
+            true => embedding.clone(),
+            false => {
+                weights.scope("lm_head", Group::Head).matrix("weight", [vocabulary, hidden])?
+            }
+        };
+        let layer = |number: usize| {
+            let scope = weights.scope(&format!("model.layers.{number}"), Group::Norms);
+            let (attention, mlp) = block(number, &scope)?;
+            Ok(DecoderLayer {
+                attention_norm: scope.norm("input_layernorm", hidden, epsilon)?,
+                attention,
+                mlp_norm: scope.norm("post_attention_layernorm", hidden, epsilon)?,
+                mlp,
+            })
+        };
+        let layers = (0..config.size("num_hidden_layers")?).map(layer);
+        Ok(Self {
+            embedding: Embedding::new(embedding),
+            rope,
+            layers: layers.collect::<Result<_>>()?,
+            norm: weights.scope("model", Group::Norms).norm("norm", hidden, epsilon)?,
+            head: Linear::new(head),
+        })
+    }
+
+    /// An empty cache for one sequence of up to `positions` tokens.
+    pub(crate) fn new_cache(&self, positions: usize) -> KvCache {
+        KvCache::new(self.layers.len(), self.cache_shape(), positions)
+    }
+
+    /// What each layer keeps of a token.
+    pub(crate) fn cache_shape(&self) -> AttentionShape {
+        match &self.layers[0].attention {
+            Attention::GroupedQuery(attention) => attention.cache_shape(),
+            Attention::Latent(attention) => attention.cache_shape(),
+        }
+    }
+
+    /// Number of layers.
+    pub(crate) fn layers(&self) -> usize {
+        self.layers.len()
+    }
+
+    /// Hidden size, `H`.
+    pub(crate) fn hidden(&self) -> usize {
+        self.embedding.width()
+    }
+
+    /// Size of the vocabulary, `V`.
+    pub(crate) fn vocabulary(&self) -> usize {
+        self.embedding.vocabulary()
+    }
+
+    /// The routed experts of the first layer that has some.
+    pub(crate) fn first_experts(&self) -> Option<&AnyMoeLayer> {
+        self.layers.iter().find_map(|layer| match &layer.mlp {
+            Mlp::Moe(moe) => Some(moe.experts()),
+            Mlp::Dense(_) => None,
+        })
+    }
+
+    /// Runs the new tokens of all sequences and returns logits `[rows, V]`. When it fails, every
+    /// cache is as it was.
+    pub(crate) fn forward<'w>(
+        &self,
+        workspace: &'w mut Workspace,
+        batch: &mut [SequenceInput<'_>],
+        logits_of: LogitsOf,
+    ) -> Result<&'w [f32]> {
+        let lengths: Vec<usize> = batch.iter().map(|input| input.cache.len()).collect();
+        for (input, length) in batch.iter().zip(&lengths) {
+            let (needed, available) = (length + input.tokens.len(), input.cache.capacity());
+            if needed > available {
+                return Err(ModelError::ContextOverflow { needed, available });
+            }
+        }
+        workspace.gather(batch);
+        let result = self.run(workspace, batch, logits_of);
+        if result.is_err() {
+            let caches = batch.iter_mut().map(|input| &mut *input.cache);
+            caches.zip(lengths).for_each(|(cache, length)| cache.truncate(length));
+        }
+        result?;
+        Ok(&workspace.logits)
+    }
+
+    fn run(
+        &self,
+        workspace: &mut Workspace,
+        batch: &mut [SequenceInput<'_>],
+        logits_of: LogitsOf,
+    ) -> Result<()> {
+        let Workspace { tokens, positions, last_rows, blocks, .. } = workspace;
+        let length = tokens.len() * self.embedding.width();
+        let hidden = sized(&mut workspace.hidden, length);
+        let normed = sized(&mut workspace.normed, length);
+        let delta = sized(&mut workspace.delta, length);
+        let rope = self.rope.table(positions);
+        let mut sequences = Vec::with_capacity(batch.len());
+        for SequenceInput { cache, tokens } in batch {
+            sequences.push(SequenceTokens { cache, tokens: tokens.len() });
+        }
+
+        self.embedding.forward(tokens, hidden)?; // [T, H]
+        delta.fill(0.0);
+        for (layer, block) in self.layers.iter().enumerate() {
+            let step = Step { layer, rope: &rope, sequences: &mut sequences };
+            block.attention_norm.add_and_forward(delta, hidden, normed)?;
+            block.attention.forward(blocks, normed, step, delta)?;
+            block.mlp_norm.add_and_forward(delta, hidden, normed)?;
+            block.mlp.forward(blocks, normed, delta)?;
+        }
+        self.norm.add_and_forward(delta, hidden, normed)?;
+
+        let rows = match logits_of {
+            LogitsOf::AllTokens => normed,
+            LogitsOf::LastTokens => pick_rows(normed, last_rows, self.embedding.width()),
+        };
+        let logits = rows.len() / self.embedding.width() * self.head.outputs();
+        let logits = sized(&mut workspace.logits, logits);
+        Ok(self.head.forward(&mut blocks.layers, rows, logits)?) // [rows, V]
+    }
+}
+
+/// Moves the rows with these ascending numbers to the front.
+fn pick_rows<'a>(matrix: &'a mut [f32], rows: &[usize], width: usize) -> &'a mut [f32] {
+    for (place, row) in rows.iter().enumerate() {
+        matrix.copy_within(row * width..(row + 1) * width, place * width);
+    }
+    &mut matrix[..rows.len() * width]
+}
+
+impl Attention {
+    fn forward(
+        &self,
+        workspace: &mut BlockWorkspace,
+        hidden: &[f32],
+        step: Step<'_, '_>,
+        out: &mut [f32],
+    ) -> Result<()> {
+        match self {
+            Self::GroupedQuery(attention) => attention.forward(workspace, hidden, step, out),
+            Self::Latent(attention) => attention.forward(workspace, hidden, step, out),
+        }
+    }
+}
+
+impl Mlp {
+    fn forward(
+        &self,
+        workspace: &mut BlockWorkspace,
+        hidden: &[f32],
+        out: &mut [f32],
+    ) -> Result<()> {
+        match self {
+            Self::Dense(mlp) => mlp.forward(workspace, hidden, out),
+            Self::Moe(moe) => moe.forward(workspace, hidden, out),
+        }
+    }
+}

@@ -1,0 +1,150 @@
+//! Routed experts, and the experts beside them that every token uses.
+
+use artel_device::cpu::CpuFeatures;
+use artel_layers::linear::Linear;
+use artel_moe::activation::Activation;
+use artel_moe::config::{MoeConfig, MoeShape};
+use artel_moe::layer::{AnyMoeLayer, AnyWorkspace, Gate};
+use artel_moe::router::{Router, RouterConfig};
+use artel_moe::weights::{AnyExperts, ExpertTensors};
+
+use super::mlp::{DenseMlp, ProjectionNames};
+use super::workspace::{BlockWorkspace, sized};
+use crate::Result;
+use crate::weights::{Group, Scope};
+
+/// Memory of the experts of all layers.
+pub(super) type MoeWorkspace = AnyWorkspace;
+
+/// What an architecture says about its routed experts.
+#[derive(Debug, Clone)]
+pub(crate) struct RoutedExperts {
+    pub(crate) hidden: usize,
+    pub(crate) intermediate: usize,
+    pub(crate) activation: Activation,
+    pub(crate) router: RouterConfig,
+}
+
+/// What the experts of one layer are made of.
+#[derive(Debug)]
+pub(crate) struct MoeParts {
+    pub(crate) gate: Gate,
+    pub(crate) router: Router,
+    pub(crate) experts: Vec<ExpertTensors>,
+    pub(crate) shared: Option<SharedExpert>,
+}
+
+/// The experts of one layer.
+#[derive(Debug)]
+pub(crate) struct MoeBlock {
+    experts: AnyMoeLayer,
+    shared: Option<SharedExpert>,
+}
+
+/// An expert that every token uses.
+#[derive(Debug)]
+pub(crate) struct SharedExpert {
+    pub(crate) mlp: DenseMlp,
+    /// A linear map to one number, whose sigmoid the output is multiplied by: Qwen2-MoE.
+    pub(crate) gate: Option<Linear>,
+}
+
+impl RoutedExperts {
+    /// Experts, `E`.
+    pub(crate) fn experts(&self) -> usize {
+        self.router.num_experts()
+    }
+
+    /// Reads the experts `experts.0`, `experts.1` and so on of a layer, each with three matrices.
+    pub(crate) fn read_numbered(
+        &self,
+        weights: &Scope<'_, '_>,
+        names: ProjectionNames,
+    ) -> Result<Vec<ExpertTensors>> {
+        let read = |expert: usize| {
+            let expert = weights.scope(&format!("experts.{expert}"), Group::Experts);
+            let matrix = |name, shape| expert.matrix(&format!("{name}.weight"), shape);
+            let (hidden, intermediate) = (self.hidden, self.intermediate);
+            let gate = matrix(names.gate, [intermediate, hidden])?;
+            let up = matrix(names.up, [intermediate, hidden])?;
+            let down = matrix(names.down, [hidden, intermediate])?;
+            Ok(ExpertTensors { w13: vec![gate, up], w13_bias: None, w2: down, w2_bias: None })
+        };
+        (0..self.experts()).map(read).collect()
+    }
+
+    /// Reads the matrix in front of the router, `gate.weight` `[E, H]`.
+    pub(crate) fn read_gate(&self, weights: &Scope<'_, '_>) -> Result<Gate> {
+        let gate = weights.scope("gate", Group::Router);
+        Ok(Gate::new(gate.matrix("weight", [self.experts(), self.hidden])?, None)?)
+    }
+
+    /// Reads `e_score_correction_bias` `[E]` of a router that selects with a bias.
+    pub(crate) fn read_biased_router(&self, weights: &Scope<'_, '_>) -> Result<Router> {
+        let weights = weights.counted_as(Group::Router);
+        let bias = weights.vector("e_score_correction_bias", self.experts())?;
+        Ok(Router::with_bias(self.router, bias)?)
+    }
+
+    /// Puts the parts of a layer together.
+    pub(crate) fn block(&self, features: CpuFeatures, parts: MoeParts) -> Result<super::Mlp> {
+        let MoeParts { gate, router, experts, shared } = parts;
+        let shape = MoeShape {
+            hidden_size: self.hidden,
+            intermediate_size: self.intermediate,
+            num_experts: self.experts(),
+            top_k: self.router.slots(),
+        };
+        let config = MoeConfig::new(shape, self.activation)?;
+        let experts = AnyExperts::new(experts)?;
+        let experts = AnyMoeLayer::new(config, gate, router, experts, features)?;
+        Ok(super::Mlp::Moe(Box::new(MoeBlock { experts, shared })))
+    }
+}
+
+impl MoeBlock {
+    /// The routed experts.
+    pub(crate) fn experts(&self) -> &AnyMoeLayer {
+        &self.experts
+    }
+
+    /// Hidden states `[T, H]` to what all their experts make of them, `[T, H]`.
+    pub(super) fn forward(
+        &self,
+        workspace: &mut BlockWorkspace,
+        hidden: &[f32],
+        out: &mut [f32],
+    ) -> Result<()> {
+        self.experts.forward(hidden, &mut workspace.moe, out)?; // [T, H]
+        match &self.shared {
+            Some(shared) => shared.add(workspace, hidden, out),
+            None => Ok(()),
+        }
+    }
+}
+
+impl SharedExpert {
+    /// Adds what this expert makes of `hidden` `[T, H]` to `out`.
+    fn add(&self, workspace: &mut BlockWorkspace, hidden: &[f32], out: &mut [f32]) -> Result<()> {
+        let mut shared = std::mem::take(&mut workspace.mlp.shared);
+        let shared_out = sized(&mut shared, out.len());
+        let result = self.mlp.forward(workspace, hidden, shared_out);
+        workspace.mlp.shared = shared;
+        result?;
+
+        let shared = &workspace.mlp.shared;
+        let Some(gate) = &self.gate else {
+            out.iter_mut().zip(shared).for_each(|(out, shared)| *out += shared);
+            return Ok(());
+        };
+        let width = gate.inputs();
+        let gates = sized(&mut workspace.mlp.shared_gate, hidden.len() / width); // [T]
+        gate.forward(&mut workspace.layers, hidden, gates)?;
+        let rows = out.chunks_exact_mut(width).zip(shared.chunks_exact(width));
+        for ((out, shared), gate) in rows.zip(&*gates) {
+            let open = 1.0 / (1.0 + (-gate).exp());
+            out.iter_mut().zip(shared).for_each(|(out, shared)| *out += open * shared);
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,173 @@
+use artel_layers::attention::KvCache;
+use artel_moe::layer::AnyMoeLayer;
+use artel_moe::plan::MoePlan;
+
+use crate::architectures::{self, Architecture};
+use crate::config::ConfigReader;
+use crate::decoder::{Decoder, LogitsOf, SequenceInput, Workspace};
+use crate::weights::{LoadOptions, Parameters, Progress, Weights};
+use crate::{Checkpoint, ModelError, Result};
+
+/// A model that is ready to run.
+///
+/// ```no_run
+/// use artel_model::{Checkpoint, LoadOptions, LogitsOf, Model, SequenceInput};
+///
+/// let checkpoint = Checkpoint::open("/models/OLMoE-1B-7B".as_ref())?;
+/// let model = Model::load(&checkpoint, &LoadOptions::default())?;
+/// let mut workspace = model.new_workspace();
+/// let mut cache = model.new_cache(1024)?;
+/// let mut batch = [SequenceInput { cache: &mut cache, tokens: &[1, 2, 3] }];
+/// let logits = model.forward(&mut workspace, &mut batch, LogitsOf::LastTokens)?; // [1, V]
+/// assert_eq!(logits.len(), model.config().vocabulary);
+/// # Ok::<(), artel_model::ModelError>(())
+/// ```
+#[derive(Debug)]
+pub struct Model {
+    config: ModelConfig,
+    parameters: Parameters,
+    options: LoadOptions,
+    decoder: Decoder,
+}
+
+/// What a model is, in a few numbers.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ModelConfig {
+    /// As `config.json` names it.
+    pub architecture: &'static str,
+    /// Decoder layers.
+    pub layers: usize,
+    /// Hidden size.
+    pub hidden: usize,
+    /// Query heads.
+    pub heads: usize,
+    /// Key-value heads; 1 for latent attention.
+    pub kv_heads: usize,
+    /// Routed experts of a layer.
+    pub experts: usize,
+    /// Routed experts that a token uses in a layer.
+    pub experts_per_token: usize,
+    /// Size of the vocabulary.
+    pub vocabulary: usize,
+    /// Longest context that the model knows positions for.
+    pub max_positions: usize,
+    /// Bytes that the cache of one token takes.
+    pub cache_bytes_per_token: usize,
+}
+
+impl Model {
+    /// Builds the model of a checkpoint.
+    ///
+    /// # Errors
+    /// When the architecture is not known, `config.json` makes no sense, or a tensor is missing, too
+    /// many, or of the wrong shape or type.
+    pub fn load(checkpoint: &Checkpoint, options: &LoadOptions) -> Result<Self> {
+        Self::load_with_progress(checkpoint, options, &mut |_| ())
+    }
+
+    /// The same, reporting after each tensor.
+    ///
+    /// # Errors
+    /// As [`Model::load`].
+    pub fn load_with_progress(
+        checkpoint: &Checkpoint,
+        options: &LoadOptions,
+        report: &mut dyn FnMut(Progress),
+    ) -> Result<Self> {
+        let config = checkpoint.config();
+        let Architecture { name, read } = architectures::find(&config)?;
+        let max_positions = config.positions("max_position_embeddings")?;
+        let tied = config.flag_or("tie_word_embeddings", false)?;
+        let unused = unused_tensors(&config)?;
+        let weights = Weights::new(checkpoint, options, report)?;
+        let decoder = read(&weights)?;
+        let config = summary(name, max_positions, &decoder);
+        let parameters = weights.finish(name, unused)?;
+        let parameters = parameters.with_usage(config.experts, config.experts_per_token, tied);
+        Ok(Self { config, parameters, options: *options, decoder })
+    }
+
+    /// What the model is.
+    pub fn config(&self) -> &ModelConfig {
+        &self.config
+    }
+
+    /// Its parameters, counted by group and format.
+    pub fn parameters(&self) -> &Parameters {
+        &self.parameters
+    }
+
+    /// Which path and kernel serve which batch sizes in the layers with experts, and why; `None`
+    /// for a model without experts.
+    pub fn moe_plan(&self) -> Option<&MoePlan> {
+        self.decoder.first_experts().map(AnyMoeLayer::plan)
+    }
+
+    /// Memory for [`forward`](Self::forward). One is enough for one caller.
+    pub fn new_workspace(&self) -> Workspace {
+        Workspace::new(self.options.features)
+    }
+
+    /// An empty cache for one sequence of up to `positions` tokens. Memory is taken as it fills.
+    ///
+    /// # Errors
+    /// [`ModelError::ContextTooLong`] beyond the positions that the model knows.
+    pub fn new_cache(&self, positions: usize) -> Result<KvCache> {
+        let available = self.config.max_positions;
+        if positions > available {
+            return Err(ModelError::ContextTooLong { asked: positions, available });
+        }
+        Ok(self.decoder.new_cache(positions))
+    }
+
+    /// Runs new tokens of several sequences at once and returns logits `[rows, V]`, float32. The
+    /// result for a token does not depend on what else is in the batch.
+    ///
+    /// # Errors
+    /// [`ModelError::ContextOverflow`] when a cache is too small for its new tokens, and
+    /// [`ModelError::Layer`] for a token outside the vocabulary or a cache of another model. All
+    /// caches are as before then.
+    pub fn forward<'w>(
+        &self,
+        workspace: &'w mut Workspace,
+        batch: &mut [SequenceInput<'_>],
+        logits_of: LogitsOf,
+    ) -> Result<&'w [f32]> {
+        self.decoder.forward(workspace, batch, logits_of)
+    }
+}
+
+fn summary(architecture: &'static str, max_positions: usize, decoder: &Decoder) -> ModelConfig {
+    let (layers, shape) = (decoder.layers(), decoder.cache_shape());
+    let experts = decoder.first_experts().map(|experts| experts.config().shape());
+    ModelConfig {
+        architecture,
+        layers,
+        hidden: decoder.hidden(),
+        heads: shape.query_heads,
+        kv_heads: shape.kv_heads,
+        experts: experts.map_or(0, |shape| shape.num_experts),
+        experts_per_token: experts.map_or(0, |shape| shape.top_k),
+        vocabulary: decoder.vocabulary(),
+        max_positions,
+        cache_bytes_per_token: KvCache::bytes_per_token(layers, &shape),
+    }
+}
+
+/// Tensors that belong to a checkpoint but not to its base model: layers behind the last one, which
+/// predict further tokens; frequencies that old releases stored; an output layer that is tied.
+fn unused_tensors(config: &ConfigReader<'_>) -> Result<impl Fn(&str) -> bool> {
+    let layers = config.size("num_hidden_layers")?;
+    let tied = config.flag_or("tie_word_embeddings", false)?;
+    let mut further = 0;
+    for field in ["num_nextn_predict_layers", "num_mtp_modules"] {
+        further += config.count_or_zero(field)?;
+    }
+    Ok(move |name: &str| {
+        let layer = name.strip_prefix("model.layers.").and_then(|rest| rest.split('.').next());
+        let layer = layer.and_then(|number| number.parse::<usize>().ok());
+        layer.is_some_and(|layer| (layers..layers + further).contains(&layer))
+            || name.ends_with(".rotary_emb.inv_freq")
+            || (tied && name == "lm_head.weight")
+    })
+}

@@ -1,0 +1,320 @@
+//! Weights by name: every tensor that an architecture asks for is checked against the shape that
+//! `config.json` implies, counted, and used where it lies in the file.
+
+mod parameters;
+
+use std::cell::RefCell;
+use std::collections::BTreeSet;
+
+use artel_device::HostBuffer;
+use artel_device::cpu::CpuFeatures;
+use artel_layers::linear::Linear;
+use artel_layers::rms_norm::RmsNorm;
+use artel_moe::quant::{
+    AnyMatrix, BLOCK, DenseMatrix, Element, Format, Fp8BlockMatrix, WeightMatrix,
+};
+use half::{bf16, f16};
+pub use parameters::{FormatBytes, Group, Parameters};
+
+use crate::checkpoint::{Dtype, StoredTensor};
+use crate::config::{ConfigReader, Quantization};
+use crate::{Checkpoint, ModelError, Result};
+
+const FLOATS: &str = "F32, F16 or BF16";
+
+/// Names of unused tensors that an error repeats.
+const EXTRA_NAMES_SHOWN: usize = 5;
+
+/// How a model is loaded.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct LoadOptions {
+    /// The format that projections and experts are converted to, rounded to nearest. `None` keeps
+    /// what the checkpoint stores and copies nothing. Embedding, output layer, routers and norms
+    /// are never converted.
+    pub format: Option<Format>,
+    /// The instruction sets that may be used.
+    pub features: CpuFeatures,
+}
+
+impl Default for LoadOptions {
+    /// Stored formats, and all that this processor can do.
+    fn default() -> Self {
+        Self { format: None, features: CpuFeatures::detect() }
+    }
+}
+
+/// How far loading has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Progress {
+    /// Bytes of the tensors that are in place.
+    pub bytes_done: usize,
+    /// Bytes of all tensors of the checkpoint.
+    pub bytes_total: usize,
+}
+
+/// The weights of a checkpoint while a model is built from them.
+pub(crate) struct Weights<'a> {
+    checkpoint: &'a Checkpoint,
+    quantization: Quantization,
+    options: &'a LoadOptions,
+    state: RefCell<State<'a>>,
+}
+
+struct State<'a> {
+    used: BTreeSet<String>,
+    parameters: Parameters,
+    progress: Progress,
+    report: &'a mut dyn FnMut(Progress),
+}
+
+impl<'a> Weights<'a> {
+    /// The weights of `checkpoint`.
+    pub(crate) fn new(
+        checkpoint: &'a Checkpoint,
+        options: &'a LoadOptions,
+        report: &'a mut dyn FnMut(Progress),
+    ) -> Result<Self> {
+        let quantization = Quantization::read(&checkpoint.config())?;
+        let bytes_total = checkpoint.tensors().map(|(_, tensor)| tensor.bytes.len()).sum();
+        let progress = Progress { bytes_done: 0, bytes_total };
+        let (used, parameters) = (BTreeSet::new(), Parameters::default());
+        let state = RefCell::new(State { used, parameters, progress, report });
+        Ok(Self { checkpoint, quantization, options, state })
+    }
+
+    /// `config.json` of the same checkpoint.
+    pub(crate) fn config(&self) -> ConfigReader<'a> {
+        self.checkpoint.config()
+    }
+
+    /// Tensors whose names begin with `prefix` and a dot.
+    pub(crate) fn scope(&self, prefix: &str, group: Group) -> Scope<'_, 'a> {
+        Scope { weights: self, prefix: prefix.to_owned(), group }
+    }
+
+    /// Checks that every tensor was used, except those that `ignored` names, and returns the count
+    /// of what was.
+    pub(crate) fn finish(
+        self,
+        architecture: &str,
+        ignored: impl Fn(&str) -> bool,
+    ) -> Result<Parameters> {
+        let State { used, parameters, .. } = self.state.into_inner();
+        let names = self.checkpoint.tensors().map(|(name, _)| name);
+        let extra: Vec<&str> =
+            names.filter(|name| !used.contains(*name) && !ignored(name)).collect();
+        if extra.is_empty() {
+            return Ok(parameters);
+        }
+        Err(ModelError::ExtraTensors {
+            checkpoint: self.checkpoint.name(),
+            architecture: architecture.to_owned(),
+            count: extra.len(),
+            names: extra[..extra.len().min(EXTRA_NAMES_SHOWN)].join(", "),
+        })
+    }
+
+    /// A tensor of exactly this shape.
+    fn tensor(&self, name: &str, shape: &[usize]) -> Result<&'a StoredTensor> {
+        let tensor = self.checkpoint.tensor(name).ok_or_else(|| ModelError::MissingTensor {
+            checkpoint: self.checkpoint.name(),
+            name: name.to_owned(),
+            expected: shape.to_vec(),
+        })?;
+        if tensor.shape != shape {
+            return Err(ModelError::TensorShape {
+                name: name.to_owned(),
+                file: tensor.file.to_string(),
+                expected: shape.to_vec(),
+                found: tensor.shape.clone(),
+            });
+        }
+        let mut state = self.state.borrow_mut();
+        if state.used.insert(name.to_owned()) {
+            state.progress.bytes_done += tensor.bytes.len();
+            let progress = state.progress;
+            (state.report)(progress);
+        }
+        Ok(tensor)
+    }
+
+    /// A matrix as it is stored. Only a checkpoint that declares FP8 blocks may hold FP8 codes.
+    fn matrix(&self, name: &str, [rows, columns]: [usize; 2]) -> Result<AnyMatrix> {
+        let tensor = self.tensor(name, &[rows, columns])?;
+        if tensor.dtype != Dtype::F8_E4M3 || self.quantization != Quantization::Fp8Block128 {
+            return dense_matrix(name, tensor, [rows, columns]);
+        }
+        let scales_shape = [rows.div_ceil(BLOCK), columns.div_ceil(BLOCK)];
+        let scales_name = format!("{name}_scale_inv");
+        let scales = floats(&scales_name, self.tensor(&scales_name, &scales_shape)?)?;
+        let scales = HostBuffer::from_vec(scales);
+        let codes = tensor.bytes.clone();
+        Ok(AnyMatrix::Fp8Block128(Fp8BlockMatrix::new(codes, scales, rows, columns)?))
+    }
+
+    fn count(&self, group: Group, format: &'static str, parameters: usize, bytes: usize) {
+        self.state.borrow_mut().parameters.add(group, format, parameters, bytes);
+    }
+}
+
+/// Whether a linear map has a bias.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Bias {
+    None,
+    Stored,
+}
+
+impl Bias {
+    /// What a flag of `config.json` such as `attention_bias` says.
+    pub(crate) fn when(stored: bool) -> Self {
+        if stored { Self::Stored } else { Self::None }
+    }
+}
+
+/// The weights below one name, such as `model.layers.3.self_attn`.
+#[derive(Clone)]
+pub(crate) struct Scope<'w, 'a> {
+    weights: &'w Weights<'a>,
+    prefix: String,
+    group: Group,
+}
+
+impl<'w, 'a> Scope<'w, 'a> {
+    /// The weights below a name of this scope.
+    pub(crate) fn scope(&self, name: &str, group: Group) -> Self {
+        Self { weights: self.weights, prefix: self.name(name), group }
+    }
+
+    /// The same weights, counted as part of another group.
+    pub(crate) fn counted_as(&self, group: Group) -> Self {
+        Self { group, ..self.clone() }
+    }
+
+    /// The instruction sets that may be used.
+    pub(crate) fn features(&self) -> CpuFeatures {
+        self.weights.options.features
+    }
+
+    fn name(&self, name: &str) -> String {
+        format!("{}.{name}", self.prefix)
+    }
+
+    /// A matrix `[rows, columns]` in its stored format, or in the one that loading asks for where
+    /// the group of this scope is converted.
+    pub(crate) fn matrix(&self, name: &str, shape: [usize; 2]) -> Result<AnyMatrix> {
+        let matrix = self.weights.matrix(&self.name(name), shape)?;
+        self.keep(matrix)
+    }
+
+    /// Converts a matrix where this group is converted, and counts it.
+    pub(crate) fn keep(&self, matrix: AnyMatrix) -> Result<AnyMatrix> {
+        let matrix = match self.weights.options.format {
+            Some(format) if self.group.is_converted() => matrix.convert(format)?,
+            _ => matrix,
+        };
+        let parameters = matrix.rows() * matrix.columns();
+        self.weights.count(self.group, matrix.format_name(), parameters, matrix.bytes());
+        Ok(matrix)
+    }
+
+    /// `name.weight` `[outputs, inputs]`, and `name.bias` `[outputs]` where there is one.
+    pub(crate) fn linear(&self, name: &str, shape: [usize; 2], bias: Bias) -> Result<Linear> {
+        let weight = self.matrix(&format!("{name}.weight"), shape)?;
+        match bias {
+            Bias::None => Ok(Linear::new(weight)),
+            Bias::Stored => {
+                let bias = self.vector(&format!("{name}.bias"), shape[0])?;
+                Ok(Linear::with_bias(weight, bias)?)
+            }
+        }
+    }
+
+    /// `name.weight` `[width]` as an RMS norm.
+    pub(crate) fn norm(&self, name: &str, width: usize, epsilon: f32) -> Result<RmsNorm> {
+        let norms = self.counted_as(Group::Norms);
+        Ok(RmsNorm::new(norms.vector(&format!("{name}.weight"), width)?, epsilon)?)
+    }
+
+    /// A vector, widened to float32.
+    pub(crate) fn vector(&self, name: &str, length: usize) -> Result<Vec<f32>> {
+        self.array(name, &[length])
+    }
+
+    /// An array of plain numbers of any shape, widened to float32.
+    pub(crate) fn array(&self, name: &str, shape: &[usize]) -> Result<Vec<f32>> {
+        let name = self.name(name);
+        let values = floats(&name, self.weights.tensor(&name, shape)?)?;
+        self.weights.count(self.group, "f32", values.len(), values.len() * size_of::<f32>());
+        Ok(values)
+    }
+
+    /// Matrices `[columns, rows]` of several experts in one tensor `[experts, columns, rows]`,
+    /// each turned around to `[rows, columns]`: the layout `x @ W` of gpt-oss. Turning them is the
+    /// one case in which weights are copied.
+    pub(crate) fn transposed_matrices(
+        &self,
+        name: &str,
+        [experts, columns, rows]: [usize; 3],
+    ) -> Result<Vec<AnyMatrix>> {
+        let name = self.name(name);
+        let tensor = self.weights.tensor(&name, &[experts, columns, rows])?;
+        let bytes = tensor.bytes.len() / experts;
+        let turned = (0..experts).map(|expert| {
+            let stored = StoredTensor {
+                bytes: tensor.bytes.slice(expert * bytes..(expert + 1) * bytes)?,
+                ..tensor.clone()
+            };
+            self.keep(transposed(&dense_matrix(&name, &stored, [columns, rows])?)?)
+        });
+        turned.collect()
+    }
+}
+
+/// A matrix of plain numbers over the bytes of its tensor.
+fn dense_matrix(name: &str, tensor: &StoredTensor, shape: [usize; 2]) -> Result<AnyMatrix> {
+    let ([rows, columns], bytes) = (shape, tensor.bytes.clone());
+    Ok(match tensor.dtype {
+        Dtype::F32 => AnyMatrix::F32(DenseMatrix::new(bytes, rows, columns)?),
+        Dtype::F16 => AnyMatrix::F16(DenseMatrix::new(bytes, rows, columns)?),
+        Dtype::BF16 => AnyMatrix::Bf16(DenseMatrix::new(bytes, rows, columns)?),
+        _ => return Err(wrong_type(name, tensor)),
+    })
+}
+
+fn transposed(matrix: &AnyMatrix) -> Result<AnyMatrix> {
+    fn turned<T: Element>(matrix: &DenseMatrix<T>) -> Result<DenseMatrix<T>> {
+        let (rows, columns) = (matrix.rows(), matrix.columns());
+        let column = |column| matrix.elements().iter().skip(column).step_by(columns).copied();
+        let elements = (0..columns).flat_map(column).collect();
+        Ok(DenseMatrix::new(HostBuffer::from_vec::<T>(elements), columns, rows)?)
+    }
+    Ok(match matrix {
+        AnyMatrix::F32(matrix) => AnyMatrix::F32(turned(matrix)?),
+        AnyMatrix::F16(matrix) => AnyMatrix::F16(turned(matrix)?),
+        AnyMatrix::Bf16(matrix) => AnyMatrix::Bf16(turned(matrix)?),
+        AnyMatrix::Fp8Block128(_) => panic!("this is a bug: FP8 blocks are never turned around"),
+    })
+}
+
+/// All numbers of a tensor of plain numbers as float32.
+fn floats(name: &str, tensor: &StoredTensor) -> Result<Vec<f32>> {
+    fn widened<T: Element>(tensor: &StoredTensor) -> Vec<f32> {
+        let bytes = tensor.bytes.clone().aligned_for::<T>();
+        bytes.as_slice::<T>().iter().map(|&number| number.to_f32()).collect()
+    }
+    Ok(match tensor.dtype {
+        Dtype::F32 => widened::<f32>(tensor),
+        Dtype::F16 => widened::<f16>(tensor),
+        Dtype::BF16 => widened::<bf16>(tensor),
+        _ => return Err(wrong_type(name, tensor)),
+    })
+}
+
+fn wrong_type(name: &str, tensor: &StoredTensor) -> ModelError {
+    ModelError::TensorType {
+        name: name.to_owned(),
+        file: tensor.file.to_string(),
+        expected: FLOATS,
+        found: tensor.dtype.to_string(),
+    }
+}

@@ -1,0 +1,81 @@
+//! Every architecture against what transformers computes, on small random checkpoints.
+
+use crate::support::{Fixture, greedy, largest_difference, logits, logits_in_chunks};
+use artel_model::{LogitsOf, SequenceInput};
+
+/// Largest difference to transformers at any position, in float32.
+const LIMIT: f32 = 1e-4;
+
+/// Largest difference between two ways to feed the same tokens.
+const SAME: f32 = 2e-5;
+
+fn check(name: &'static str) {
+    let fixture = Fixture::read(name);
+    let model = fixture.load();
+    let tokens = fixture.tokens();
+    assert_eq!(model.config().vocabulary, fixture.vocabulary());
+
+    let at_once = logits(&model, &tokens);
+    let error = largest_difference(&at_once, &fixture.logits);
+    println!("{name}: largest difference of a logit {error:.1e}");
+    assert!(error < LIMIT, "{name}: prefill differs by {error}");
+
+    let one_by_one = logits_in_chunks(&model, &tokens, &vec![1; tokens.len()]);
+    let error = largest_difference(&one_by_one, &at_once);
+    assert!(error < SAME, "{name}: decoding differs from prefill by {error}");
+
+    let chunked = logits_in_chunks(&model, &tokens, &[2, 1, 17, 5, tokens.len() - 25]);
+    let error = largest_difference(&chunked, &at_once);
+    assert!(error < SAME, "{name}: chunked prefill differs by {error}");
+
+    assert_eq!(greedy(&model, &fixture.prompt, 64), fixture.greedy, "{name}: greedy tokens");
+    check_batch(&fixture);
+}
+
+/// Three sequences at once, one of them with nothing new: each gets what it gets alone.
+fn check_batch(fixture: &Fixture) {
+    let model = fixture.load();
+    let (prompt, vocabulary) = (&fixture.prompt, fixture.vocabulary());
+    let mut workspace = model.new_workspace();
+    let mut caches = [(); 3].map(|()| model.new_cache(40).unwrap());
+    let [first, second, third] = &mut caches;
+    let mut batch = [
+        SequenceInput { cache: first, tokens: prompt },
+        SequenceInput { cache: second, tokens: &[] },
+        SequenceInput { cache: third, tokens: &prompt[3..5] },
+    ];
+    let together = model.forward(&mut workspace, &mut batch, LogitsOf::LastTokens).unwrap();
+    assert_eq!(together.len(), 2 * vocabulary);
+    for (row, alone) in [(0, &prompt[..]), (1, &prompt[3..5])] {
+        let alone = logits(&model, alone);
+        let together = &together[row * vocabulary..(row + 1) * vocabulary];
+        let error = largest_difference(together, &alone[alone.len() - vocabulary..]);
+        assert!(error < SAME, "{}: in a batch differs by {error}", fixture.name);
+    }
+    assert_eq!(caches.map(|cache| cache.len()), [prompt.len(), 0, 2]);
+}
+
+macro_rules! fixtures {
+    ($($name:ident),* $(,)?) => {
+        $(#[test] fn $name() { check(stringify!($name)); })*
+    };
+}
+
+fixtures!(
+    minimax_m2_legacy,
+    minimax_m2_tied,
+    qwen3_moe_norm,
+    qwen3_moe_window,
+    mixtral_top2,
+    mixtral_window,
+    deepseek_v3_yarn,
+    deepseek_v3_plain,
+    gpt_oss_yarn,
+    gpt_oss_plain,
+    olmoe_clip,
+    olmoe_llama3,
+    qwen2_moe_shared,
+    qwen2_moe_window,
+    glm4_moe_groups,
+    glm4_moe_bias,
+);

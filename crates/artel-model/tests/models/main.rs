@@ -1,0 +1,5 @@
+//! Whole checkpoints: loaded, run, and compared with what transformers computes with them.
+
+mod architectures;
+mod formats;
+mod support;

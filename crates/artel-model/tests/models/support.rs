@@ -1,0 +1,112 @@
+//! The checkpoints of `fixtures/` and what transformers computed with them.
+
+use std::path::PathBuf;
+
+use artel_model::{Checkpoint, LoadOptions, LogitsOf, Model, SequenceInput};
+use safetensors::SafeTensors;
+
+/// A checkpoint with its expected output.
+pub struct Fixture {
+    pub name: &'static str,
+    pub prompt: Vec<u32>,
+    pub greedy: Vec<u32>,
+    /// Logits at every position of prompt and greedy tokens, `[P + 64, V]`.
+    pub logits: Vec<f32>,
+}
+
+impl Fixture {
+    pub fn read(name: &'static str) -> Self {
+        let file = std::fs::read(folder(name).join("expected.safetensors")).unwrap();
+        let tensors = SafeTensors::deserialize(&file).unwrap();
+        let ids = |name: &str| {
+            let chunks = tensors.tensor(name).unwrap().data().as_chunks::<8>().0;
+            chunks.iter().map(|bytes| i64::from_le_bytes(*bytes) as u32).collect::<Vec<_>>()
+        };
+        let logits = tensors.tensor("logits").unwrap().data().as_chunks::<4>().0;
+        let fixture = Self {
+            name,
+            prompt: ids("prompt"),
+            greedy: ids("greedy"),
+            logits: logits.iter().map(|bytes| f32::from_le_bytes(*bytes)).collect(),
+        };
+        assert_eq!(fixture.greedy.len(), 64);
+        fixture
+    }
+
+    pub fn load(&self) -> Model {
+        load(self.name, &LoadOptions::default())
+    }
+
+    /// Prompt and greedy tokens.
+    pub fn tokens(&self) -> Vec<u32> {
+        [&self.prompt[..], &self.greedy].concat()
+    }
+
+    pub fn vocabulary(&self) -> usize {
+        self.logits.len() / (self.prompt.len() + self.greedy.len())
+    }
+}
+
+pub fn folder(name: &str) -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures").join(name)
+}
+
+pub fn load(name: &str, options: &LoadOptions) -> Model {
+    Model::load(&Checkpoint::open(&folder(name)).unwrap(), options).unwrap()
+}
+
+/// Logits of all tokens, which are fed in pieces of these lengths.
+pub fn logits_in_chunks(model: &Model, tokens: &[u32], chunks: &[usize]) -> Vec<f32> {
+    assert_eq!(chunks.iter().sum::<usize>(), tokens.len());
+    let mut workspace = model.new_workspace();
+    let mut cache = model.new_cache(tokens.len()).unwrap();
+    let mut rest = tokens;
+    let mut logits = Vec::new();
+    for &length in chunks {
+        let (chunk, later) = rest.split_at(length);
+        let mut batch = [SequenceInput { cache: &mut cache, tokens: chunk }];
+        logits.extend(model.forward(&mut workspace, &mut batch, LogitsOf::AllTokens).unwrap());
+        rest = later;
+    }
+    logits
+}
+
+/// Logits of all tokens, fed at once.
+pub fn logits(model: &Model, tokens: &[u32]) -> Vec<f32> {
+    logits_in_chunks(model, tokens, &[tokens.len()])
+}
+
+pub fn greedy(model: &Model, prompt: &[u32], count: usize) -> Vec<u32> {
+    let mut workspace = model.new_workspace();
+    let mut cache = model.new_cache(prompt.len() + count).unwrap();
+    let mut new = prompt.to_vec();
+    let mut generated = Vec::new();
+    while generated.len() < count {
+        let mut batch = [SequenceInput { cache: &mut cache, tokens: &new }];
+        let logits = model.forward(&mut workspace, &mut batch, LogitsOf::LastTokens).unwrap();
+        generated.push(argmax(logits));
+        new = vec![argmax(logits)];
+    }
+    generated
+}
+
+pub fn argmax(logits: &[f32]) -> u32 {
+    let best = (0..logits.len()).max_by(|&a, &b| logits[a].total_cmp(&logits[b]));
+    best.expect("a vocabulary") as u32
+}
+
+pub fn largest_difference(a: &[f32], b: &[f32]) -> f32 {
+    assert_eq!(a.len(), b.len());
+    let differences = a.iter().zip(b).map(|(a, b)| (a - b).abs());
+    // NaN would be passed over by `max`.
+    differences.inspect(|difference| assert!(difference.is_finite())).fold(0.0, f32::max)
+}
+
+/// `1 - 2 <a, b> / (|a|^2 + |b|^2)`: 0 for equal vectors, about half the relative squared error.
+pub fn relative_difference(a: &[f32], b: &[f32]) -> f64 {
+    assert_eq!(a.len(), b.len());
+    let dot = |a: &[f32], b: &[f32]| -> f64 {
+        a.iter().zip(b).map(|(&a, &b)| f64::from(a) * f64::from(b)).sum()
+    };
+    1.0 - 2.0 * dot(a, b) / (dot(a, a) + dot(b, b))
+}
