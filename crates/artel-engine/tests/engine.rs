@@ -49,7 +49,7 @@ impl Fixture {
         let mut cache = self.model.new_cache(prompt.len() + count).unwrap();
         let mut tokens = prompt.to_vec();
         for _ in 0..count {
-            let start = artel_model::KvCache::len(&cache);
+            let start = cache.len();
             let new = tokens[start..].to_vec();
             let mut batch = [SequenceInput { cache: &mut cache, tokens: &new }];
             let logits =
@@ -72,10 +72,14 @@ struct Answer {
 
 fn run(engine: &mut Engine<'_>) -> BTreeMap<RequestId, Answer> {
     let mut answers = BTreeMap::new();
-    while engine.has_work() {
-        collect(engine.step().unwrap(), &mut answers);
-    }
+    run_on(engine, &mut answers);
     answers
+}
+
+fn run_on(engine: &mut Engine<'_>, answers: &mut BTreeMap<RequestId, Answer>) {
+    while engine.has_work() {
+        collect(engine.step().unwrap(), answers);
+    }
 }
 
 fn collect(events: Vec<Event>, answers: &mut BTreeMap<RequestId, Answer>) {
@@ -212,16 +216,7 @@ fn a_cancelled_request_makes_room() {
     assert_eq!((answers.len(), answers[&ids[0]].ids.len(), engine.running()), (1, 3, 1));
     switches.iter().for_each(Cancellation::cancel);
     collect(engine.step().unwrap(), &mut answers);
-    answers.extend(
-        run(&mut engine)
-            .into_iter()
-            .map(|(id, mut rest)| {
-                let mut first = answers.get(&id).cloned().unwrap_or_default();
-                first.ids.append(&mut rest.ids);
-                (id, Answer { ids: first.ids, text: first.text + &rest.text, ..rest })
-            })
-            .collect::<Vec<_>>(),
-    );
+    run_on(&mut engine, &mut answers);
     assert_eq!(answers[&ids[0]].reason, Some(FinishReason::Cancelled));
     assert_eq!(answers[&ids[0]].ids.len(), 3);
     assert_eq!(answers[&ids[1]].reason, Some(FinishReason::Cancelled));
