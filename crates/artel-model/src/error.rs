@@ -176,12 +176,32 @@ pub enum ModelError {
         /// What the template engine or the template itself said.
         why: String,
     },
+    /// A part of the model that cannot be built from what the checkpoint says.
+    #[error("{part}: {why}")]
+    Part {
+        /// File or layer.
+        part: String,
+        /// What is wrong with it.
+        why: Box<ModelError>,
+    },
     /// A step of the mixture-of-experts layer refused its input.
     #[error(transparent)]
     Moe(#[from] MoeError),
     /// A step of the decoder refused its input.
     #[error(transparent)]
     Layer(#[from] LayersError),
+}
+
+impl ModelError {
+    /// The error with the name of the part that it is about, unless it names one itself.
+    pub(crate) fn of_part(self, part: &str) -> Self {
+        match self {
+            Self::Moe(_) | Self::Layer(_) => {
+                Self::Part { part: part.to_owned(), why: Box::new(self) }
+            }
+            _ => self,
+        }
+    }
 }
 
 /// Result with a [`ModelError`].

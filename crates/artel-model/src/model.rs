@@ -80,7 +80,8 @@ impl Model {
         let tied = config.flag_or("tie_word_embeddings", false)?;
         let unused = unused_tensors(&config)?;
         let weights = Weights::new(checkpoint, options, report)?;
-        let decoder = read(&weights)?;
+        let named = |why: ModelError| why.of_part(&checkpoint.describe("config.json"));
+        let decoder = read(&weights).map_err(named)?;
         let config = summary(name, max_positions, &decoder);
         let parameters = weights.finish(name, unused)?;
         let parameters = parameters.with_usage(config.experts, config.experts_per_token, tied);

@@ -106,8 +106,9 @@ impl Decoder {
             }
         };
         let layer = |number: usize| {
-            let scope = weights.scope(&format!("model.layers.{number}"), Group::Norms);
-            let (attention, mlp) = block(number, &scope)?;
+            let name = format!("model.layers.{number}");
+            let scope = weights.scope(&name, Group::Norms);
+            let (attention, mlp) = block(number, &scope).map_err(|why| why.of_part(&name))?;
             Ok(DecoderLayer {
                 attention_norm: scope.norm("input_layernorm", hidden, epsilon)?,
                 attention,

@@ -1,8 +1,11 @@
 //! Weights in formats other than float32: as checkpoints store them, and converted while loading.
 
+use artel_device::cpu::CpuFeatures;
 use artel_model::{Checkpoint, Format, Group, LoadOptions, Model};
 
-use crate::support::{Fixture, folder, load, logits, relative_difference};
+use crate::support::{
+    Fixture, folder, greedy, load, logits, logits_in_chunks, relative_difference,
+};
 
 /// Largest relative difference of logits to float32 arithmetic on the same numbers: bfloat16
 /// operands of products, and FP8 operands with a scale per 128 of them.
@@ -106,4 +109,28 @@ fn progress_ends_with_everything() {
     assert!(reports.windows(2).all(|pair| pair[0].bytes_done < pair[1].bytes_done));
     let last = reports.last().unwrap();
     assert_eq!(last.bytes_done, last.bytes_total);
+}
+
+#[test]
+fn every_instruction_set_gives_the_same_tokens() {
+    for name in ["minimax_m2_legacy", "deepseek_v3_yarn", "gpt_oss_yarn"] {
+        let fixture = Fixture::read(name);
+        for features in CpuFeatures::every_supported() {
+            let model = load(name, &LoadOptions { features, ..LoadOptions::default() });
+            let tokens = greedy(&model, &fixture.prompt, 64);
+            assert_eq!(tokens, fixture.greedy, "{name} on {}", features.isa());
+        }
+    }
+}
+
+#[test]
+fn batches_change_nothing_in_any_format() {
+    for name in ["mixtral_bf16", "minimax_m2_fp8"] {
+        let tokens = Fixture::read(name).prompt;
+        for features in CpuFeatures::every_supported() {
+            let model = load(name, &LoadOptions { features, ..LoadOptions::default() });
+            let one_by_one = logits_in_chunks(&model, &tokens, &vec![1; tokens.len()]);
+            assert!(one_by_one == logits(&model, &tokens), "{name} on {}", features.isa());
+        }
+    }
 }

@@ -1,5 +1,7 @@
 //! Whole checkpoints: loaded, run, and compared with what transformers computes with them.
 
 mod architectures;
+mod broken;
+mod context;
 mod formats;
 mod support;

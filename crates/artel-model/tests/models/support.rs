@@ -1,9 +1,12 @@
 //! The checkpoints of `fixtures/` and what transformers computed with them.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-use artel_model::{Checkpoint, LoadOptions, LogitsOf, Model, SequenceInput};
+use artel_model::checkpoint::{Dtype, StoredTensor};
+use artel_model::{Checkpoint, LoadOptions, LogitsOf, Model, ModelError, SequenceInput};
 use safetensors::SafeTensors;
+use safetensors::tensor::TensorView;
 
 /// A checkpoint with its expected output.
 pub struct Fixture {
@@ -109,4 +112,49 @@ pub fn relative_difference(a: &[f32], b: &[f32]) -> f64 {
         a.iter().zip(b).map(|(&a, &b)| f64::from(a) * f64::from(b)).sum()
     };
     1.0 - 2.0 * dot(a, b) / (dot(a, a) + dot(b, b))
+}
+
+/// A copy of a fixture that a test breaks before it is written to disk.
+pub struct Edited {
+    pub config: serde_json::Map<String, serde_json::Value>,
+    /// Number type, shape and bytes by name.
+    pub tensors: BTreeMap<String, (Dtype, Vec<usize>, Vec<u8>)>,
+}
+
+impl Edited {
+    pub fn of(name: &str) -> Self {
+        let checkpoint = Checkpoint::open(&folder(name)).unwrap();
+        let tensor = |(name, tensor): (&str, &StoredTensor)| {
+            let bytes = tensor.bytes.as_bytes().to_vec();
+            (name.to_owned(), (tensor.dtype, tensor.shape.clone(), bytes))
+        };
+        let tensors = checkpoint.tensors().map(tensor).collect();
+        let config = checkpoint.find_json("config.json").unwrap().unwrap();
+        Self { config, tensors }
+    }
+
+    pub fn set(mut self, field: &str, value: serde_json::Value) -> Self {
+        self.config.insert(field.to_owned(), value);
+        self
+    }
+
+    pub fn tensor(&mut self, name: &str) -> &mut (Dtype, Vec<usize>, Vec<u8>) {
+        self.tensors.get_mut(name).unwrap_or_else(|| panic!("no tensor {name} in the fixture"))
+    }
+
+    pub fn load(&self) -> Result<Model, ModelError> {
+        let folder = tempfile::tempdir().unwrap();
+        let config = serde_json::to_vec(&self.config).unwrap();
+        std::fs::write(folder.path().join("config.json"), config).unwrap();
+        let views = self.tensors.iter().map(|(name, (dtype, shape, bytes))| {
+            (name, TensorView::new(*dtype, shape.clone(), bytes).unwrap())
+        });
+        let weights = safetensors::serialize(views, None).unwrap();
+        std::fs::write(folder.path().join("model.safetensors"), weights).unwrap();
+        Model::load(&Checkpoint::open(folder.path())?, &LoadOptions::default())
+    }
+
+    pub fn error(&self) -> String {
+        self.load().expect_err("the checkpoint is broken").to_string()
+    }
 }
