@@ -21,6 +21,11 @@ impl fmt::Display for RequestId {
 pub struct Cancellation(Arc<AtomicBool>);
 
 impl Cancellation {
+    /// A switch over a flag that something else sets, such as a signal handler.
+    pub fn over(flag: Arc<AtomicBool>) -> Self {
+        Self(flag)
+    }
+
     /// Ends the request before its next step.
     pub fn cancel(&self) {
         self.0.store(true, Ordering::Relaxed);
