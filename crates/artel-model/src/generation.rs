@@ -64,3 +64,60 @@ fn end_tokens(config: &ConfigReader<'_>) -> Result<Vec<u32>> {
     };
     ids.ok_or_else(|| config.error(FIELD, "a token id or a list of token ids"))
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn checkpoint(generation: Option<&Value>) -> Checkpoint {
+        let leak = |value: Value| -> &'static [u8] { value.to_string().into_bytes().leak() };
+        let mut files = vec![
+            ("config.json", leak(json!({"eos_token_id": 7}))),
+            ("model.safetensors", &b"\x02\0\0\0\0\0\0\0{}"[..]),
+        ];
+        files.extend(generation.map(|value| (FILE, leak(value.clone()))));
+        Checkpoint::from_static("test", &files).unwrap()
+    }
+
+    #[test]
+    fn settings_are_read() {
+        let object = json!({"eos_token_id": [3, 5], "temperature": 0.6, "top_k": 20, "top_p": 0.95,
+                            "min_p": null, "do_sample": true, "transformers_version": "5"});
+        let expected = GenerationConfig {
+            end_tokens: vec![3, 5],
+            temperature: Some(0.6),
+            top_k: Some(20),
+            top_p: Some(0.95),
+            min_p: None,
+            repetition_penalty: None,
+            samples: Some(true),
+        };
+        assert_eq!(GenerationConfig::read(&checkpoint(Some(&object))).unwrap(), expected);
+    }
+
+    #[test]
+    fn the_end_token_of_the_model_is_the_fallback() {
+        for generation in [None, Some(&json!({"temperature": 1}))] {
+            let read = GenerationConfig::read(&checkpoint(generation)).unwrap();
+            assert_eq!(read.end_tokens, [7]);
+        }
+    }
+
+    #[test]
+    fn wrong_settings_are_named() {
+        let wrong = [
+            ("eos_token_id", json!(-1)),
+            ("eos_token_id", json!([1, "x"])),
+            ("temperature", json!("hot")),
+            ("top_k", json!(-5)),
+            ("do_sample", json!(1)),
+        ];
+        for (field, value) in wrong {
+            let error = GenerationConfig::read(&checkpoint(Some(&json!({field: value}))));
+            let error = error.unwrap_err().to_string();
+            assert!(error.contains(&format!("test/generation_config.json: {field}")), "{error}");
+        }
+    }
+}

@@ -3,9 +3,10 @@ use artel_moe::layer::AnyMoeLayer;
 use artel_moe::plan::MoePlan;
 
 use crate::architectures::{self, Architecture};
+use crate::checkpoint::Progress;
 use crate::config::ConfigReader;
 use crate::decoder::{Decoder, LogitsOf, SequenceInput, Workspace};
-use crate::weights::{LoadOptions, Parameters, Progress, Weights};
+use crate::weights::{LoadOptions, Parameters, Weights};
 use crate::{Checkpoint, ModelError, Result};
 
 /// A model that is ready to run.

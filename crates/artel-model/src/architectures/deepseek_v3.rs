@@ -22,6 +22,9 @@ pub(super) fn read(weights: &Weights<'_>) -> Result<Decoder> {
         router: grouped_sigmoid_router(&config)?,
     };
     let dense_layers = config.count_or_zero("first_k_dense_replace")?;
+    if config.optional_size("moe_layer_freq")?.is_some_and(|frequency| frequency != 1) {
+        return Err(config.error("moe_layer_freq", 1));
+    }
     Decoder::read(weights, rope(&config, &attention)?, &|number, layer| {
         let self_attn = attention.read_layer(&layer.scope("self_attn", Group::Attention))?;
         if number < dense_layers {

@@ -8,8 +8,8 @@ use serde_json::{Map, Value};
 
 use crate::{ModelError, Result};
 
-/// Largest JSON or template file that is read: tokenizers of real models have some 20 MB.
-const TEXT_BYTES_MAX: usize = 512 << 20;
+/// Largest JSON or template file that is read: tokenizers of real models have up to 35 MB.
+const TEXT_BYTES_MAX: usize = 64 << 20;
 
 /// Where the files are.
 #[derive(Debug, Clone)]

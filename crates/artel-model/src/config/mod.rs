@@ -3,6 +3,8 @@
 
 mod quantization;
 mod rope;
+#[cfg(test)]
+mod tests;
 
 use artel_moe::activation::{Activation, GateLayout};
 pub use quantization::Quantization;

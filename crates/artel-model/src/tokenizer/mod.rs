@@ -4,6 +4,8 @@ mod stream;
 #[cfg(test)]
 mod tests;
 
+use std::sync::Arc;
+
 pub use stream::TextStream;
 
 use crate::{Checkpoint, ModelError, Result};
@@ -12,10 +14,10 @@ const FILE: &str = "tokenizer.json";
 
 /// The tokenizer of a checkpoint, from `tokenizer.json`.
 ///
-/// Special tokens that appear in a text by name, as chat templates write them, become their ids.
+/// A clone shares the vocabulary. Special tokens that appear in a text by name, as chat templates write them, become their ids.
 #[derive(Debug, Clone)]
 pub struct Tokenizer {
-    inner: tokenizers::Tokenizer,
+    inner: Arc<tokenizers::Tokenizer>,
 }
 
 impl Tokenizer {
@@ -37,7 +39,7 @@ impl Tokenizer {
         // Some files carry the settings of their training run; a prompt is neither cut nor padded.
         inner.with_padding(None);
         inner.with_truncation(None).map_err(refused)?;
-        Ok(Self { inner })
+        Ok(Self { inner: Arc::new(inner) })
     }
 
     /// Token ids of a text that stands for itself: begins as the model expects a text to begin
@@ -67,8 +69,8 @@ impl Tokenizer {
     }
 
     /// A decoder for ids that arrive one by one.
-    pub fn stream(&self) -> TextStream<'_> {
-        TextStream::new(self)
+    pub fn stream(&self) -> TextStream {
+        TextStream::new(self.clone())
     }
 
     /// Id of a token given by its text.

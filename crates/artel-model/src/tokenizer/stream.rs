@@ -14,8 +14,8 @@ const INCOMPLETE_TOKENS_MAX: usize = 4;
 /// A token's text can depend on the token before it, so each step decodes a short window: the
 /// tokens since the last two places where the text was complete.
 #[derive(Debug)]
-pub struct TextStream<'a> {
-    tokenizer: &'a Tokenizer,
+pub struct TextStream {
+    tokenizer: Tokenizer,
     /// The window.
     ids: Vec<u32>,
     /// How many tokens of the window were there when its text was last complete.
@@ -24,8 +24,8 @@ pub struct TextStream<'a> {
     returned: usize,
 }
 
-impl<'a> TextStream<'a> {
-    pub(super) fn new(tokenizer: &'a Tokenizer) -> Self {
+impl TextStream {
+    pub(super) fn new(tokenizer: Tokenizer) -> Self {
         Self { tokenizer, ids: Vec::new(), complete: 0, returned: 0 }
     }
 

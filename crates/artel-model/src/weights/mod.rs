@@ -16,7 +16,7 @@ use artel_moe::quant::{
 use half::{bf16, f16};
 pub use parameters::{FormatBytes, Group, Parameters};
 
-use crate::checkpoint::{Dtype, StoredTensor};
+use crate::checkpoint::{Dtype, Progress, StoredTensor};
 use crate::config::{ConfigReader, Quantization};
 use crate::{Checkpoint, ModelError, Result};
 
@@ -41,15 +41,6 @@ impl Default for LoadOptions {
     fn default() -> Self {
         Self { format: None, features: CpuFeatures::detect() }
     }
-}
-
-/// How far loading has come.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Progress {
-    /// Bytes of the tensors that are in place.
-    pub bytes_done: usize,
-    /// Bytes of all tensors of the checkpoint.
-    pub bytes_total: usize,
 }
 
 /// The weights of a checkpoint while a model is built from them.

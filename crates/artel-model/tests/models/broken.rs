@@ -181,8 +181,10 @@ fn variants_that_no_released_checkpoint_uses_are_refused() {
         let error = Edited::of("minimax_m2_legacy").set(field, value).error();
         assert_contains(&error, &["config.json", field]);
     }
-    let error = Edited::of("deepseek_v3_yarn").set("topk_method", json!("greedy")).error();
-    assert_contains(&error, &["topk_method", "noaux_tc"]);
+    for (field, value) in [("topk_method", json!("greedy")), ("moe_layer_freq", json!(2))] {
+        let error = Edited::of("deepseek_v3_yarn").set(field, value).error();
+        assert_contains(&error, &["config.json", field]);
+    }
     let error = Edited::of("gpt_oss_yarn").set("layer_types", json!(["chunked", "full"])).error();
     assert_contains(&error, &["layer_types", "2 of full_attention, sliding_attention"]);
 }

@@ -1,8 +1,8 @@
 //! The edges of a sequence: its first and its last token, and what does not fit.
 
-use artel_model::{LogitsOf, Model, ModelError, SequenceInput};
+use artel_model::{Checkpoint, LoadOptions, LogitsOf, Model, ModelError, SequenceInput};
 
-use crate::support::{Fixture, logits};
+use crate::support::{Fixture, folder, logits};
 
 fn fixture() -> (Fixture, Model) {
     let fixture = Fixture::read("qwen3_moe_window");
@@ -83,4 +83,36 @@ fn nothing_new_gives_no_logits() {
         let mut batch = [SequenceInput { cache: &mut cache, tokens: &[] }];
         assert_eq!(model.forward(&mut workspace, &mut batch, logits_of).unwrap(), [0f32; 0]);
     }
+}
+
+#[test]
+fn a_model_can_be_part_of_the_program() {
+    let read = |file: &str| -> &'static [u8] {
+        std::fs::read(folder("mixtral_top2").join(file)).unwrap().leak()
+    };
+    let files = ["config.json", "model.safetensors"].map(|file| (file, read(file)));
+    let bundled = Checkpoint::from_static("bundled", &files).unwrap();
+    let model = Model::load(&bundled, &LoadOptions::default()).unwrap();
+    let fixture = Fixture::read("mixtral_top2");
+    assert_eq!(logits(&model, &fixture.prompt), logits(&fixture.load(), &fixture.prompt));
+    let missing = bundled.find_text("tokenizer.json").unwrap();
+    assert_eq!(missing, None);
+}
+
+#[test]
+fn reading_ahead_reads_everything() {
+    let checkpoint = Checkpoint::open(&folder("qwen3_moe_norm")).unwrap();
+    let mut last = None;
+    checkpoint.read_ahead(&mut |progress| last = Some(progress));
+    let last = last.unwrap();
+    assert_eq!(last.bytes_done, last.bytes_total);
+}
+
+#[test]
+fn models_can_be_shared_between_threads() {
+    fn shared<T: Send + Sync>() {}
+    fn sent<T: Send>() {}
+    shared::<Model>();
+    sent::<artel_model::Workspace>();
+    sent::<artel_model::KvCache>();
 }
