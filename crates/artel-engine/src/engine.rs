@@ -37,7 +37,7 @@ pub struct Engine<'m> {
     config: EngineConfig,
     workspace: Workspace,
     waiting: VecDeque<Waiting>,
-    running: Vec<Sequence<'m>>,
+    running: Vec<Sequence>,
     /// Logits of a step, `[rows, V]`.
     logits: Vec<f32>,
     submitted: u64,
@@ -120,7 +120,7 @@ impl<'m> Engine<'m> {
             events.extend(cancelled.then(|| waiting.cancelled()));
             !cancelled
         });
-        let cancelled = |sequence: &mut Sequence<'_>| sequence.request.cancellation.is_cancelled();
+        let cancelled = |sequence: &mut Sequence| sequence.request.cancellation.is_cancelled();
         for sequence in self.running.extract_if(.., cancelled) {
             events.push(sequence.finish(FinishReason::Cancelled));
         }

@@ -20,7 +20,7 @@ pub(crate) struct Waiting {
 
 /// A request that has a place in the batch.
 #[derive(Debug)]
-pub(crate) struct Sequence<'m> {
+pub(crate) struct Sequence {
     pub(crate) id: RequestId,
     pub(crate) request: GenerationRequest,
     /// The prompt and what was produced.
@@ -28,7 +28,7 @@ pub(crate) struct Sequence<'m> {
     pub(crate) cache: KvCache,
     sampler: Sampler,
     history: TokenHistory,
-    text: TextStream<'m>,
+    text: TextStream,
     stop: StopMatcher,
     submitted: Instant,
     admitted: Instant,
@@ -46,7 +46,7 @@ impl Waiting {
         Event { request: self.id, kind: EventKind::Finished(finished) }
     }
 
-    pub(crate) fn admit(self, cache: KvCache, tokenizer: &Tokenizer) -> Sequence<'_> {
+    pub(crate) fn admit(self, cache: KvCache, tokenizer: &Tokenizer) -> Sequence {
         let Self { id, request, sampler, submitted } = self;
         Sequence {
             id,
@@ -64,7 +64,7 @@ impl Waiting {
     }
 }
 
-impl Sequence<'_> {
+impl Sequence {
     /// Tokens that are known but not computed.
     pub(crate) fn pending(&self) -> usize {
         self.tokens.len() - self.cache.len()
