@@ -33,7 +33,8 @@ const FUEL: u64 = 10_000_000;
 pub struct Message {
     /// `system`, `user`, `assistant`, `tool`, or what else the template knows.
     pub role: String,
-    /// Usually a string; some templates take a list of parts.
+    /// Usually a string; some templates take a list of parts. Null when a message has none.
+    #[serde(default)]
     pub content: Value,
     /// Everything else.
     #[serde(flatten)]

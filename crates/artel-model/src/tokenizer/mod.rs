@@ -4,8 +4,10 @@ mod stream;
 #[cfg(test)]
 mod tests;
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
+use serde::de::IgnoredAny;
 pub use stream::TextStream;
 
 use crate::{Checkpoint, ModelError, Result};
@@ -33,8 +35,11 @@ impl Tokenizer {
             purpose: "turning text into token ids",
         })?;
         let file = checkpoint.describe(FILE);
-        let mut inner: tokenizers::Tokenizer = text
-            .parse()
+        // The loader takes it for granted that the text is JSON.
+        if let Err(source) = serde_json::from_str::<IgnoredAny>(&text) {
+            return Err(ModelError::Json { file, source });
+        }
+        let mut inner: tokenizers::Tokenizer = guarded(|| text.parse())
             .map_err(|why| ModelError::Tokenizer { why: format!("{file} does not load: {why}") })?;
         // Some files carry the settings of their training run; a prompt is neither cut nor padded.
         inner.with_padding(None);
@@ -48,7 +53,8 @@ impl Tokenizer {
     /// # Errors
     /// [`ModelError::Tokenizer`] when the tokenizer refuses the text.
     pub fn encode(&self, text: &str) -> Result<Vec<u32>> {
-        Ok(self.inner.encode_fast(text, true).map_err(refused)?.get_ids().to_vec())
+        let encoding = guarded(|| self.inner.encode_fast(text, true)).map_err(refused)?;
+        Ok(encoding.get_ids().to_vec())
     }
 
     /// Token ids of exactly this text, such as what a chat template rendered.
@@ -56,7 +62,8 @@ impl Tokenizer {
     /// # Errors
     /// [`ModelError::Tokenizer`] when the tokenizer refuses the text.
     pub fn encode_verbatim(&self, text: &str) -> Result<Vec<u32>> {
-        Ok(self.inner.encode_fast(text, false).map_err(refused)?.get_ids().to_vec())
+        let encoding = guarded(|| self.inner.encode_fast(text, false)).map_err(refused)?;
+        Ok(encoding.get_ids().to_vec())
     }
 
     /// The text of token ids without special tokens; unknown ids are left out and bytes that are
@@ -65,7 +72,7 @@ impl Tokenizer {
     /// # Errors
     /// [`ModelError::Tokenizer`] when the decoder of the tokenizer fails.
     pub fn decode(&self, ids: &[u32]) -> Result<String> {
-        self.inner.decode(ids, true).map_err(refused)
+        guarded(|| self.inner.decode(ids, true)).map_err(refused)
     }
 
     /// A decoder for ids that arrive one by one.
@@ -87,6 +94,13 @@ impl Tokenizer {
     pub fn vocabulary(&self) -> usize {
         self.inner.get_vocab_size(true)
     }
+}
+
+/// Runs the tokenizer library, which panics on some files that are JSON but no sound tokenizer, such
+/// as merges of tokens that its vocabulary lacks. Nothing it was changing is used afterwards.
+fn guarded<T>(run: impl FnOnce() -> tokenizers::Result<T>) -> tokenizers::Result<T> {
+    let result = catch_unwind(AssertUnwindSafe(run));
+    result.unwrap_or_else(|_| Err("tokenizer.json contradicts itself".into()))
 }
 
 fn refused(why: tokenizers::Error) -> ModelError {

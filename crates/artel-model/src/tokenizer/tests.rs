@@ -1,3 +1,4 @@
+use proptest::prelude::*;
 use serde_json::Value;
 
 use super::*;
@@ -121,8 +122,34 @@ fn missing_and_broken_tokenizers_are_errors() {
         error.to_string(),
         "bare has no tokenizer.json, which is needed for turning text into token ids"
     );
-    for broken in [&b"{}"[..], b"", b"[1", b"{\"model\": {\"type\": \"BPE\", \"vocab\": 3}}"] {
+    for broken in [&b"{}"[..], b"[]", b"{\"model\": {\"type\": \"BPE\", \"vocab\": 3}}"] {
         let error = Tokenizer::read(&checkpoint(broken)).unwrap_err();
         assert!(error.to_string().contains("test/tokenizer.json does not load"), "{error}");
+    }
+    for broken in [&b""[..], b"[1", b"{\"decoder\": ,}"] {
+        let error = Tokenizer::read(&checkpoint(broken)).unwrap_err();
+        assert!(error.to_string().contains("test/tokenizer.json is not valid JSON"), "{error}");
+    }
+}
+
+proptest! {
+    /// Whatever happens to the file, loading returns, and a tokenizer that loads encodes.
+    #[test]
+    fn mutated_tokenizers_never_panic(
+        changes in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..6),
+        fallback in any::<bool>(),
+    ) {
+        let mut file = match fallback {
+            true => include_bytes!("../../tests/fixtures/text/byte_fallback/tokenizer.json").to_vec(),
+            false => include_bytes!("../../tests/fixtures/text/byte_level/tokenizer.json").to_vec(),
+        };
+        for (place, byte) in changes {
+            let place = place.index(file.len());
+            file[place] = byte;
+        }
+        if let Ok(tokenizer) = Tokenizer::read(&checkpoint(file.leak())) {
+            let ids = tokenizer.encode("The dog, 🦊.").unwrap_or_default();
+            prop_assert!(tokenizer.decode(&ids).is_ok());
+        }
     }
 }

@@ -15,12 +15,16 @@ use artel_moe::quant::{
 };
 use half::{bf16, f16};
 pub use parameters::{FormatBytes, Group, Parameters};
+use rayon::prelude::*;
 
 use crate::checkpoint::{Dtype, Progress, StoredTensor};
 use crate::config::{ConfigReader, Quantization};
 use crate::{Checkpoint, ModelError, Result};
 
 const FLOATS: &str = "F32, F16 or BF16";
+
+/// Columns that are turned into rows at a time: a cache line of each row of the source.
+const TRANSPOSED_COLUMNS: usize = 32;
 
 /// Names of unused tensors that an error repeats.
 const EXTRA_NAMES_SHOWN: usize = 5;
@@ -275,9 +279,16 @@ fn dense_matrix(name: &str, tensor: &StoredTensor, shape: [usize; 2]) -> Result<
 fn transposed(matrix: &AnyMatrix) -> Result<AnyMatrix> {
     fn turned<T: Element>(matrix: &DenseMatrix<T>) -> Result<DenseMatrix<T>> {
         let (rows, columns) = (matrix.rows(), matrix.columns());
-        let column = |column| matrix.elements().iter().skip(column).step_by(columns).copied();
-        let elements = (0..columns).flat_map(column).collect();
-        Ok(DenseMatrix::new(HostBuffer::from_vec::<T>(elements), columns, rows)?)
+        let mut turned = vec![T::from_f32(0.0); rows * columns];
+        let blocks = turned.par_chunks_mut(TRANSPOSED_COLUMNS * rows).enumerate();
+        blocks.for_each(|(block, turned)| {
+            let first = block * TRANSPOSED_COLUMNS;
+            for (row, elements) in matrix.elements().chunks_exact(columns).enumerate() {
+                let places = turned.iter_mut().skip(row).step_by(rows);
+                places.zip(&elements[first..]).for_each(|(place, element)| *place = *element);
+            }
+        });
+        Ok(DenseMatrix::new(HostBuffer::from_vec(turned), columns, rows)?)
     }
     Ok(match matrix {
         AnyMatrix::F32(matrix) => AnyMatrix::F32(turned(matrix)?),
