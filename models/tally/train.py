@@ -14,7 +14,7 @@ early and the same command goes on from --checkpoint.
 
 import argparse
 import collections
-import concurrent.futures
+import functools
 import glob
 import json
 import math
@@ -174,24 +174,16 @@ def wait_for(path):
     return path
 
 
-def packed_shards(arguments, number):
-    """Packs file after file in other processes, a few ahead, from `number` on and round again."""
+def packed_files(arguments, number):
+    """The packed files from `number` on and round again, made ahead by other processes."""
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
-    context = multiprocessing.get_context("spawn")
-    pool = concurrent.futures.ProcessPoolExecutor(arguments.workers, mp_context=context)
-
-    def submit(at):
-        path = f"{arguments.data}/{at % arguments.files:05}.jsonl"
-        return pool.submit(pack_file, path, arguments.out)
-
-    ahead = collections.deque(submit(number + i) for i in range(arguments.workers + 2))
-    try:
+    paths = [f"{arguments.data}/{i:05}.jsonl" for i in range(arguments.files)]
+    pack = functools.partial(pack_file, out=arguments.out)
+    with multiprocessing.get_context("spawn").Pool(arguments.workers) as pool:
         while True:
-            yield ahead.popleft().result()
-            number += 1
-            ahead.append(submit(number + arguments.workers + 1))
-    finally:
-        pool.shutdown(wait=False, cancel_futures=True)
+            start = number % arguments.files
+            yield from pool.imap(pack, paths[start:])
+            number += arguments.files - start
 
 
 # ---- Model ---------------------------------------------------------------------------------------
@@ -437,22 +429,22 @@ def train(arguments):
     torch.set_float32_matmul_precision("high")
     model = Model().cuda()
     optimizers = make_optimizers(model, arguments)
-    state = {"step": 0, "shard": 0, "seconds": 0.0}
+    state = {"step": 0, "files": 0, "seconds": 0.0}
     if arguments.checkpoint and os.path.exists(arguments.checkpoint):
         state = restore(arguments.checkpoint, model, optimizers)
     loss_of = torch.compile(solution_loss)
-    shards = packed_shards(arguments, state["shard"])
+    files = packed_files(arguments, state["files"])
     start, total_load = time.time(), 0
     while state["step"] < arguments.steps and time.time() - start < arguments.stop_after:
-        rows = torch.from_numpy(next(shards).astype(np.int32)).cuda()
-        state["shard"] += 1
+        rows = torch.from_numpy(next(files).astype(np.int32)).cuda()
+        state["files"] += 1
         rows = rows[torch.randperm(len(rows), device="cuda")].long()
         for batch in rows.split(arguments.batch)[:-1]:
             share = rate_at(state["step"], arguments.steps)
             loss, load = loss_of(model, batch)
             loss.backward()
             apply(optimizers, share)
-            balance(model, load, 1e-3 * share)
+            balance(model, load, 2e-3 * share)
             total_load = 0.99 * total_load + load
             state["step"] += 1
             if state["step"] % 250 == 0:
@@ -464,6 +456,7 @@ def train(arguments):
     if arguments.checkpoint:
         save(arguments.checkpoint, model, optimizers, state)
     export(model, arguments.out)
+    files.close()
 
 
 def apply(optimizers, share):
@@ -493,7 +486,7 @@ def report(state, loss, load, start):
     torch.cuda.synchronize()
     print(
         f"step {state['step']} loss {loss.item():.4f} seconds {time.time() - start:.1f}"
-        f" shard {state['shard']} balance {min(entropy(load))}",
+        f" files {state['files']} balance {min(entropy(load))}",
         flush=True,
     )
 

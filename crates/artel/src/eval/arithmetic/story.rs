@@ -4,7 +4,7 @@ use super::Problem;
 use super::dice::Dice;
 use super::stable_hash;
 use super::template::{Filling, NumberStyle, Slot, choose, fill, sentence};
-use super::words::{self, Noun};
+use super::words::{Noun, Person};
 
 /// One calculation of a chain.
 ///
@@ -138,10 +138,23 @@ impl<'d> Story<'d> {
 
     /// Sets a slot to a person that the story does not know yet.
     pub(super) fn person(&mut self, key: &'static str) {
+        self.introduce(key, Person::named);
+    }
+
+    /// Sets a slot to a person who may be known by name or by role.
+    pub(super) fn person_or_role(&mut self, key: &'static str) {
+        let by_role = self.dice.chance(20);
+        self.introduce(key, if by_role { Person::role } else { Person::named });
+    }
+
+    fn introduce(&mut self, key: &'static str, draw: fn(&mut Dice) -> Person) {
         let person = loop {
-            let person = &words::PEOPLE[self.dice.below(words::PEOPLE.len())];
-            let used = |slot: &Slot| matches!(slot, Slot::Person(p) if p.name == person.name);
-            if !self.slots.iter().any(|(_, slot)| used(slot)) {
+            let person = draw(self.dice);
+            let alike = |other: &Person| {
+                other.name.contains(&person.name) || person.name.contains(&other.name)
+            };
+            let known = |slot: &Slot| matches!(slot, Slot::Person(other) if alike(other));
+            if !self.slots.iter().any(|(_, slot)| known(slot)) {
                 break person;
             }
         };
@@ -173,6 +186,30 @@ impl<'d> Story<'d> {
     /// Puts the sentences told since the first `kept` in any order.
     pub(super) fn shuffle_sentences(&mut self, kept: usize) {
         self.dice.shuffle(&mut self.sentences[kept..]);
+    }
+
+    /// Now and then joins two sentences about the first person: "She buys 5 more. She sells 2."
+    /// becomes "She buys 5 more and then sells 2."
+    pub(super) fn join_sentences(&mut self) {
+        let Some((_, Slot::Person(person))) = self.slots.iter().find(|(key, _)| *key == "A") else {
+            return;
+        };
+        let pronoun = if person.gender.he() == "he" { "He " } else { "She " };
+        let names = [format!("{} ", person.name), format!("A {} ", person.name)];
+        for at in (1..self.sentences.len()).rev() {
+            let (first, second) = (&self.sentences[at - 1], &self.sentences[at]);
+            let subject_is_same = second.starts_with(pronoun)
+                && (first.starts_with(pronoun) || names.iter().any(|n| first.starts_with(n)));
+            let simple = !first.contains(" and ") && !second.contains(" and then ");
+            if subject_is_same && simple && self.dice.chance(30) {
+                let link = self.dice.pick(&[" and then ", " and ", " and "]);
+                let rest = self.sentences.remove(at);
+                let joined = &mut self.sentences[at - 1];
+                joined.truncate(joined.len() - 1);
+                joined.push_str(link);
+                joined.push_str(&rest[pronoun.len()..]);
+            }
+        }
     }
 
     /// Works out one calculation; the form's `{=}` becomes `a+b = <<a+b=c>>c`, and `{=$}` the same
@@ -208,7 +245,7 @@ impl<'d> Story<'d> {
         let answer = self.result;
         let (question, lines) = (self.sentences.join(" "), self.lines.join("\n"));
         let stranger = |slot: &Slot| match slot {
-            Slot::Person(p) => lines.contains(p.name) && !question.contains(p.name),
+            Slot::Person(p) => lines.contains(&p.name) && !question.contains(&p.name),
             _ => false,
         };
         let complete = (2..=4).contains(&steps) && !self.slots.iter().any(|(_, s)| stranger(s));

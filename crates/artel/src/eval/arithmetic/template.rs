@@ -17,7 +17,7 @@ pub(super) enum Slot {
     /// `{key}` is the plural, `{key.1}` the singular.
     Noun(&'static Noun),
     /// `{key}` is the name, `{key.he}`, `{key.him}` and `{key.his}` the pronouns.
-    Person(&'static Person),
+    Person(Person),
     /// Any other text.
     Text(String),
 }
@@ -130,12 +130,13 @@ fn push_slot(out: &mut String, key: &str, after: &str, filling: Filling) {
         }
         Slot::Noun(noun) => out.push_str(if part == "1" { noun.one } else { noun.many }),
         Slot::Person(person) => {
-            let named = |text: &String| text.contains(person.name);
+            let named = |text: &String| text.contains(&person.name);
             let gender = person.gender;
             let known = named(out) || told.iter().any(named);
+            let mention = person.mention(known);
             out.push_str(match part {
-                _ if !known => person.name,
-                "" => person.name,
+                _ if !known => &mention,
+                "" => &mention,
                 "he" => gender.he(),
                 "him" => gender.him(),
                 "his" => gender.his(),

@@ -116,7 +116,7 @@ fn a_seed_names_the_same_problems_for_ever() {
         .collect();
     assert_eq!(
         stable_hash(&texts),
-        0xc855_a6d2_57c5_5fa5,
+        0x8d9e_9c3f_532b_66be,
         "the generator changed: published numbers need a new run"
     );
 }

@@ -128,7 +128,7 @@ fn relate(s: &mut Story, value: i64, line: &str) -> Option<i64> {
             s.text("times", times);
             let (word, operation) = s.dice().pick(&[("more", Add), ("fewer", Subtract)]);
             set_relation(s, &format!("{{n}} {word} than {{times}} as many {{item}}"), "as");
-            let many = s.step(value, Multiply, k, "[First, |]{times} as many is {=}.")?;
+            let many = s.step(value, Multiply, k, "[First, |]{times} as many as {ref} is {=}.")?;
             s.step(many, operation, n, line)
         }
     }
@@ -149,9 +149,11 @@ pub(super) fn people(s: &mut Story) -> Option<()> {
     s.text("did", deed.past);
     s.text("do", deed.base);
     s.text("where", deed.places);
-    let a = s.draw("a", 4, 60);
+    let high = s.dice().pick(&[15, 60, 60]);
+    let a = s.draw("a", 3, high);
     s.say(&["{A} {did} {a} {item}{where}.", "{A} {did} {a} {item}{where}."]);
-    let b = relate(s, a, "{B} {did} {=} {item}.")?;
+    s.text("ref", "{A}");
+    let b = relate(s, a, "{B} {did} {rel} {ref}, so {=} {item}.")?;
     s.say(&["{B} {did} {rel} {A}[| did].", "{B} {did} {rel} {A}."]);
     s.noise(&[
         "{A} is {d} years old.",
@@ -169,6 +171,8 @@ pub(super) fn people(s: &mut Story) -> Option<()> {
     ask_people(s, &values)
 }
 
+const THIRD_LINE: &str = "{C} {did} {rel} {ref}, so {=} {item}.";
+
 /// The third of the people, compared to the first, to the second or to both.
 fn third_person(s: &mut Story, a: i64, b: i64) -> Option<i64> {
     if s.dice().chance(20) {
@@ -182,11 +186,12 @@ fn third_person(s: &mut Story, a: i64, b: i64) -> Option<i64> {
         return s.step(both, Add, n, "{C} {did} {=} {item}.");
     }
     if s.dice().chance(30) {
-        let c = relate(s, a, "{C} {did} {=} {item}.")?;
+        let c = relate(s, a, THIRD_LINE)?;
         s.say(&["{C} {did} {rel} {A}.", "{C} {did} {rel} {A}[| did]."]);
         return Some(c);
     }
-    let c = relate(s, b, "{C} {did} {=} {item}.")?;
+    s.text("ref", "{B}");
+    let c = relate(s, b, THIRD_LINE)?;
     s.say(&["{C} {did} {rel} {B}.", "{C} {did} {rel} {B}[| did]."]);
     Some(c)
 }
@@ -262,7 +267,8 @@ pub(super) fn days(s: &mut Story) -> Option<()> {
         s.text(key, day);
     }
     let a = s.draw("a", 4, 80);
-    let b = relate(s, a, "{y}, {A} {did} {=} {item}.")?;
+    s.text("ref", "{x}");
+    let b = relate(s, a, "{y}, {A} {did} {rel} {ref}, so {=} {item}.")?;
     if s.dice().chance(30) {
         s.say(&[
             "{A} {did} {a} {item} {x}, and then {A.he} {did} {rel_short} {y}.",
@@ -279,7 +285,8 @@ pub(super) fn days(s: &mut Story) -> Option<()> {
     ]);
     let mut values = vec![a, b];
     if s.dice().chance(50) {
-        values.push(relate(s, b, "{z}, {A} {did} {=} {item}.")?);
+        s.text("ref", "{y}");
+        values.push(relate(s, b, "{z}, {A} {did} {rel} {ref}, so {=} {item}.")?);
         s.say(&["{z}, {A.he} {did} {rel} {y}.", "Then, {z}, {A.he} {did} {rel} {y}."]);
     }
     let mut sum = values[0];
@@ -324,10 +331,12 @@ pub(super) fn places(s: &mut Story) -> Option<()> {
     }
     let a = s.draw("a", 6, 90);
     s.say(&["{x} has {a} {item}.", "[We know that|Suppose] {x} has {a} {item}."]);
-    let b = relate(s, a, "{y} has {=} {item}.")?;
+    s.text("ref", "{x}");
+    let b = relate(s, a, "{y} has {rel} {ref}, so {=} {item}.")?;
     s.say(&["{y} has {rel} {x}.", "{y}[, by contrast,|] has {rel} {x}."]);
     s.noise(&["{x} was painted {d} days ago.", "It takes {d} minutes to count them."]);
-    let c = relate(s, b, "{z} has {=} {item}.")?;
+    s.text("ref", "{y}");
+    let c = relate(s, b, "{z} has {rel} {ref}, so {=} {item}.")?;
     s.say(&["{z} has {rel} {y}.", "{z}[, in turn,|] has {rel} {y}."]);
     if s.steps() < 3 && s.dice().chance(70) {
         let both = s.step(a, Add, b, "{x} and {y} have {=} {item}.")?;

@@ -64,7 +64,7 @@ pub(super) fn feed(s: &mut Story) -> Option<()> {
 
 /// A yield per animal, tree or row; kept, packed, sold.
 pub(super) fn harvest(s: &mut Story) -> Option<()> {
-    s.person("A");
+    s.person_or_role("A");
     let eggs = s.dice().chance(35);
     if eggs {
         s.noun("item", nouns!["egg"]);

@@ -29,7 +29,7 @@ const EVENTS: [Event; 8] = [
 /// A start, one to three events, and what is left, or how it is packed or sold.
 pub(super) fn tell(s: &mut Story) -> Option<()> {
     let setting = s.dice().pick(SETTINGS);
-    s.person("A");
+    s.person_or_role("A");
     s.noun("item", setting.items);
     let steps_wanted = s.dice().between(2, 4) as usize;
     let mut held = start(s, setting)?;
@@ -50,7 +50,7 @@ pub(super) fn tell(s: &mut Story) -> Option<()> {
 
 fn start(s: &mut Story, setting: &Setting) -> Option<i64> {
     if s.dice().chance(60) || setting.start_in_groups.is_empty() {
-        let (low, high) = s.dice().pick(&[(8, 40), (20, 99), (20, 99), (100, 480)]);
+        let (low, high) = s.dice().pick(&[(3, 15), (8, 40), (20, 99), (20, 99), (100, 480)]);
         let n = s.draw("n", low, high);
         s.say(setting.start);
         return Some(n);
@@ -64,7 +64,8 @@ fn start(s: &mut Story, setting: &Setting) -> Option<i64> {
 fn happen(s: &mut Story, setting: &Setting, event: Event, held: i64) -> Option<i64> {
     match event {
         Event::Gain => {
-            let n = s.draw("n", 3, 90);
+            let high = s.dice().pick(&[9, 30, 90]);
+            let n = s.draw("n", 2, high);
             s.say(setting.gain);
             s.step(held, Add, n, setting.now)
         }
@@ -75,7 +76,8 @@ fn happen(s: &mut Story, setting: &Setting, event: Event, held: i64) -> Option<i
             s.step(held, Add, gained, setting.now)
         }
         Event::Lose => {
-            let n = s.draw("n", 3, held.min(95));
+            let high = s.dice().pick(&[9, 30, 95]);
+            let n = s.draw("n", 2, held.min(high));
             s.say(setting.lose);
             s.step(held, Subtract, n, setting.left)
         }

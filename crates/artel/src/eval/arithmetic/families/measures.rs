@@ -6,7 +6,7 @@ use super::super::words::{BAKES, PRODUCE, SNACKS, nouns};
 
 /// Things by the dozen.
 pub(super) fn dozens(s: &mut Story) -> Option<()> {
-    s.person("A");
+    s.person_or_role("A");
     let items = s.dice().pick(&[PRODUCE, BAKES, nouns!["egg", "rose", "pencil", "golf ball"]]);
     s.noun("item", items);
     let (dozens, used) = (s.draw("q", 2, 12), s.draw("n", 2, 60));

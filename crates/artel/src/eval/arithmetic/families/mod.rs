@@ -28,7 +28,7 @@ type Family = fn(&mut Story) -> Option<()>;
 /// Each family with its weight: the ones with more shapes come up more.
 const FAMILIES: &[(Family, usize)] = &[
     (holdings::tell, 10),
-    (comparison::people, 5),
+    (comparison::people, 8),
     (comparison::days, 2),
     (comparison::places, 2),
     (shopping::basket, 4),
@@ -84,9 +84,11 @@ pub(super) fn draft(dice: &mut Dice) -> Draft {
     let family = pick_family(dice);
     loop {
         let mut story = Story::new(dice);
-        if family(&mut story).is_some()
-            && let Some(draft) = story.finish()
-        {
+        if family(&mut story).is_none() {
+            continue;
+        }
+        story.join_sentences();
+        if let Some(draft) = story.finish() {
             return draft;
         }
     }

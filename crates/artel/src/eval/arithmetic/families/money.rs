@@ -6,7 +6,7 @@ use super::super::words::{GOODS, nouns};
 
 /// Money that is left after one thing buys others.
 pub(super) fn budget(s: &mut Story) -> Option<()> {
-    s.person("A");
+    s.person_or_role("A");
     s.noun("first", GOODS);
     s.noun("item", GOODS);
     let price = s.draw("p", 2, 12);

@@ -25,14 +25,21 @@ pub(super) fn book(s: &mut Story) -> Option<()> {
     let done = Multiply.apply(pace, days)?;
     let total = done + s.dice().between(10, 200);
     s.set("g", total);
-    s.say(&[
-        "{A} [is working on|has|starts] {whole} [with|of] {g} {unit}s.",
-        "There are {g} {unit}s in {whole} that {A} wants to finish.",
-    ]);
-    s.say(&[
+    let does = [
         "{A.he} {does} {m} {unit}s [a day|each day|every day] for {q} days.",
         "For {q} days, {A.he} {does} {m} {unit}s [a|per] day.",
-    ]);
+    ];
+    if s.dice().chance(70) {
+        s.say(&[
+            "{A} [is working on|has|starts] {whole} [with|of] {g} {unit}s.",
+            "There are {g} {unit}s in {whole} that {A} wants to finish.",
+        ]);
+        s.say(&does);
+    } else {
+        s.text("whole", whole.trim_start_matches("a "));
+        s.say(&does);
+        s.say(&["The {whole} has {g} {unit}s.", "There are {g} {unit}s in the {whole}."]);
+    }
     s.noise(&[
         "{A} is {d} years old.",
         "{A} drinks {d} cups of tea in that time.",

@@ -23,9 +23,9 @@ pub(super) fn basket(s: &mut Story) -> Option<()> {
     s.noun("item", nouns);
     s.noun("other", nouns);
     let price_max = if std::ptr::eq(nouns, GOODS) { 40 } else { 9 };
-    let (q, p) = (s.draw("q", 2, 12), s.draw("p", 2, price_max));
+    let (q, p) = (s.draw("q", 2, 12), s.draw("p", 1, price_max));
     let single = s.dice().chance(35);
-    let (r, u) = (if single { 1 } else { s.draw("r", 2, 9) }, s.draw("u", 2, price_max));
+    let (r, u) = (if single { 1 } else { s.draw("r", 2, 9) }, s.draw("u", 1, price_max));
     if single {
         s.say(&[
             "{A} [buys|bought] {q} {item} for ${p} each and a {other.1} for ${u}.",
@@ -95,7 +95,7 @@ fn pay(s: &mut Story, total: i64) -> Option<()> {
 
 /// One kind of thing in packs, or with a fee, over several visits.
 pub(super) fn bulk(s: &mut Story) -> Option<()> {
-    s.person("A");
+    s.person_or_role("A");
     let nouns = goods(s);
     s.noun("item", nouns);
     let (packs, each, price) = (s.draw("q", 2, 9), s.draw("m", 2, 12), s.draw("p", 2, 9));

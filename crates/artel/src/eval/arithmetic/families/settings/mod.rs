@@ -4,7 +4,7 @@ mod people;
 mod places;
 
 use super::super::words::Noun;
-use people::{BAKERY, COLLECTION, PANTRY, STALL};
+use people::{BAKERY, COLLECTION, FARM, MONEY, PANTRY, STALL};
 use places::{LIBRARY, NURSERY, POND, SCHOOL, STORE, TRAIN, WAREHOUSE};
 
 /// The sentence forms of one setting. `{n}` is a quantity, `{g}` groups of `{m}`, `{part}` a
@@ -44,4 +44,7 @@ pub(super) const SETTINGS: &[&Setting] = &[
     &SCHOOL,
     &TRAIN,
     &WAREHOUSE,
+    &FARM,
+    &MONEY,
+    &MONEY,
 ];

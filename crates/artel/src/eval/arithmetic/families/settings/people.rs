@@ -1,6 +1,6 @@
 //! Settings in which a person holds things.
 
-use super::super::super::words::{BAKES, KEEPSAKES, PRODUCE, nouns};
+use super::super::super::words::{ANIMALS, BAKES, KEEPSAKES, PRODUCE, nouns};
 use super::Setting;
 
 pub(super) const COLLECTION: Setting = Setting {
@@ -251,5 +251,109 @@ pub(super) const STALL: Setting = Setting {
         "Renting the stall takes {d} minutes of paperwork.",
         "There are {d} other stalls at the market.",
         "{A} [drove|walked] {d} [miles|minutes] to get there.",
+    ],
+};
+
+pub(super) const FARM: Setting = Setting {
+    items: ANIMALS,
+    start: &[
+        "{A} [has|keeps|owns] {n} {item}[| on a farm].",
+        "There are {n} {item} on {A}'s [farm|land].",
+    ],
+    start_in_groups: &[
+        "{A} has {g} [barns|fields] with {m} {item} in each.",
+        "{A} keeps {A.his} {item} in {g} [pens|barns] of {m} [{item}|] each.",
+    ],
+    started: "{A} [has|starts with] {=} {item}.",
+    gain: &[
+        "{A.he} buys {n} [more|] {item}[| at the market].",
+        "{n} [baby|young] {item} are born[| in spring].",
+        "A neighbor gives {A.him} {n} {item}.",
+    ],
+    gain_in_groups: &[
+        "{A.he} buys {g} [pens|groups] of {m} {item} each.",
+        "{g} [other farmers|neighbors] sell {A.him} {m} {item} each.",
+    ],
+    gained: "{A} gets {=} more {item}.",
+    lose: &[
+        "{A.he} sells {n} [of them|{item}][| at the market].",
+        "{n} {item} run away.",
+        "{A.he} gives {n} {item} to {A.his} [brother|sister|neighbor|son|daughter].",
+    ],
+    lose_part: &[
+        "{A.he} sells {part} of [them|the {item}].",
+        "{A.he} [gives|leaves] {part} of the {item} to a [friend|neighbor].",
+    ],
+    lost: "That takes away {=} {item}.",
+    double: &["[Within a year|After two years], the number of {item} {doubles}."],
+    now: "{A} [now has|then has] {=} {item}.",
+    left: "{A} has {=} {item} left.",
+    ask: &[
+        "How many {item} does {A} have [now|left|in the end]?",
+        "How many {item} are there [now|in the end]?",
+    ],
+    split: &["The {item} are put into {k} equal groups. How many {item} are in each group?"],
+    split_line: "Each group has {=} {item}.",
+    price: &[
+        "Feeding one of the {item} costs ${k} a week. How much does it cost to feed all {A} has \
+         now?",
+        "If each of the {item} left is worth ${k}, how much are they worth together?",
+    ],
+    price_line: "That is {=$}.",
+    noise: &[
+        "The farm is {d} [acres large|miles from the city].",
+        "{A} has a tractor that is {d} years old.",
+        "{A.he} also grows {d} rows of corn.",
+    ],
+};
+
+pub(super) const MONEY: Setting = Setting {
+    items: nouns!["dollar"],
+    start: &[
+        "{A} has ${n}[| in {A.his} wallet| in the bank| in a piggy bank].",
+        "{A} [starts|begins] the week with ${n}.",
+        "{A} got ${n} for {A.his} birthday.",
+    ],
+    start_in_groups: &[
+        "{A} [works|helps out] for {g} [hours|days] and gets ${m} for each.",
+        "{A} has {g} envelopes with ${m} in each.",
+    ],
+    started: "{A} has {=$}.",
+    gain: &[
+        "{A.he} [earns|gets] ${n} [more|] [for washing cars|for babysitting|from {A.his} aunt].",
+        "{A.he} [finds|receives|wins] ${n}.",
+    ],
+    gain_in_groups: &[
+        "{A.he} [mows|cleans] {g} [yards|cars] for ${m} each.",
+        "{g} [neighbors|relatives] give {A.him} ${m} each.",
+    ],
+    gained: "{A} gets {=$}.",
+    lose: &[
+        "{A.he} [spends|pays] ${n} [on|for] [lunch|a book|a movie ticket|shoes|a toy|groceries].",
+        "{A.he} gives ${n} to {A.his} [brother|sister|mother|friend].",
+        "{A.he} buys a [game|shirt|bag|cake|ball] for ${n}.",
+    ],
+    lose_part: &[
+        "{A.he} spends {part} of [it|the money|{A.his} money][| on clothes| on a gift].",
+        "{A.he} [donates|saves|lends a friend] {part} of {A.his} money.",
+    ],
+    lost: "That is {=$}.",
+    double: &["{A.his} [grandfather|father|boss] then {doubles} the money {A.he} has."],
+    now: "{A} [now has|then has] {=$}.",
+    left: "{A} has {=$} left.",
+    ask: &[
+        "How much [money|] does {A} have [left|now|in the end]?",
+        "How many dollars does {A} have [now|in the end]?",
+    ],
+    split: &["{A.he} puts equal amounts into {k} [jars|envelopes]. How much goes into each?"],
+    split_line: "Each gets {=$}.",
+    price: &[
+        "{A.his} [brother|friend] has {k} times as much money. How much does that person have?",
+    ],
+    price_line: "That is {=$}.",
+    noise: &[
+        "{A} is {d} years old.",
+        "{A.his} [wallet|bag] is {d} months old.",
+        "{A} walks {d} minutes to the bank.",
     ],
 };
