@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::Context;
+use artel_engine::Cancellation;
 
 /// Exit status of a program that was interrupted, as shells count it (128 + SIGINT).
 pub const EXIT_INTERRUPTED: i32 = 130;
@@ -39,8 +40,8 @@ impl Interrupt {
         self.0.swap(false, Ordering::SeqCst)
     }
 
-    /// The flag itself, for loops that only know an atomic.
-    pub fn flag(&self) -> &AtomicBool {
-        &self.0
+    /// The same flag as the engine knows it: the request ends before its next step.
+    pub fn cancellation(&self) -> Cancellation {
+        Cancellation::over(Arc::clone(&self.0))
     }
 }

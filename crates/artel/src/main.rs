@@ -1,2 +1,65 @@
-//! The `artel` program.
-fn main() {}
+//! Mixture-of-experts inference from one binary. Flags and environment are read here and nowhere
+//! below.
+
+mod cli;
+mod commands;
+mod eval;
+mod interrupt;
+mod npy;
+mod record;
+mod sampling;
+mod source;
+
+use std::io;
+use std::process::ExitCode;
+
+use anyhow::Context;
+use clap::Parser;
+
+use crate::cli::{Cli, Command, LogLevel};
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    match start(&cli).and_then(|()| dispatch(&cli.command)) {
+        Ok(code) => code,
+        Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("artel: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Settings of the process: log and threads.
+fn start(cli: &Cli) -> anyhow::Result<()> {
+    let level = match cli.log {
+        LogLevel::Error => tracing::Level::ERROR,
+        LogLevel::Warn => tracing::Level::WARN,
+        LogLevel::Info => tracing::Level::INFO,
+        LogLevel::Debug => tracing::Level::DEBUG,
+    };
+    tracing_subscriber::fmt().with_max_level(level).with_writer(io::stderr).init();
+    let threads = cli.threads.map_or(0, std::num::NonZeroUsize::get);
+    rayon::ThreadPoolBuilder::new()
+        .num_threads(threads)
+        .build_global()
+        .context("cannot start the compute threads")
+}
+
+fn dispatch(command: &Command) -> anyhow::Result<ExitCode> {
+    let done = |()| ExitCode::SUCCESS;
+    match command {
+        Command::Run(args) => commands::run::run(args),
+        Command::Inspect(args) => commands::inspect::inspect(args).map(done),
+        Command::Logits(args) => commands::logits::logits(args).map(done),
+        Command::Eval(command) => commands::eval::eval(command),
+    }
+}
+
+/// The reader of our output went away, as `| head` does; nobody is left to tell.
+fn is_broken_pipe(error: &anyhow::Error) -> bool {
+    error
+        .chain()
+        .filter_map(|cause| cause.downcast_ref::<io::Error>())
+        .any(|cause| cause.kind() == io::ErrorKind::BrokenPipe)
+}

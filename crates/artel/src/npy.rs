@@ -23,7 +23,7 @@ fn header(rows: usize, columns: usize) -> Vec<u8> {
     let mut literal =
         format!("{{'descr': '<f4', 'fortran_order': False, 'shape': ({rows}, {columns}), }}");
     let fixed = b"\x93NUMPY\x01\x00".len() + size_of::<u16>();
-    while (fixed + literal.len() + 1) % ALIGNMENT != 0 {
+    while !(fixed + literal.len() + 1).is_multiple_of(ALIGNMENT) {
         literal.push(' ');
     }
     literal.push('\n');

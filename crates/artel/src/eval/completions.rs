@@ -3,7 +3,23 @@
 use std::collections::HashMap;
 
 use anyhow::{Context, Result};
-use artel_engine::{Engine, EventKind, FinishReason, GenerationRequest, RequestId, Usage};
+use artel_engine::{
+    Cancellation, Engine, EventKind, FinishReason, GenerationRequest, RequestId, Usage,
+};
+use artel_model::Tokenizer;
+
+/// The model side of an evaluation.
+#[derive(Debug)]
+pub struct Candidate<'a, 'm> {
+    /// Runs the prompts.
+    pub engine: &'a mut Engine<'m>,
+    /// Turns them into tokens, with a beginning-of-text token where the tokenizer has one.
+    pub tokenizer: &'a Tokenizer,
+    /// Tokens with which the model ends a text.
+    pub end_tokens: &'a [u32],
+    /// Ends the evaluation early.
+    pub cancellation: &'a Cancellation,
+}
 
 /// The reply to one request.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -24,6 +24,7 @@
 mod answer;
 mod dice;
 mod families;
+mod run;
 mod story;
 mod template;
 #[cfg(test)]
@@ -31,6 +32,7 @@ mod tests;
 mod words;
 
 pub use answer::extract_answer;
+pub use run::{Exam, Report, Score, evaluate};
 
 use dice::Dice;
 use rayon::prelude::*;

@@ -22,7 +22,7 @@ mod tests;
 use answer::{flexible_extract, normalize, strict_match};
 pub use data::{Dataset, Problem};
 pub use prompt::{Shots, prompts};
-pub use run::{Candidate, evaluate};
+pub use run::evaluate;
 
 /// Where a completion ends; the text from here on is not part of it.
 pub const STOP_STRINGS: [&str; 3] = ["Question:", "</s>", "<|im_end|>"];

@@ -1,36 +1,41 @@
 //! The evaluation itself.
 
 use anyhow::Result;
-use artel_engine::{Cancellation, Engine, FinishReason, GenerationRequest};
-use artel_model::Tokenizer;
+use artel_engine::{FinishReason, GenerationRequest};
+use serde::Serialize;
 
 use super::{Dataset, Outcome, Report, SHOTS, STOP_STRINGS, Shots, TOKENS_MAX, prompts};
-use crate::eval::completions::complete_all;
+use crate::eval::completions::{Candidate, complete_all};
 
-/// The model side of an evaluation.
-#[derive(Debug)]
-pub struct Candidate<'a, 'm> {
-    /// Runs the prompts.
-    pub engine: &'a mut Engine<'m>,
-    /// Turns them into tokens, with a beginning-of-text token where the tokenizer has one.
-    pub tokenizer: &'a Tokenizer,
-    /// Tokens with which the model ends a text.
-    pub end_tokens: &'a [u32],
-    /// Ends the evaluation early.
-    pub cancellation: &'a Cancellation,
+/// One problem and what the model made of it.
+#[derive(Debug, Serialize)]
+pub struct Sample<'a> {
+    /// Number of the problem in the test set.
+    pub index: usize,
+    /// The problem.
+    pub question: &'a str,
+    /// Its worked solution.
+    pub answer: &'a str,
+    /// What the model wrote.
+    pub reply: &'a str,
+    /// Whether the number behind `#### ` is right.
+    pub strict: bool,
+    /// Whether the last number is right.
+    pub flexible: bool,
 }
 
 /// Puts the first `problems` problems of the test set to the model, five examples before each, and
 /// reports after every one. A cancelled problem is not counted.
 ///
 /// # Errors
-/// When the training set is too small, a prompt does not fit the context, or the model fails.
+/// When the training set is too small, a prompt does not fit the context, the model fails, or
+/// `done` does.
 pub fn evaluate(
     candidate: Candidate<'_, '_>,
     dataset: &Dataset,
     shots: Shots,
     problems: usize,
-    mut progress: impl FnMut(&Report),
+    mut done: impl FnMut(&Report, &Sample<'_>) -> Result<()>,
 ) -> Result<Report> {
     let Candidate { engine, tokenizer, end_tokens, cancellation } = candidate;
     let prompts = prompts(dataset, shots, SHOTS, problems)?;
@@ -44,11 +49,16 @@ pub fn evaluate(
     });
     let mut report = Report::default();
     complete_all(engine, requests, |reply| {
-        if reply.reason != FinishReason::Cancelled {
-            report.add(Outcome::of(&dataset.test[reply.index], &reply.text));
-            progress(&report);
+        if reply.reason == FinishReason::Cancelled {
+            return Ok(());
         }
-        Ok(())
+        let problem = &dataset.test[reply.index];
+        let outcome = Outcome::of(problem, &reply.text);
+        report.add(outcome);
+        let Outcome { strict, flexible } = outcome;
+        let (question, answer) = (&problem.question, &problem.answer);
+        let (index, reply) = (reply.index, &reply.text);
+        done(&report, &Sample { index, question, answer, reply, strict, flexible })
     })?;
     Ok(report)
 }

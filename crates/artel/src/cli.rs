@@ -1,0 +1,242 @@
+//! What the user types. Exactly that: nothing here opens a file or decides anything.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+/// Mixture-of-experts inference from one binary.
+#[derive(Debug, Parser)]
+#[command(name = "artel", version, about, propagate_version = true)]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+    /// Threads to compute with [default: all cores]
+    #[arg(long, global = true, value_name = "N")]
+    pub threads: Option<std::num::NonZeroUsize>,
+    /// What to report on standard error
+    #[arg(long, global = true, value_enum, default_value_t = LogLevel::Warn, value_name = "LEVEL")]
+    pub log: LogLevel,
+}
+
+/// How much the program tells about what it does.
+#[derive(Debug, Clone, Copy, ValueEnum)]
+pub enum LogLevel {
+    /// Failures only.
+    Error,
+    /// What may surprise.
+    Warn,
+    /// One line a decision.
+    Info,
+    /// Everything.
+    Debug,
+}
+
+/// The commands.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Answer a prompt, or chat
+    Run(RunArgs),
+    /// Show what a checkpoint is, what it needs and how it would be computed
+    Inspect(InspectArgs),
+    /// Write the logits of a sequence of token ids
+    Logits(LogitsArgs),
+    /// Measure how well a model solves problems
+    #[command(subcommand)]
+    Eval(EvalCommand),
+}
+
+/// Which model, and in which number format.
+#[derive(Debug, Args)]
+pub struct ModelArgs {
+    /// Folder with config.json, safetensors and tokenizer.json [default: the bundled model, tally]
+    #[arg(value_name = "MODEL")]
+    pub model: Option<PathBuf>,
+    /// Convert the weights of experts and linear layers while loading [default: as stored]
+    #[arg(long, value_enum, value_name = "FORMAT")]
+    pub format: Option<WeightFormat>,
+}
+
+/// Number formats that weights can be converted to while loading.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum WeightFormat {
+    /// float32.
+    F32,
+    /// IEEE half precision.
+    F16,
+    /// bfloat16.
+    Bf16,
+    /// FP8 e4m3, one scale for 128x128 weights; activations in groups of 128.
+    #[value(name = "fp8-block128", alias = "fp8")]
+    Fp8Block128,
+}
+
+/// How tokens are chosen. Defaults come from the model's generation_config.json.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Sampling")]
+pub struct SamplingArgs {
+    /// Randomness; 0 always takes the most likely token [default: the model's, else 0]
+    #[arg(long, value_name = "X")]
+    pub temperature: Option<f32>,
+    /// Keep the N most likely tokens (0: all) [default: the model's, else 0]
+    #[arg(long, value_name = "N")]
+    pub top_k: Option<usize>,
+    /// Keep the most likely tokens that together reach this probability
+    #[arg(long, value_name = "P")]
+    pub top_p: Option<f32>,
+    /// Drop tokens less likely than this share of the most likely one
+    #[arg(long, value_name = "P")]
+    pub min_p: Option<f32>,
+    /// Divide the logits of tokens already seen (1: off)
+    #[arg(long, value_name = "X")]
+    pub repetition_penalty: Option<f32>,
+    /// Subtract from the logits of tokens already generated (0: off)
+    #[arg(long, value_name = "X")]
+    pub presence_penalty: Option<f32>,
+    /// Subtract for each time a token was generated (0: off)
+    #[arg(long, value_name = "X")]
+    pub frequency_penalty: Option<f32>,
+    /// Seed of the random choice; the same seed gives the same text [default: 0]
+    #[arg(long, value_name = "N")]
+    pub seed: Option<u64>,
+    /// Stop before this text; may be given several times
+    #[arg(long, value_name = "TEXT")]
+    pub stop: Vec<String>,
+    /// Stop after this many tokens [default: until the model ends or the context is full]
+    #[arg(long, value_name = "N")]
+    pub max_tokens: Option<usize>,
+    /// Go on when the model says that it is done
+    #[arg(long)]
+    pub ignore_eos: bool,
+}
+
+/// `artel run`.
+#[derive(Debug, Args)]
+#[command(allow_negative_numbers = true)]
+pub struct RunArgs {
+    #[command(flatten)]
+    pub model: ModelArgs,
+    /// What to answer; without it a chat begins, or standard input is read
+    #[arg(long, short, value_name = "TEXT")]
+    pub prompt: Option<String>,
+    /// System message, for models whose chat template has one
+    #[arg(long, value_name = "TEXT")]
+    pub system: Option<String>,
+    /// Continue the prompt as it is, without the chat template
+    #[arg(long)]
+    pub raw: bool,
+    #[command(flatten)]
+    pub sampling: SamplingArgs,
+}
+
+/// `artel inspect`.
+#[derive(Debug, Args)]
+pub struct InspectArgs {
+    #[command(flatten)]
+    pub model: ModelArgs,
+    /// Context length to give the memory for [default: the model's maximum]
+    #[arg(long, value_name = "TOKENS")]
+    pub context: Option<usize>,
+    /// Sequences at that length
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    pub sequences: usize,
+}
+
+/// `artel logits`.
+#[derive(Debug, Args)]
+pub struct LogitsArgs {
+    #[command(flatten)]
+    pub model: ModelArgs,
+    /// Token ids, separated by commas
+    #[arg(long, value_name = "IDS", value_delimiter = ',', required_unless_present = "text")]
+    pub ids: Vec<u32>,
+    /// Text to encode instead of ids
+    #[arg(long, value_name = "TEXT", conflicts_with = "ids")]
+    pub text: Option<String>,
+    /// File to write: float32 [tokens, vocabulary] in NumPy's format
+    #[arg(long, short, value_name = "FILE.npy")]
+    pub output: PathBuf,
+}
+
+/// `artel eval`.
+#[derive(Debug, Subcommand)]
+pub enum EvalCommand {
+    /// Arithmetic word problems, made from a seed and never seen in training
+    Arithmetic(ArithmeticArgs),
+    /// GSM8K with five worked examples, as lm-eval does it
+    Gsm8k(Gsm8kArgs),
+}
+
+/// `artel eval arithmetic`.
+#[derive(Debug, Args)]
+pub struct ArithmeticArgs {
+    #[command(flatten)]
+    pub model: ModelArgs,
+    /// Problems to solve
+    #[arg(long, value_name = "N", default_value_t = 1000)]
+    pub num_problems: usize,
+    /// Seed of the problems
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub seed: u64,
+    /// Longest answer in tokens
+    #[arg(long, value_name = "N", default_value_t = 512)]
+    pub max_tokens: usize,
+    /// Write problems as JSON lines instead of solving them
+    #[arg(long, value_name = "FILE", requires = "split")]
+    pub write: Option<PathBuf>,
+    /// Which problems to write
+    #[arg(long, value_enum, requires = "write")]
+    pub split: Option<SplitArg>,
+    #[command(flatten)]
+    pub evaluation: EvaluationArgs,
+}
+
+/// The two halves of all arithmetic problems.
+#[derive(Debug, Clone, Copy, ValueEnum)]
+pub enum SplitArg {
+    /// What a model may learn from.
+    Training,
+    /// What it is measured on.
+    HeldOut,
+}
+
+/// `artel eval gsm8k`.
+#[derive(Debug, Args)]
+pub struct Gsm8kArgs {
+    #[command(flatten)]
+    pub model: ModelArgs,
+    /// Folder with train.jsonl and test.jsonl
+    #[arg(long, value_name = "DIR")]
+    pub data: PathBuf,
+    /// Problems to solve, from the first on [default: all]
+    #[arg(long, value_name = "N")]
+    pub num_problems: Option<usize>,
+    /// Which five worked problems come before each
+    #[arg(long, value_enum, default_value_t = ExamplesArg::Drawn)]
+    pub examples: ExamplesArg,
+    #[command(flatten)]
+    pub evaluation: EvaluationArgs,
+}
+
+/// Where the worked problems of a prompt come from.
+#[derive(Debug, Clone, Copy, ValueEnum)]
+pub enum ExamplesArg {
+    /// Drawn for each problem as lm-eval draws them with its default seed.
+    Drawn,
+    /// The first ones of the training set for every problem.
+    First,
+}
+
+/// How an evaluation runs and what it leaves behind.
+#[derive(Debug, Args)]
+pub struct EvaluationArgs {
+    /// Problems solved side by side
+    #[arg(long, value_name = "N", default_value_t = 32)]
+    pub batch_size: usize,
+    /// Write the score as JSON
+    #[arg(long, value_name = "FILE.json")]
+    pub save_result: Option<PathBuf>,
+    /// Write every problem, answer and verdict as JSON lines
+    #[arg(long, value_name = "FILE.jsonl")]
+    pub save_samples: Option<PathBuf>,
+}

@@ -1,0 +1,256 @@
+//! `artel eval`: how well a model solves problems.
+
+use std::fs::File;
+use std::io::{BufWriter, Write};
+use std::path::Path;
+use std::process::ExitCode;
+use std::time::Instant;
+
+use anyhow::{Context, ensure};
+use artel_engine::{Engine, EngineConfig};
+use artel_model::{ChatTemplate, Checkpoint, GenerationConfig, Model, Tokenizer};
+use indicatif::{ProgressBar, ProgressStyle};
+use serde::Serialize;
+
+use crate::cli::{
+    ArithmeticArgs, EvalCommand, EvaluationArgs, ExamplesArg, Gsm8kArgs, ModelArgs, SplitArg,
+};
+use crate::eval::arithmetic::{self, Exam, Score, Split};
+use crate::eval::completions::Candidate;
+use crate::eval::gsm8k::{self, Dataset, Shots};
+use crate::interrupt::{EXIT_INTERRUPTED, Interrupt};
+use crate::record::{self, Provenance};
+use crate::source;
+
+/// Runs the evaluation that was asked for.
+///
+/// # Errors
+/// When the model or the data does not load, or a result cannot be written.
+pub fn eval(command: &EvalCommand) -> anyhow::Result<ExitCode> {
+    match command {
+        EvalCommand::Arithmetic(args) => match (&args.write, args.split) {
+            (Some(path), Some(split)) => write_problems(args, path, split),
+            _ => arithmetic(args),
+        },
+        EvalCommand::Gsm8k(args) => gsm8k(args),
+    }
+}
+
+/// What every evaluation's record begins with.
+#[derive(Debug, Serialize)]
+struct Record<R> {
+    task: &'static str,
+    model: String,
+    format: Option<&'static str>,
+    #[serde(flatten)]
+    provenance: Provenance,
+    seconds: f64,
+    #[serde(flatten)]
+    result: R,
+}
+
+#[derive(Debug, Serialize)]
+struct ArithmeticResult {
+    seed: u64,
+    exact_match: f64,
+    standard_error: f64,
+    tokens_per_second: f64,
+    #[serde(flatten)]
+    report: arithmetic::Report,
+}
+
+#[derive(Debug, Serialize)]
+struct Gsm8kResult {
+    problems: u64,
+    shots: usize,
+    strict_match: f64,
+    strict_match_standard_error: f64,
+    flexible_extract: f64,
+    flexible_extract_standard_error: f64,
+}
+
+/// A loaded model and what else an evaluation needs of its checkpoint.
+struct Subject {
+    checkpoint: Checkpoint,
+    model: Model,
+    tokenizer: Tokenizer,
+    end_tokens: Vec<u32>,
+}
+
+impl Subject {
+    fn load(args: &ModelArgs) -> anyhow::Result<Self> {
+        let checkpoint = source::open(args)?;
+        let model = source::load(args, &checkpoint)?;
+        let tokenizer = Tokenizer::read(&checkpoint)?;
+        let end_tokens = GenerationConfig::read(&checkpoint)?.end_tokens;
+        Ok(Self { checkpoint, model, tokenizer, end_tokens })
+    }
+
+    fn engine(&self, args: &EvaluationArgs) -> anyhow::Result<Engine<'_>> {
+        let config = EngineConfig { sequences_max: args.batch_size, ..EngineConfig::default() };
+        Ok(Engine::new(&self.model, &self.tokenizer, config)?)
+    }
+
+    fn record<R>(&self, task: &'static str, started: Instant, result: R) -> Record<R> {
+        Record {
+            task,
+            model: self.checkpoint.name(),
+            format: self.model.moe_plan().map(|plan| plan.format()),
+            provenance: Provenance::here(),
+            seconds: started.elapsed().as_secs_f64(),
+            result,
+        }
+    }
+}
+
+fn arithmetic(args: &ArithmeticArgs) -> anyhow::Result<ExitCode> {
+    ensure!(args.num_problems > 0, "--num-problems is 0: there is nothing to solve");
+    let interrupt = Interrupt::listen()?;
+    let subject = Subject::load(&args.model)?;
+    let template = ChatTemplate::read(&subject.checkpoint)?;
+    let mut samples = SampleFile::create(&args.evaluation)?;
+    let bar = progress_bar(args.num_problems);
+    let started = Instant::now();
+    let candidate = Candidate {
+        engine: &mut subject.engine(&args.evaluation)?,
+        tokenizer: &subject.tokenizer,
+        end_tokens: &subject.end_tokens,
+        cancellation: &interrupt.cancellation(),
+    };
+    let (num_problems, seed) = (args.num_problems, args.seed);
+    let exam = Exam { num_problems, seed, max_tokens: args.max_tokens };
+    let report = arithmetic::evaluate(candidate, &template, exam, |report, sample| {
+        bar.set_position(report.total.problems);
+        bar.set_message(format!("{:.3}", report.total.exact_match()));
+        samples.write(sample)
+    })?;
+    bar.finish_and_clear();
+    samples.finish()?;
+    let tokens_per_second = report.completion_tokens as f64 / started.elapsed().as_secs_f64();
+    print_arithmetic(args.seed, &report, tokens_per_second)?;
+    if let Some(path) = &args.evaluation.save_result {
+        let result = ArithmeticResult {
+            seed: args.seed,
+            exact_match: report.total.exact_match(),
+            standard_error: report.total.standard_error(),
+            tokens_per_second,
+            report,
+        };
+        record::save(path, &subject.record("arithmetic", started, result))?;
+    }
+    Ok(exit_code(&interrupt))
+}
+
+fn print_arithmetic(
+    seed: u64,
+    report: &arithmetic::Report,
+    tokens_per_second: f64,
+) -> anyhow::Result<()> {
+    let mut out = std::io::stdout().lock();
+    let line = |score: &Score| {
+        let (mean, error) = (score.exact_match(), score.standard_error());
+        format!("{mean:.4} ± {error:.4}  ({} of {})", score.right, score.problems)
+    };
+    writeln!(out, "arithmetic, held-out problems of seed {seed}, greedy")?;
+    writeln!(out, "  exact match  {}", line(&report.total))?;
+    for (steps, score) in &report.by_steps {
+        writeln!(out, "    {steps} steps    {}", line(score))?;
+    }
+    writeln!(out, "  {} tokens at {tokens_per_second:.0} tokens/s", report.completion_tokens)?;
+    Ok(())
+}
+
+fn gsm8k(args: &Gsm8kArgs) -> anyhow::Result<ExitCode> {
+    let dataset = Dataset::load(&args.data)?;
+    let available = dataset.test.len();
+    let problems = args.num_problems.unwrap_or(available);
+    ensure!(
+        (1..=available).contains(&problems),
+        "--num-problems is {problems}, but {} has 1 to {available} problems to solve",
+        args.data.join("test.jsonl").display()
+    );
+    let interrupt = Interrupt::listen()?;
+    let subject = Subject::load(&args.model)?;
+    let mut samples = SampleFile::create(&args.evaluation)?;
+    let shots = match args.examples {
+        ExamplesArg::Drawn => Shots::HARNESS,
+        ExamplesArg::First => Shots::First,
+    };
+    let bar = progress_bar(problems);
+    let started = Instant::now();
+    let candidate = Candidate {
+        engine: &mut subject.engine(&args.evaluation)?,
+        tokenizer: &subject.tokenizer,
+        end_tokens: &subject.end_tokens,
+        cancellation: &interrupt.cancellation(),
+    };
+    let report = gsm8k::evaluate(candidate, &dataset, shots, problems, |report, sample| {
+        bar.set_position(report.total);
+        bar.set_message(format!("{:.3}", report.strict_match().0));
+        samples.write(sample)
+    })?;
+    bar.finish_and_clear();
+    samples.finish()?;
+    let (strict, flexible) = (report.strict_match(), report.flexible_extract());
+    let mut out = std::io::stdout().lock();
+    writeln!(out, "gsm8k, {} shots, {} problems", gsm8k::SHOTS, report.total)?;
+    writeln!(out, "  strict match      {:.4} ± {:.4}", strict.0, strict.1)?;
+    writeln!(out, "  flexible extract  {:.4} ± {:.4}", flexible.0, flexible.1)?;
+    if let Some(path) = &args.evaluation.save_result {
+        let result = Gsm8kResult {
+            problems: report.total,
+            shots: gsm8k::SHOTS,
+            strict_match: strict.0,
+            strict_match_standard_error: strict.1,
+            flexible_extract: flexible.0,
+            flexible_extract_standard_error: flexible.1,
+        };
+        record::save(path, &subject.record("gsm8k", started, result))?;
+    }
+    Ok(exit_code(&interrupt))
+}
+
+fn write_problems(args: &ArithmeticArgs, path: &Path, split: SplitArg) -> anyhow::Result<ExitCode> {
+    let split = match split {
+        SplitArg::Training => Split::Training,
+        SplitArg::HeldOut => Split::HeldOut,
+    };
+    arithmetic::write_jsonl(&mut create(path)?, split, args.seed, args.num_problems as u64)
+        .with_context(|| format!("cannot write {}", path.display()))?;
+    eprintln!("wrote {} problems to {}", args.num_problems, path.display());
+    Ok(ExitCode::SUCCESS)
+}
+
+/// The file of `--save-samples`, if one was asked for.
+struct SampleFile(Option<BufWriter<File>>);
+
+impl SampleFile {
+    fn create(args: &EvaluationArgs) -> anyhow::Result<Self> {
+        Ok(Self(args.save_samples.as_deref().map(create).transpose()?))
+    }
+
+    fn write(&mut self, sample: &impl Serialize) -> anyhow::Result<()> {
+        let Some(file) = &mut self.0 else { return Ok(()) };
+        writeln!(file, "{}", serde_json::to_string(sample)?).context("cannot write the samples")
+    }
+
+    fn finish(self) -> anyhow::Result<()> {
+        self.0.map_or(Ok(()), |mut file| file.flush().context("cannot write the samples"))
+    }
+}
+
+fn create(path: &Path) -> anyhow::Result<BufWriter<File>> {
+    let file = File::create(path).with_context(|| format!("cannot write {}", path.display()))?;
+    Ok(BufWriter::new(file))
+}
+
+fn progress_bar(problems: usize) -> ProgressBar {
+    let style = ProgressStyle::with_template("{pos}/{len} {wide_bar} exact match {msg} {eta}")
+        .expect("this is a bug: the template of the progress bar");
+    ProgressBar::new(problems as u64).with_style(style)
+}
+
+/// What was scored before an interruption is reported, but the status says that it is not all.
+fn exit_code(interrupt: &Interrupt) -> ExitCode {
+    ExitCode::from(if interrupt.requested() { EXIT_INTERRUPTED as u8 } else { 0 })
+}

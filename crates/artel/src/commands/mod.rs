@@ -1,0 +1,6 @@
+//! One file a command.
+
+pub mod eval;
+pub mod inspect;
+pub mod logits;
+pub mod run;

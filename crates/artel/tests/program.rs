@@ -1,0 +1,235 @@
+//! The program as a user runs it: what it prints where, what it returns, and what it says when
+//! something is wrong.
+
+use std::fs;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+const QUESTION: &str = "Maria has 14 pencils. She buys 3 boxes with 8 pencils in each. \
+                        How many pencils does Maria have now?";
+
+fn artel(arguments: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_artel"));
+    command.args(arguments).stdin(Stdio::null());
+    command
+}
+
+fn output(arguments: &[&str]) -> Output {
+    artel(arguments).output().expect("artel starts")
+}
+
+/// Standard output of a command that must succeed.
+fn succeed(arguments: &[&str]) -> String {
+    let output = output(arguments);
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{arguments:?} failed: {errors}");
+    String::from_utf8(output.stdout).unwrap()
+}
+
+/// Standard error of a command that must fail with `code` and without a panic.
+fn fail(arguments: &[&str], code: i32) -> String {
+    let output = output(arguments);
+    let errors = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(code), "{arguments:?}: {errors}");
+    assert!(!errors.contains("panicked"), "{errors}");
+    errors
+}
+
+fn bundled() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../models/tally")
+}
+
+/// A copy of the bundled model that a test may break.
+fn copy_of_bundled(folder: &Path) -> String {
+    for entry in fs::read_dir(bundled()).unwrap() {
+        let path = entry.unwrap().path();
+        fs::copy(&path, folder.join(path.file_name().unwrap())).unwrap();
+    }
+    folder.display().to_string()
+}
+
+#[test]
+fn the_bundled_model_answers_on_standard_output_and_tells_its_speed_on_standard_error() {
+    let output = output(&["run", "--prompt", QUESTION]);
+    let answer = String::from_utf8(output.stdout).unwrap();
+    assert!(answer.contains("<<3*8=24>>24") && answer.ends_with("#### 38\n"), "{answer}");
+    let report = String::from_utf8(output.stderr).unwrap();
+    assert!(report.contains("tokens/s"), "{report}");
+}
+
+#[test]
+fn a_folder_and_standard_input_give_the_same_answer() {
+    let folder = bundled().display().to_string();
+    let expected = succeed(&["run", "--prompt", QUESTION]);
+    let mut command = artel(&["run", &folder]);
+    let mut child = command
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    child.stdin.take().unwrap().write_all(QUESTION.as_bytes()).unwrap();
+    let output = child.wait_with_output().unwrap();
+    assert_eq!(String::from_utf8(output.stdout).unwrap(), expected);
+}
+
+#[test]
+fn the_first_token_comes_within_a_second_of_the_start() {
+    let started = Instant::now();
+    let mut child = artel(&["run", "--prompt", QUESTION]).stdout(Stdio::piped()).spawn().unwrap();
+    let mut first = [0];
+    child.stdout.as_mut().unwrap().read_exact(&mut first).unwrap();
+    let elapsed = started.elapsed();
+    child.wait().unwrap();
+    assert!(elapsed < Duration::from_secs(1), "the first token came after {elapsed:?}");
+}
+
+#[test]
+fn sampling_follows_its_seed_and_stop_strings_cut() {
+    let sample = |seed: &str| {
+        succeed(&["run", "--prompt", QUESTION, "--temperature", "1.5", "--seed", seed])
+    };
+    assert_eq!(sample("1"), sample("1"));
+    assert!((2..9).any(|seed| sample(&seed.to_string()) != sample("1")));
+    let cut = succeed(&["run", "--prompt", QUESTION, "--stop", "####"]);
+    assert!(!cut.contains("####") && cut.contains("38"), "{cut}");
+    let short = output(&["run", "--prompt", QUESTION, "--max-tokens", "3"]);
+    let report = String::from_utf8(short.stderr).unwrap();
+    assert!(report.contains("[3 tokens") && report.contains("token limit"), "{report}");
+}
+
+#[test]
+fn wrong_usage_is_status_2_and_wrong_input_status_1() {
+    assert!(fail(&["run", "--temprature", "1"], 2).contains("--temperature"));
+    assert!(fail(&[], 2).contains("Usage"));
+    let errors = fail(&["run", "no/such/folder", "--prompt", "x"], 1);
+    assert!(errors.contains("no/such/folder"), "{errors}");
+    let errors = fail(&["run", "--prompt", "x", "--temperature", "-1"], 1);
+    assert!(errors.contains("temperature is -1, but must be"), "{errors}");
+    let errors = fail(&["run", "--prompt", "x", "--top-p", "1.5"], 1);
+    assert!(errors.contains("top_p is 1.5, but must be in (0, 1]"), "{errors}");
+    assert!(fail(&["logits", "--ids", "1,99999", "-o", "/dev/null"], 1).contains("99999"));
+    let long = "apple ".repeat(3000);
+    assert!(fail(&["run", "--prompt", &long], 1).contains("the context holds 1024"));
+    assert!(fail(&["run"], 1).contains("--prompt"));
+}
+
+#[test]
+fn broken_checkpoints_are_named() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = copy_of_bundled(folder.path());
+    let weights = folder.path().join("model.safetensors");
+    let whole = fs::read(&weights).unwrap();
+    fs::write(&weights, &whole[..whole.len() / 2]).unwrap();
+    let errors = fail(&["inspect", &path], 1);
+    assert!(errors.contains("model.safetensors"), "{errors}");
+
+    fs::write(&weights, &whole).unwrap();
+    fs::remove_file(folder.path().join("tokenizer.json")).unwrap();
+    succeed(&["inspect", &path]);
+    assert!(fail(&["run", &path, "--prompt", "x"], 1).contains("tokenizer.json"));
+
+    let config = folder.path().join("config.json");
+    let text = fs::read_to_string(&config).unwrap();
+    fs::write(&config, text.replace("MiniMaxM2ForCausalLM", "MaxiMinForCausalLM")).unwrap();
+    let errors = fail(&["inspect", &path], 1);
+    assert!(errors.contains("MaxiMin") && errors.contains("Qwen3MoeForCausalLM"), "{errors}");
+}
+
+#[test]
+fn inspect_tells_what_the_model_is_and_needs() {
+    let text = succeed(&["inspect", "--context", "1000", "--sequences", "2"]);
+    for part in ["MiniMaxM2ForCausalLM", "active", "bf16", "2 sequence(s) of 1000", "because"] {
+        assert!(text.contains(part), "{part} is missing in\n{text}");
+    }
+    let text = succeed(&["inspect", "--format", "fp8"]);
+    assert!(text.contains("fp8-block128"), "{text}");
+}
+
+#[test]
+fn logits_are_a_numpy_file() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("logits.npy");
+    succeed(&["logits", "--ids", "7,8,9", "-o", path.to_str().unwrap()]);
+    let file = fs::read(&path).unwrap();
+    assert_eq!(&file[..6], b"\x93NUMPY");
+    let header = String::from_utf8_lossy(&file[10..128]).into_owned();
+    let vocabulary = (file.len() - 128) / 4 / 3;
+    assert!(header.contains(&format!("(3, {vocabulary})")), "{header}");
+    let numbers = file[128..].chunks_exact(4).map(|bytes| bytes.try_into().unwrap());
+    assert!(numbers.map(f32::from_le_bytes).all(f32::is_finite));
+}
+
+#[test]
+fn an_evaluation_leaves_a_record_and_samples() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = |name: &str| folder.path().join(name).display().to_string();
+    let (result, samples) = (file("out/result.json"), file("samples.jsonl"));
+    let text = succeed(&[
+        "eval",
+        "arithmetic",
+        "--num-problems",
+        "50",
+        "--seed",
+        "5",
+        "--save-result",
+        &result,
+        "--save-samples",
+        &samples,
+    ]);
+    assert!(text.contains("exact match"), "{text}");
+    let record: serde_json::Value =
+        serde_json::from_str(&fs::read_to_string(result).unwrap()).unwrap();
+    assert!(record["exact_match"].as_f64().unwrap() >= 0.9, "{record}");
+    assert_eq!(record["total"]["problems"], 50);
+    assert_eq!(fs::read_to_string(samples).unwrap().lines().count(), 50);
+}
+
+#[test]
+fn problems_can_be_written_for_training() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("train.jsonl").display().to_string();
+    let arguments = ["eval", "arithmetic", "--num-problems", "30", "--split", "training"];
+    succeed(&[&arguments[..], &["--write", &path]].concat());
+    let text = fs::read_to_string(path).unwrap();
+    assert_eq!(text.lines().filter(|line| line.contains("####")).count(), 30);
+}
+
+fn interrupt(child: &Child) {
+    let status = Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap();
+    assert!(status.success());
+}
+
+#[test]
+fn control_c_ends_an_answer_cleanly() {
+    let mut child = artel(&["run", "--prompt", QUESTION, "--ignore-eos", "--max-tokens", "900"])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut line = String::new();
+    BufReader::new(child.stdout.as_mut().unwrap()).read_line(&mut line).unwrap();
+    interrupt(&child);
+    let started = Instant::now();
+    let output = child.wait_with_output().unwrap();
+    assert_eq!(output.status.code(), Some(130));
+    assert!(started.elapsed() < Duration::from_secs(2));
+    let report = String::from_utf8(output.stderr).unwrap();
+    assert!(report.contains("interrupted"), "{report}");
+}
+
+#[test]
+fn a_reader_that_goes_away_is_no_failure() {
+    let mut child = artel(&["run", "--prompt", QUESTION, "--ignore-eos", "--max-tokens", "500"])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    drop(child.stdout.take());
+    let output = child.wait_with_output().unwrap();
+    let errors = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(0), "{errors}");
+    assert!(!errors.contains("panicked"), "{errors}");
+}
