@@ -43,11 +43,13 @@ pub struct TileMut<'a, T> {
 
 impl<T> TileMut<'_, T> {
     /// Number of rows.
+    #[inline(always)]
     pub fn rows(&self) -> usize {
         self.row_ids.len()
     }
 
     /// Row `index` of the tile: as many numbers as the tile has columns.
+    #[inline(always)]
     pub fn row(&mut self, index: usize) -> &mut [T] {
         let start = self.row_ids[index] as usize * self.width + self.columns.start;
         // SAFETY: `Tiles::run` has checked that row and columns lie inside the matrix and that no

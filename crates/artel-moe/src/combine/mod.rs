@@ -28,6 +28,7 @@ pub enum Locality<'a> {
 
 impl Locality<'_> {
     /// Whether the row of a slot with this expert has been computed.
+    #[inline]
     pub fn computes(&self, expert: i32) -> bool {
         let Ok(expert) = usize::try_from(expert) else { return false };
         match self {
@@ -48,6 +49,7 @@ pub enum RowWeights<'a> {
 
 impl RowWeights<'_> {
     /// Weight of one (token, slot).
+    #[inline(always)]
     pub fn of(&self, pair: usize) -> f32 {
         match self {
             Self::One => 1.0,

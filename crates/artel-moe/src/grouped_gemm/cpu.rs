@@ -41,7 +41,7 @@ pub fn grouped_gemm<F: GemmFormat>(
         bias: gemm.weights.bias(expert),
         row_weights: gemm.row_weights,
     };
-    multiply::<F, _>(kernel, columns, weights, out, scratch);
+    multiply::<F, _>(features, columns, weights, out, scratch);
     Ok(())
 }
 
@@ -91,7 +91,7 @@ fn dense_as<F: GemmFormat, X: Element>(
     pack(kernel, x, &scratch.schedule, &mut scratch.operand);
     let parts = std::slice::from_ref(matrix);
     let weights = |_| ExpertPart { parts, bias: None, row_weights: RowWeights::One };
-    multiply::<F, _>(kernel, columns, weights, out, scratch);
+    multiply::<F, _>(features, columns, weights, out, scratch);
 }
 
 /// The matrix and the epilogue of one group.
@@ -125,16 +125,17 @@ fn pack<F: GemmFormat>(
         .par_chunks_exact_mut(tile_words)
         .zip(&schedule.tile_pairs)
         .with_min_len(tiles_per_thread)
-        .for_each(|(tile, pairs)| {
+        .for_each(|(tile, &(ref pairs, group_rows))| {
             let pairs = &schedule.pairs[pairs.clone()];
             let Source { rows: source, columns, pairs_per_row } = x;
-            kernel.pack(GatheredRows { source, columns, pairs, pairs_per_row }, tile);
+            let rows = GatheredRows { source, columns, pairs, pairs_per_row, group_rows };
+            kernel.pack(rows, tile);
         });
 }
 
 /// Every group times every panel.
 fn multiply<'a, F: GemmFormat, O: Element>(
-    kernel: &dyn Kernel<F>,
+    features: CpuFeatures,
     columns: usize,
     weights: impl Fn(usize) -> ExpertPart<'a, F::Matrix> + Sync,
     out: &mut [O],
@@ -144,6 +145,7 @@ fn multiply<'a, F: GemmFormat, O: Element>(
     if schedule.pairs.is_empty() || schedule.panel_parts.is_empty() {
         return;
     }
+    let kernel = F::kernel(features);
     let tile_words = kernel.tile_words(columns);
     let operand = scratch.operand.first::<f32>(schedule.tile_pairs.len() * tile_words);
     let grid = TileGrid {
@@ -163,47 +165,88 @@ fn multiply<'a, F: GemmFormat, O: Element>(
         let x = Operand::new(&operand[words], tile_words, index.rows.len());
         let pairs = &schedule.pairs[index.rows.clone()];
         let place = schedule.panel_parts[index.panel];
-        multiply_tile(kernel, &weights(expert), (x, pairs), (index, place), &mut tile);
+        multiply_tile::<F, O>(features, &weights(expert), (x, pairs), (index, place), &mut tile);
     });
 }
 
 /// One panel of one group, a few operand tiles at a time.
 fn multiply_tile<F: GemmFormat, O: Element>(
-    kernel: &dyn Kernel<F>,
+    features: CpuFeatures,
     weights: &ExpertPart<'_, F::Matrix>,
     (x, pairs): (Operand<'_>, &[u32]),
-    (index, (part, first_row)): (TileIndex, (usize, usize)),
+    place: (TileIndex, (usize, usize)),
     tile: &mut TileMut<'_, O>,
 ) {
-    let panel = first_row..first_row + index.columns.len();
-    let mut sums = Sums([0.0; TILES_PER_STEP * TILE_ROWS * PANEL_ROWS]);
-    for first_tile in (0..x.tiles()).step_by(TILES_PER_STEP) {
-        let x = x.slice(first_tile..(first_tile + TILES_PER_STEP).min(x.tiles()));
-        let sums = &mut sums.0[..x.rows() * PANEL_ROWS];
-        kernel.multiply(&weights.parts[part], panel.clone(), x, sums);
-        for (row, sums) in sums.chunks_exact(PANEL_ROWS).enumerate() {
-            let row = first_tile * TILE_ROWS + row;
-            let weight = weights.row_weights.of(pairs[row] as usize);
-            let bias = weights.bias.map(|bias| &bias[index.columns.clone()]);
-            finish(sums, bias, weight, tile.row(row));
-        }
+    if x.tiles() == 1 {
+        let mut sums = Sums::<1>::ZERO;
+        multiply_tiles::<F, O>(features, weights, (x, pairs, place, &mut sums.0), tile);
+    } else {
+        let mut sums = Sums::<TILES_PER_STEP>::ZERO;
+        multiply_tiles::<F, O>(features, weights, (x, pairs, place, &mut sums.0), tile);
     }
 }
 
-#[repr(align(64))]
-struct Sums([f32; TILES_PER_STEP * TILE_ROWS * PANEL_ROWS]);
+fn multiply_tiles<F: GemmFormat, O: Element>(
+    features: CpuFeatures,
+    weights: &ExpertPart<'_, F::Matrix>,
+    (x, pairs, (index, (part, first_row)), sums): Step<'_>,
+    tile: &mut TileMut<'_, O>,
+) {
+    let panel = first_row..first_row + index.columns.len();
+    let bias = weights.bias.map(|bias| &bias[index.columns.clone()]);
+    let tiles_max = sums.len();
+    for first_tile in (0..x.tiles()).step_by(tiles_max) {
+        let x = x.slice(first_tile..(first_tile + tiles_max).min(x.tiles()));
+        let sums = &mut sums.as_flattened_mut()[..x.rows() * PANEL_ROWS];
+        F::kernel(features).multiply(&weights.parts[part], panel.clone(), x, sums);
+        let first_row = first_tile * TILE_ROWS;
+        let pairs = &pairs[first_row..];
+        let row_weights = weights.row_weights;
+        features.vectorize(Finish { sums, bias, row_weights, pairs, first_row, tile });
+    }
+}
 
-/// Bias, router weight, cast.
-fn finish<O: Element>(sums: &[f32], bias: Option<&[f32]>, weight: f32, out: &mut [O]) {
-    match bias {
-        None => {
-            for (out, &sum) in out.iter_mut().zip(sums) {
-                *out = O::from_f32(sum * weight);
-            }
-        }
-        Some(bias) => {
-            for ((out, &sum), &bias) in out.iter_mut().zip(sums).zip(bias) {
-                *out = O::from_f32((sum + bias) * weight);
+/// Operand, its pairs, where the panel is, and memory for sums.
+type Step<'a> =
+    (Operand<'a>, &'a [u32], (TileIndex, (usize, usize)), &'a mut [[f32; TILE_ROWS * PANEL_ROWS]]);
+
+/// Sums of some operand tiles with one panel.
+#[repr(align(64))]
+struct Sums<const TILES: usize>([[f32; TILE_ROWS * PANEL_ROWS]; TILES]);
+
+impl<const TILES: usize> Sums<TILES> {
+    const ZERO: Self = Self([[0.0; TILE_ROWS * PANEL_ROWS]; TILES]);
+}
+
+/// Bias, router weight, cast; for every row of sums.
+struct Finish<'a, 'b, O> {
+    sums: &'a [f32],
+    bias: Option<&'a [f32]>,
+    row_weights: RowWeights<'a>,
+    pairs: &'a [u32],
+    first_row: usize,
+    tile: &'a mut TileMut<'b, O>,
+}
+
+impl<O: Element> Vectorized for Finish<'_, '_, O> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run(self) {
+        for (row, sums) in self.sums.as_chunks::<PANEL_ROWS>().0.iter().enumerate() {
+            let weight = self.row_weights.of(self.pairs[row] as usize);
+            let out = self.tile.row(self.first_row + row);
+            match self.bias {
+                None => {
+                    for (out, &sum) in out.iter_mut().zip(sums) {
+                        *out = O::from_f32(sum * weight);
+                    }
+                }
+                Some(bias) => {
+                    for ((out, &sum), &bias) in out.iter_mut().zip(sums).zip(bias) {
+                        *out = O::from_f32((sum + bias) * weight);
+                    }
+                }
             }
         }
     }

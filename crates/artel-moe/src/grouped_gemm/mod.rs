@@ -60,7 +60,7 @@ pub struct GemmScratch {
 
 /// A format that can be multiplied: it has a kernel for every instruction set.
 pub trait GemmFormat: NumberFormat {
-    /// The kernel for up to `rows` rows an expert.
+    /// The best kernel of an instruction set.
     fn kernel(features: CpuFeatures) -> &'static dyn Kernel<Self>;
 }
 
@@ -72,7 +72,7 @@ pub trait Kernel<F: NumberFormat>: Send + Sync {
     /// float32 words that [`TILE_ROWS`] prepared rows of `columns` numbers take.
     fn tile_words(&self, columns: usize) -> usize;
 
-    /// Prepares at most [`TILE_ROWS`] rows.
+    /// Prepares at most [`TILE_ROWS`] rows of one group. Every word that `multiply` reads is written.
     fn pack(&self, rows: GatheredRows<'_, F::Activation>, tile: &mut [f32]);
 
     /// `out[row * PANEL_ROWS + i] = x[row] . weights[panel.start + i]` for every row of `x` and

@@ -12,6 +12,7 @@ pub struct GatheredRows<'a, A> {
     pub(super) columns: usize,
     pub(super) pairs: &'a [u32],
     pub(super) pairs_per_row: usize,
+    pub(super) group_rows: usize,
 }
 
 impl<'a, A> GatheredRows<'a, A> {
@@ -23,6 +24,11 @@ impl<'a, A> GatheredRows<'a, A> {
     /// Whether there are no rows.
     pub fn is_empty(&self) -> bool {
         self.pairs.is_empty()
+    }
+
+    /// Rows of the whole group that this tile is part of: what a kernel chooses its layout by.
+    pub fn group_rows(&self) -> usize {
+        self.group_rows
     }
 
     /// Numbers in a row.
@@ -43,12 +49,18 @@ pub struct Operand<'a> {
     tiles: &'a [f32],
     tile_words: usize,
     rows: usize,
+    group_rows: usize,
 }
 
 impl<'a> Operand<'a> {
     pub(super) fn new(tiles: &'a [f32], tile_words: usize, rows: usize) -> Self {
         debug_assert_eq!(tiles.len(), rows.div_ceil(TILE_ROWS) * tile_words);
-        Self { tiles, tile_words, rows }
+        Self { tiles, tile_words, rows, group_rows: rows }
+    }
+
+    /// Rows of the whole group that these tiles are part of.
+    pub fn group_rows(&self) -> usize {
+        self.group_rows
     }
 
     /// Number of rows.
@@ -75,6 +87,6 @@ impl<'a> Operand<'a> {
     pub fn slice(&self, tiles: Range<usize>) -> Self {
         let rows = (tiles.end * TILE_ROWS).min(self.rows) - tiles.start * TILE_ROWS;
         let words = tiles.start * self.tile_words..tiles.end * self.tile_words;
-        Self { tiles: &self.tiles[words], tile_words: self.tile_words, rows }
+        Self { tiles: &self.tiles[words], rows, ..*self }
     }
 }

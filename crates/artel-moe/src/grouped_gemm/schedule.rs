@@ -1,5 +1,7 @@
 //! From blocks to groups: all rows of one expert next to each other, padding gone.
 
+use std::ops::Range;
+
 use super::{PANEL_ROWS, TILE_ROWS};
 use crate::MoeError;
 use crate::assignment::Assignment;
@@ -16,8 +18,8 @@ pub(super) struct Schedule {
     pub experts: Vec<Option<usize>>,
     /// First operand tile of each group, and the number of tiles at the end.
     pub first_tiles: Vec<usize>,
-    /// Run of `pairs` of each operand tile.
-    pub tile_pairs: Vec<std::ops::Range<usize>>,
+    /// Run of `pairs` of each operand tile, and the rows of its group.
+    pub tile_pairs: Vec<(Range<usize>, usize)>,
     /// Output columns at which panels begin and end.
     pub panel_bounds: Vec<usize>,
     /// Part of the stacked matrix and the first row in it, of each panel.
@@ -104,7 +106,8 @@ impl Schedule {
         for &end in &self.group_ends {
             self.first_tiles.push(self.tile_pairs.len());
             let tiles = (start..end).step_by(TILE_ROWS);
-            self.tile_pairs.extend(tiles.map(|first| first..(first + TILE_ROWS).min(end)));
+            self.tile_pairs
+                .extend(tiles.map(|first| (first..(first + TILE_ROWS).min(end), end - start)));
             start = end;
         }
         self.first_tiles.push(self.tile_pairs.len());

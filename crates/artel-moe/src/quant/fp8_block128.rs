@@ -6,7 +6,7 @@ use artel_device::HostBuffer;
 use half::bf16;
 use rayon::prelude::*;
 
-use super::{NumberFormat, WeightMatrix};
+use super::{Element, NumberFormat, WeightMatrix};
 use crate::MoeError;
 
 /// Rows and columns of a weight block, and elements of an activation group.
@@ -186,7 +186,7 @@ pub(crate) fn round_to_e4m3(value: f32) -> f32 {
 pub(crate) fn quantize_group(group: &[bf16], out: &mut [f32]) -> f32 {
     let mut largest = 1e-10f32;
     for (out, value) in out.iter_mut().zip(group) {
-        *out = bf16::to_f32(*value);
+        *out = Element::to_f32(*value);
         let magnitude = out.abs();
         largest = if magnitude > largest { magnitude } else { largest };
     }

@@ -34,9 +34,11 @@ macro_rules! element {
     ($type:ty, $name:literal, $to:expr, $from:expr) => {
         impl Element for $type {
             const NAME: &'static str = $name;
+            #[inline(always)]
             fn to_f32(self) -> f32 {
                 $to(self)
             }
+            #[inline(always)]
             fn from_f32(value: f32) -> Self {
                 $from(value)
             }
@@ -45,7 +47,22 @@ macro_rules! element {
 }
 element!(f32, "f32", std::convert::identity, std::convert::identity);
 element!(f16, "f16", f16::to_f32, f16::from_f32);
-element!(bf16, "bf16", bf16::to_f32, bf16::from_f32);
+element!(bf16, "bf16", bf16_to_f32, bf16_from_f32);
+
+/// Without branches, so that loops over it become vectors.
+#[inline(always)]
+fn bf16_to_f32(value: bf16) -> f32 {
+    f32::from_bits(u32::from(value.to_bits()) << 16)
+}
+
+/// As above; NaN stays NaN.
+#[inline(always)]
+fn bf16_from_f32(value: f32) -> bf16 {
+    let bits = value.to_bits();
+    let rounded = bits.wrapping_add(0x7fff + (bits >> 16 & 1)) >> 16;
+    let quiet_nan = bits >> 16 | 0x40;
+    bf16::from_bits(if value.is_nan() { quiet_nan } else { rounded } as u16)
+}
 
 /// How weights are stored and what flows between the steps.
 pub trait NumberFormat: Copy + Send + Sync + std::fmt::Debug + 'static {
@@ -280,5 +297,23 @@ impl<M: WeightMatrix> DynWeightMatrix for M {
 
     fn dequantize_row(&self, row: usize, out: &mut [f32]) {
         WeightMatrix::dequantize_row(self, row, out);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn bfloat16_rounds_as_the_standard_type_does(bits in any::<u32>()) {
+            let value = f32::from_bits(bits);
+            let (ours, theirs) = (<bf16 as Element>::from_f32(value), bf16::from_f32(value));
+            prop_assert!(ours.to_bits() == theirs.to_bits());
+            let (wide, expected) = (Element::to_f32(ours), ours.to_f32());
+            prop_assert!(wide == expected || wide.is_nan() && expected.is_nan());
+        }
     }
 }

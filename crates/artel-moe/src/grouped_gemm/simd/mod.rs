@@ -1,10 +1,22 @@
 //! Kernels by instruction set, and which format uses which.
 
 #[cfg(target_arch = "x86_64")]
+mod amx;
+#[cfg(target_arch = "x86_64")]
 mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
+#[cfg(target_arch = "x86_64")]
+mod few_rows;
+#[cfg(target_arch = "x86_64")]
+mod fp8_decode;
+#[cfg(target_arch = "x86_64")]
+mod fp8_quantize;
 mod portable;
+#[cfg(target_arch = "x86_64")]
+mod tiles;
+#[cfg(target_arch = "x86_64")]
+mod transpose;
 mod vector;
 
 use artel_device::cpu::{CpuFeatures, Isa};
@@ -13,13 +25,15 @@ use vector::VectorKernel;
 use super::{GemmFormat, Kernel};
 use crate::quant::{Bf16, F16, F32, Fp8Block128};
 
-macro_rules! vector_kernels {
-    ($($format:ty),*) => { $(
+macro_rules! kernels {
+    ($($format:ty, $amx:expr);*) => { $(
         impl GemmFormat for $format {
             fn kernel(features: CpuFeatures) -> &'static dyn Kernel<Self> {
                 match features.isa() {
                     #[cfg(target_arch = "x86_64")]
-                    Isa::Amx | Isa::Avx512 => &VectorKernel::<avx512::Lanes16>::NEW,
+                    Isa::Amx => &$amx,
+                    #[cfg(target_arch = "x86_64")]
+                    Isa::Avx512 => &VectorKernel::<avx512::Lanes16>::NEW,
                     #[cfg(target_arch = "x86_64")]
                     Isa::Avx2 => &VectorKernel::<avx2::Lanes8>::NEW,
                     _ => &VectorKernel::<portable::Portable>::NEW,
@@ -28,4 +42,9 @@ macro_rules! vector_kernels {
         }
     )* };
 }
-vector_kernels!(F32, F16, Bf16, Fp8Block128);
+kernels!(
+    F32, VectorKernel::<avx512::Lanes16>::NEW;
+    F16, VectorKernel::<avx512::Lanes16>::NEW;
+    Bf16, amx::Amx;
+    Fp8Block128, amx::Amx
+);

@@ -1,0 +1,102 @@
+//! Random weights for measurements: no zeros, no NaN, values as in trained layers.
+
+use anyhow::Result;
+use artel_device::HostBuffer;
+use artel_moe::quant::{AnyMatrix, BLOCK, DenseMatrix, Format, Fp8BlockMatrix};
+use rayon::prelude::*;
+
+/// A matrix `[rows, columns]`.
+///
+/// # Errors
+/// When the sizes overflow.
+pub fn random_matrix(format: Format, rows: usize, columns: usize, seed: u64) -> Result<AnyMatrix> {
+    let buffer = random_buffer(format, rows * columns, seed);
+    matrix_over(format, buffer, rows, columns)
+}
+
+/// `count` numbers of a format.
+pub fn random_buffer(format: Format, count: usize, seed: u64) -> HostBuffer {
+    match format {
+        Format::F32 => HostBuffer::from_vec(random_floats(count, seed)),
+        // Sign and mantissa random, exponents around 2^-5.
+        Format::F16 => {
+            HostBuffer::from_vec(random_words(count, seed, |word| word & 0x87ff | 0x2800))
+        }
+        Format::Bf16 => {
+            HostBuffer::from_vec(random_words(count, seed, |word| word & 0x81ff | 0x3c00))
+        }
+        Format::Fp8Block128 => HostBuffer::from_vec(random_codes(count, seed)),
+    }
+}
+
+/// A matrix over numbers that are already there. FP8 gets scales of its own.
+///
+/// # Errors
+/// When the buffer does not have the size.
+pub fn matrix_over(
+    format: Format,
+    buffer: HostBuffer,
+    rows: usize,
+    columns: usize,
+) -> Result<AnyMatrix> {
+    Ok(match format {
+        Format::F32 => AnyMatrix::F32(DenseMatrix::new(buffer, rows, columns)?),
+        Format::F16 => AnyMatrix::F16(DenseMatrix::new(buffer, rows, columns)?),
+        Format::Bf16 => AnyMatrix::Bf16(DenseMatrix::new(buffer, rows, columns)?),
+        Format::Fp8Block128 => {
+            let blocks = rows.div_ceil(BLOCK) * columns.div_ceil(BLOCK);
+            let scales = random_floats(blocks, 5).iter().map(|x| 1e-4 + x.abs() * 1e-4).collect();
+            let scales = HostBuffer::from_vec::<f32>(scales);
+            AnyMatrix::Fp8Block128(Fp8BlockMatrix::new(buffer, scales, rows, columns)?)
+        }
+    })
+}
+
+/// Numbers from -1/16 to 1/16.
+pub fn random_floats(count: usize, seed: u64) -> Vec<f32> {
+    let mut out = vec![0f32; count];
+    out.par_chunks_mut(CHUNK).enumerate().for_each(|(index, out)| {
+        let mut random = Random::new(seed, index);
+        out.iter_mut().for_each(|out| *out = (random.next() as i32) as f32 / 2f32.powi(35));
+    });
+    out
+}
+
+fn random_words(count: usize, seed: u64, shape: impl Fn(u16) -> u16 + Sync) -> Vec<u16> {
+    let mut out = vec![0u16; count];
+    out.par_chunks_mut(CHUNK).enumerate().for_each(|(index, out)| {
+        let mut random = Random::new(seed, index);
+        out.iter_mut().for_each(|out| *out = shape(random.next() as u16));
+    });
+    out
+}
+
+fn random_codes(count: usize, seed: u64) -> Vec<u8> {
+    let mut out = vec![0u8; count];
+    out.par_chunks_mut(CHUNK).enumerate().for_each(|(index, out)| {
+        let mut random = Random::new(seed, index);
+        // The two NaN codes become the largest number.
+        let code = |byte: u8| if byte & 0x7f == 0x7f { byte - 1 } else { byte };
+        out.iter_mut().for_each(|out| *out = code(random.next() as u8));
+    });
+    out
+}
+
+const CHUNK: usize = 1 << 16;
+
+/// SplitMix64 (Steele, Lea, Flood 2014): gigabytes of weights in a second or two.
+struct Random(u64);
+
+impl Random {
+    fn new(seed: u64, stream: usize) -> Self {
+        Self(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ (stream as u64) << 32)
+    }
+
+    fn next(&mut self) -> u32 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ z >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ z >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
+        ((z ^ z >> 31) >> 32) as u32
+    }
+}

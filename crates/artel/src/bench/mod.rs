@@ -1,0 +1,3 @@
+//! Measurements of this machine.
+
+pub mod layer;
