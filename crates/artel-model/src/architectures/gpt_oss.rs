@@ -15,7 +15,7 @@ use crate::weights::{Group, Scope, Weights};
 pub(super) fn read(weights: &Weights<'_>) -> Result<Decoder> {
     let config = weights.config();
     let attention = GroupedQuery::read(&config)?.with_attention_bias(&config)?;
-    let windows = Windows::read(&config)?;
+    let windows = Windows::listed(&config)?;
     let experts = RoutedExperts {
         hidden: attention.hidden,
         intermediate: config.size("intermediate_size")?,

@@ -90,21 +90,19 @@ fn grouped_sigmoid_router(config: &ConfigReader<'_>) -> Result<RouterConfig> {
     Ok(router.with_routed_scaling_factor(config.number("routed_scaling_factor")? as f32)?)
 }
 
-/// The sliding window of each layer.
-struct Windows(Vec<Option<usize>>);
+/// The sliding windows of a model.
+enum Windows {
+    /// No layer has one.
+    None,
+    /// Every other of the first layers has one, beginning with the first.
+    EveryOther { window: usize, of_first: usize },
+    /// Each layer's own.
+    Listed(Vec<Option<usize>>),
+}
 
 impl Windows {
-    /// No layer has one.
-    fn none() -> Self {
-        Self(Vec::new())
-    }
-
-    fn new(windows: impl Iterator<Item = Option<usize>>) -> Self {
-        Self(windows.collect())
-    }
-
     /// What `layer_types` says, one entry for each layer.
-    fn read(config: &ConfigReader<'_>) -> Result<Self> {
+    fn listed(config: &ConfigReader<'_>) -> Result<Self> {
         let layers = config.size("num_hidden_layers")?;
         let expected = format!("{layers} of full_attention, sliding_attention");
         let wrong = || config.error("layer_types", &expected);
@@ -117,10 +115,16 @@ impl Windows {
                 _ => return Err(wrong()),
             });
         }
-        Ok(Self(windows))
+        Ok(Self::Listed(windows))
     }
 
     fn of_layer(&self, layer: usize) -> Option<usize> {
-        self.0.get(layer).copied().flatten()
+        match self {
+            Self::None => None,
+            Self::EveryOther { window, of_first } => {
+                (layer < *of_first && layer.is_multiple_of(2)).then_some(*window)
+            }
+            Self::Listed(windows) => windows[layer],
+        }
     }
 }

@@ -63,14 +63,11 @@ fn read_shared_gate(moe: &Scope<'_, '_>, hidden: usize) -> Result<artel_layers::
 /// `layer_types` says otherwise.
 fn windows(config: &ConfigReader<'_>) -> Result<Windows> {
     if !config.flag_or("use_sliding_window", false)? {
-        return Ok(Windows::none());
+        return Ok(Windows::None);
     }
     if config.has("layer_types") {
-        return Windows::read(config);
+        return Windows::listed(config);
     }
-    let (layers, windowed) =
-        (config.size("num_hidden_layers")?, config.count_or_zero("max_window_layers")?);
     let window = config.size("sliding_window")?;
-    let of_layer = |layer: usize| (layer.is_multiple_of(2) && layer < windowed).then_some(window);
-    Ok(Windows::new((0..layers).map(of_layer)))
+    Ok(Windows::EveryOther { window, of_first: config.count_or_zero("max_window_layers")? })
 }

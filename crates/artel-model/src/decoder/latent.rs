@@ -134,7 +134,7 @@ impl Latent {
     fn read_expansion(&self, weights: &Scope<'_, '_>) -> Result<(Vec<f32>, Vec<f32>)> {
         let Self { heads, rank, nope_dim, value_dim, .. } = *self;
         let shape = [heads * (nope_dim + value_dim), rank];
-        let expansion = weights.matrix("kv_b_proj.weight", shape)?;
+        let expansion = weights.matrix_to_widen("kv_b_proj.weight", shape)?;
         let mut into_latent = vec![0.0; heads * rank * nope_dim];
         let mut out_of_latent = vec![0.0; heads * value_dim * rank];
         let mut row = vec![0.0; rank];

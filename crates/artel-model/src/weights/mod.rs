@@ -201,6 +201,16 @@ impl<'w, 'a> Scope<'w, 'a> {
         self.keep(matrix)
     }
 
+    /// A matrix in its stored format that the caller replaces by a float32 copy, which is what is
+    /// counted.
+    pub(crate) fn matrix_to_widen(&self, name: &str, shape: [usize; 2]) -> Result<AnyMatrix> {
+        let matrix = self.weights.matrix(&self.name(name), shape)?;
+        let parameters = matrix.rows() * matrix.columns();
+        let bytes = parameters * size_of::<f32>();
+        self.weights.count(self.group, Format::F32.name(), parameters, bytes);
+        Ok(matrix)
+    }
+
     /// Converts a matrix where this group is converted, and counts it.
     pub(crate) fn keep(&self, matrix: AnyMatrix) -> Result<AnyMatrix> {
         let matrix = match self.weights.options.format {
@@ -239,7 +249,8 @@ impl<'w, 'a> Scope<'w, 'a> {
     pub(crate) fn array(&self, name: &str, shape: &[usize]) -> Result<Vec<f32>> {
         let name = self.name(name);
         let values = floats(&name, self.weights.tensor(&name, shape)?)?;
-        self.weights.count(self.group, "f32", values.len(), values.len() * size_of::<f32>());
+        let bytes = values.len() * size_of::<f32>();
+        self.weights.count(self.group, Format::F32.name(), values.len(), bytes);
         Ok(values)
     }
 
