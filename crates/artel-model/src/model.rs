@@ -122,8 +122,10 @@ impl Model {
         Ok(self.decoder.new_cache(positions))
     }
 
-    /// Runs new tokens of several sequences at once and returns logits `[rows, V]`, float32. The
-    /// result for a token does not depend on what else is in the batch.
+    /// Runs new tokens of several sequences at once and returns logits `[rows, V]`, float32. With
+    /// float32 weights the result for a token does not depend on what else is in the batch, to the
+    /// last bit. In other formats batches of different sizes may be served by different kernels,
+    /// whose sums differ by rounding.
     ///
     /// # Errors
     /// [`ModelError::ContextOverflow`] when a cache is too small for its new tokens, and

@@ -12,6 +12,9 @@ use crate::support::{
 const BF16_LIMIT: f64 = 2e-4;
 const FP8_LIMIT: f64 = 1e-2;
 
+/// Largest relative difference between kernels that add the same products in another order.
+const ROUNDING: f64 = 1e-10;
+
 fn difference(name: &'static str, options: &LoadOptions) -> f64 {
     let fixture = Fixture::read(name);
     let computed = logits(&load(name, options), &fixture.tokens());
@@ -124,13 +127,15 @@ fn every_instruction_set_gives_the_same_tokens() {
 }
 
 #[test]
-fn batches_change_nothing_in_any_format() {
+fn batches_change_no_more_than_rounding_in_any_format() {
     for name in ["mixtral_bf16", "minimax_m2_fp8"] {
         let tokens = Fixture::read(name).prompt;
         for features in CpuFeatures::every_supported() {
             let model = load(name, &LoadOptions { features, ..LoadOptions::default() });
             let one_by_one = logits_in_chunks(&model, &tokens, &vec![1; tokens.len()]);
-            assert!(one_by_one == logits(&model, &tokens), "{name} on {}", features.isa());
+            let difference = relative_difference(&one_by_one, &logits(&model, &tokens));
+            println!("{name} on {}: relative difference {difference:.1e}", features.isa());
+            assert!(difference < ROUNDING, "{name} on {}: {difference}", features.isa());
         }
     }
 }
