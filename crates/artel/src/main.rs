@@ -24,7 +24,7 @@ fn main() -> ExitCode {
         Ok(code) => code,
         Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("artel: {error:#}");
+            eprintln!("artel: {}", describe(&error));
             ExitCode::FAILURE
         }
     }
@@ -54,6 +54,17 @@ fn dispatch(command: &Command) -> anyhow::Result<ExitCode> {
         Command::Logits(args) => commands::logits::logits(args).map(done),
         Command::Eval(command) => commands::eval::eval(command),
     }
+}
+
+/// The error and its causes, each said once: some messages hold their cause already.
+fn describe(error: &anyhow::Error) -> String {
+    error.chain().map(ToString::to_string).fold(String::new(), |text, cause| {
+        match (text.is_empty(), text.contains(&cause)) {
+            (true, _) => cause,
+            (false, true) => text,
+            (false, false) => format!("{text}: {cause}"),
+        }
+    })
 }
 
 /// The reader of our output went away, as `| head` does; nobody is left to tell.

@@ -51,7 +51,9 @@ pub fn load(args: &ModelArgs, checkpoint: &Checkpoint) -> anyhow::Result<Model> 
     let options = LoadOptions { format, ..LoadOptions::default() };
     let bar = progress_bar(&checkpoint.name());
     let model = Model::load_with_progress(checkpoint, &options, &mut |progress: Progress| {
-        bar.set_length(progress.bytes_total as u64);
+        if bar.length() != Some(progress.bytes_total as u64) {
+            bar.set_length(progress.bytes_total as u64);
+        }
         bar.set_position(progress.bytes_done as u64);
     });
     bar.finish_and_clear();
