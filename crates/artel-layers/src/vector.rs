@@ -50,8 +50,9 @@ pub fn max(values: &[f32]) -> f32 {
     best.into_iter().chain(tail.iter().copied()).fold(f32::NEG_INFINITY, larger)
 }
 
+/// The end of a reduction.
 #[inline(always)]
-fn sum_lanes(mut sums: [f32; LANES]) -> f32 {
+pub fn sum_lanes(mut sums: [f32; LANES]) -> f32 {
     let mut width = LANES / 2;
     while width > 0 {
         for lane in 0..width {

@@ -5,6 +5,7 @@
 
 use std::ops::Range;
 
+use super::rows::{Rows, add_weighted, products};
 use crate::vector;
 
 /// Rows of a block: their state stays in the first cache beside a block of keys.
@@ -13,116 +14,114 @@ pub(super) const ROWS_MAX: usize = 16;
 /// Keys between two corrections of the running maximum.
 const KEYS: usize = 64;
 
-/// Some tokens of one sequence and some heads that share a key-value head.
+/// Some tokens of one sequence and some heads that share a key-value head. Rows are numbered token
+/// by token, head by head.
 pub(super) struct Block<'a> {
     pub(super) scale: f32,
     pub(super) window: usize,
-    pub(super) key_dim: usize,
-    pub(super) value_dim: usize,
     /// `[tokens, key_dim]`.
-    pub(super) keys: &'a [f32],
-    /// Rows `value_stride` apart, of which the first `value_dim` elements count.
-    pub(super) values: &'a [f32],
-    pub(super) value_stride: usize,
+    pub(super) keys: Rows<'a>,
+    /// `[tokens, value_dim]`, possibly the first columns of the keys.
+    pub(super) values: Rows<'a>,
     /// One a head, or empty.
     pub(super) sinks: &'a [f32],
     /// Position of the first token; the others follow it.
     pub(super) position: usize,
-    /// `[heads * key_dim]` of each token.
-    pub(super) queries: Vec<&'a [f32]>,
+    pub(super) heads: usize,
+    /// `[rows, key_dim]`.
+    pub(super) queries: Vec<f32>,
     /// `[heads * value_dim]` of each token.
     pub(super) outputs: Vec<&'a mut [f32]>,
 }
 
-/// The running softmax of one row.
-#[derive(Clone, Copy)]
+/// The running softmax of all rows.
 struct Running {
-    largest: f32,
-    denominator: f32,
+    largest: [f32; ROWS_MAX],
+    denominators: [f32; ROWS_MAX],
+    /// Weighted values, `[rows, value_dim]`.
+    sums: Vec<f32>,
 }
 
 impl Block<'_> {
     #[inline(always)]
     pub(super) fn attend(&mut self) {
-        attend(self);
-    }
-}
-
-#[inline(always)]
-fn attend(block: &mut Block<'_>) {
-    let heads = block.queries[0].len() / block.key_dim;
-    let mut running = [Running { largest: f32::NEG_INFINITY, denominator: 0.0 }; ROWS_MAX];
-    for (row, running) in running.iter_mut().enumerate().take(heads * block.queries.len()) {
-        if let Some(&sink) = block.sinks.get(row % heads)
-            && sink > f32::NEG_INFINITY
-        {
-            *running = Running { largest: sink, denominator: 1.0 };
-        }
-    }
-    block.outputs.iter_mut().for_each(|output| output.fill(0.0));
-
-    let last = block.position + block.queries.len() - 1;
-    let first_key = (block.position + 1).saturating_sub(block.window) / KEYS * KEYS;
-    for start in (first_key..=last).step_by(KEYS) {
-        for token in 0..block.queries.len() {
-            let position = block.position + token;
-            let visible = start.max((position + 1).saturating_sub(block.window))
-                ..(start + KEYS).min(position + 1);
-            if visible.is_empty() {
-                continue;
-            }
-            for head in 0..heads {
-                let running = &mut running[token * heads + head];
-                add_keys(block, (token, head), start, visible.clone(), running);
+        let mut running = self.begin();
+        let first_key = self.first_visible(0) / KEYS * KEYS;
+        for start in (first_key..self.position + self.outputs.len()).step_by(KEYS) {
+            for row in 0..self.rows() {
+                let visible = self.visible(row, start);
+                if !visible.is_empty() {
+                    self.add_keys(row, start, visible, &mut running);
+                }
             }
         }
+        self.divide(&running);
     }
-    divide(block, heads, &running);
-}
 
-/// Adds the `visible` keys of the block that begins at `start` to the row `(token, head)`.
-#[inline(always)]
-fn add_keys(
-    block: &mut Block<'_>,
-    (token, head): (usize, usize),
-    start: usize,
-    visible: Range<usize>,
-    running: &mut Running,
-) {
-    let query = &block.queries[token][head * block.key_dim..(head + 1) * block.key_dim];
-    let mut weights = [f32::NEG_INFINITY; KEYS];
-    for key in visible.clone() {
-        let row = &block.keys[key * block.key_dim..(key + 1) * block.key_dim];
-        weights[key - start] = block.scale * vector::dot(query, row);
+    fn rows(&self) -> usize {
+        self.outputs.len() * self.heads
     }
-    let largest = running.largest.max(vector::max(&weights));
-    if largest == f32::NEG_INFINITY && !weights.iter().any(|logit| logit.is_nan()) {
-        return;
-    }
-    let correction = vector::exp(running.largest - largest);
-    weights.iter_mut().for_each(|logit| *logit = vector::exp(*logit - largest));
-    running.largest = largest;
-    running.denominator = running.denominator * correction + vector::sum(&weights);
 
-    let output = &mut block.outputs[token][head * block.value_dim..(head + 1) * block.value_dim];
-    output.iter_mut().for_each(|out| *out *= correction);
-    for key in visible {
-        let weight = weights[key - start];
-        let value = &block.values[key * block.value_stride..][..block.value_dim];
-        output.iter_mut().zip(value).for_each(|(out, value)| *out += weight * value);
+    /// First key that the row's token sees.
+    fn first_visible(&self, row: usize) -> usize {
+        (self.position + row / self.heads + 1).saturating_sub(self.window)
     }
-}
 
-/// Turns weighted sums into means; a row that saw nothing stays zero.
-#[inline(always)]
-fn divide(block: &mut Block<'_>, heads: usize, running: &[Running]) {
-    for (token, output) in block.outputs.iter_mut().enumerate() {
-        for (head, output) in output.chunks_exact_mut(block.value_dim).enumerate() {
-            let denominator = running[token * heads + head].denominator;
-            if denominator != 0.0 {
-                output.iter_mut().for_each(|out| *out /= denominator);
+    /// Keys of the block at `start` that the row sees, counted from there.
+    #[inline(always)]
+    fn visible(&self, row: usize, start: usize) -> Range<usize> {
+        let end = (self.position + row / self.heads + 1).clamp(start, start + KEYS);
+        self.first_visible(row).clamp(start, end) - start..end - start
+    }
+
+    #[inline(always)]
+    fn begin(&self) -> Running {
+        let sink = |row: usize| self.sinks.get(row % self.heads).copied();
+        let largest = std::array::from_fn(|row| sink(row).unwrap_or(f32::NEG_INFINITY));
+        let weigh = |sink: f32| if sink == f32::NEG_INFINITY { 0.0 } else { 1.0 };
+        let denominators = largest.map(weigh);
+        Running { largest, denominators, sums: vec![0.0; self.rows() * self.values.width] }
+    }
+
+    /// Adds the `visible` keys of the block at `start` to a row: products, then weights relative to
+    /// the largest product so far (what was summed before is corrected), then weighted values. Keys
+    /// that the row does not see are not touched: their values could be infinite.
+    #[inline(always)]
+    fn add_keys(&self, row: usize, start: usize, visible: Range<usize>, running: &mut Running) {
+        let query = &self.queries[row * self.keys.width..][..self.keys.width];
+        let mut weights = [f32::NEG_INFINITY; KEYS];
+        products(query, self.keys.from(start), visible.clone(), &mut weights);
+        weights[visible.clone()].iter_mut().for_each(|logit| *logit *= self.scale);
+
+        let before = running.largest[row];
+        let largest = before.max(vector::max(&weights));
+        if largest == f32::NEG_INFINITY && !weights.iter().any(|logit| logit.is_nan()) {
+            return;
+        }
+        let correction = vector::exp(before - largest);
+        weights.iter_mut().for_each(|logit| *logit = vector::exp(*logit - largest));
+        running.largest[row] = largest;
+        let denominator = running.denominators[row] * correction;
+        running.denominators[row] = denominator + vector::sum(&weights);
+
+        let width = self.values.width;
+        let sums = &mut running.sums[row * width..(row + 1) * width];
+        if correction != 1.0 {
+            sums.iter_mut().for_each(|sum| *sum *= correction);
+        }
+        add_weighted(&weights, self.values.from(start), visible, sums);
+    }
+
+    /// Turns weighted sums into means; a row that saw nothing stays zero.
+    #[inline(always)]
+    fn divide(&mut self, running: &Running) {
+        let width = self.values.width;
+        let outputs = self.outputs.iter_mut().flat_map(|output| output.chunks_exact_mut(width));
+        for (row, (output, sums)) in outputs.zip(running.sums.chunks_exact(width)).enumerate() {
+            let denominator = running.denominators[row];
+            for (output, sum) in output.iter_mut().zip(sums) {
+                *output = if denominator == 0.0 { 0.0 } else { sum / denominator };
             }
         }
     }
-    debug_assert_eq!(block.outputs.len(), block.queries.len());
 }

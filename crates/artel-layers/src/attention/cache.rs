@@ -1,5 +1,6 @@
 //! Keys and values of one sequence, contiguous for each layer and head.
 
+use super::rows::Rows;
 use super::{AttentionShape, ValueStorage};
 use crate::LayersError;
 
@@ -19,6 +20,21 @@ pub struct KvCache {
 pub(super) struct LayerCache {
     pub(super) tokens: usize,
     pub(super) heads: Vec<HeadCache>,
+}
+
+impl LayerCache {
+    /// Keys and values of one head.
+    pub(super) fn head(&self, head: usize, shape: &AttentionShape) -> (Rows<'_>, Rows<'_>) {
+        let HeadCache { keys, values } = &self.heads[head];
+        let AttentionShape { key_dim, value_dim, .. } = *shape;
+        let keys = Rows { elements: keys, stride: key_dim, width: key_dim };
+        match shape.values {
+            ValueStorage::Own => {
+                (keys, Rows { elements: values, stride: value_dim, width: value_dim })
+            }
+            ValueStorage::KeyPrefix => (keys, Rows { width: value_dim, ..keys }),
+        }
+    }
 }
 
 /// One key-value head of one layer.

@@ -25,6 +25,7 @@ mod block;
 mod cache;
 mod cpu;
 pub mod reference;
+mod rows;
 #[cfg(test)]
 mod tests;
 
