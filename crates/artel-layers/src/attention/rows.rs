@@ -40,8 +40,8 @@ pub(super) fn products(query: &[f32], keys: Rows<'_>, range: Range<usize>, out: 
         out[key..key + KEYS_TOGETHER].copy_from_slice(&products_together(query, rows));
         key += KEYS_TOGETHER;
     }
-    for key in key..range.end {
-        out[key] = vector::dot(query, keys.row(key));
+    for (index, out) in out[key..range.end].iter_mut().enumerate() {
+        *out = vector::dot(query, keys.row(key + index));
     }
 }
 
