@@ -12,6 +12,9 @@ use crate::config::{ConfigReader, RotaryPart};
 use crate::decoder::{Decoder, GroupedQuery, MoeParts, RoutedExperts};
 use crate::weights::{Group, Scope, Weights};
 
+/// Steepness of the activation in the published model code; released files do not give it.
+const PUBLISHED_ALPHA: f64 = 1.702;
+
 pub(super) fn read(weights: &Weights<'_>) -> Result<Decoder> {
     let config = weights.config();
     let attention = GroupedQuery::read(&config)?.with_attention_bias(&config)?;
@@ -41,15 +44,12 @@ pub(super) fn read(weights: &Weights<'_>) -> Result<Decoder> {
     })
 }
 
-/// Released files give the limit but not the steepness, which is part of the published model code.
 fn clamped_swiglu(config: &ConfigReader<'_>) -> Result<Activation> {
-    let published = "swigluoai".parse()?;
-    let Activation::SwigluOai { alpha: published_alpha, .. } = published else {
-        return Ok(published);
-    };
-    let alpha = config.optional_number("swiglu_alpha")?.map_or(published_alpha, |x| x as f32);
-    let limit = config.positive("swiglu_limit")? as f32;
-    Ok(Activation::SwigluOai { alpha, limit, layout: GateLayout::Interleaved })
+    Ok(Activation::SwigluOai {
+        alpha: config.optional_number("swiglu_alpha")?.unwrap_or(PUBLISHED_ALPHA) as f32,
+        limit: config.positive("swiglu_limit")? as f32,
+        layout: GateLayout::Interleaved,
+    })
 }
 
 fn read_gate(moe: &Scope<'_, '_>, experts: &RoutedExperts) -> Result<Gate> {
