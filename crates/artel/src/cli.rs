@@ -44,6 +44,9 @@ pub enum Command {
     /// Measure how well a model solves problems
     #[command(subcommand)]
     Eval(EvalCommand),
+    /// Measure this machine
+    #[command(subcommand)]
+    Bench(BenchCommand),
 }
 
 /// Which model, and in which number format.
@@ -239,4 +242,71 @@ pub struct EvaluationArgs {
     /// Write every problem, answer and verdict as JSON lines
     #[arg(long, value_name = "FILE.jsonl")]
     pub save_samples: Option<PathBuf>,
+}
+
+/// `artel bench`.
+#[derive(Debug, Subcommand)]
+pub enum BenchCommand {
+    /// One mixture-of-experts layer of published sizes, by batch size
+    Layer(BenchLayerArgs),
+}
+
+/// `artel bench layer`.
+#[derive(Debug, Args)]
+pub struct BenchLayerArgs {
+    /// What computes
+    #[arg(long, value_enum, default_value_t = Device::Cpu, value_name = "DEVICE")]
+    pub device: Device,
+    /// Layers to measure [default: all]
+    #[arg(long, value_enum, value_delimiter = ',', value_name = "NAMES")]
+    pub shape: Vec<ShapeArg>,
+    /// Number formats of the experts [default: bf16,fp8-block128]
+    #[arg(long, value_enum, value_delimiter = ',', value_name = "FORMATS")]
+    pub format: Vec<WeightFormat>,
+    /// Batch sizes [default: powers of two to 2048]
+    #[arg(long, value_delimiter = ',', value_name = "NUMBERS")]
+    pub tokens: Vec<std::num::NonZeroUsize>,
+    /// Least time for each batch size
+    #[arg(long, value_name = "SECONDS", default_value_t = 1.0)]
+    pub seconds: f64,
+    /// Memory for weights; a layer that is larger is measured with fewer experts
+    #[arg(long, value_name = "MIB", default_value_t = 4096)]
+    pub weights_mib: usize,
+    /// Strongest instruction set to use [default: the processor's]
+    #[arg(long, value_enum, value_name = "SET")]
+    pub instruction_set: Option<InstructionSet>,
+    /// Write the measurements as JSON
+    #[arg(long, value_name = "FILE.json")]
+    pub save_result: Option<PathBuf>,
+}
+
+/// What computes.
+#[derive(Debug, Clone, Copy, ValueEnum)]
+pub enum Device {
+    /// All cores of this machine.
+    Cpu,
+}
+
+/// Layers of published models.
+#[derive(Debug, Clone, Copy, ValueEnum)]
+pub enum ShapeArg {
+    /// 128 experts, 8 a token, hidden 2048, intermediate 768.
+    #[value(name = "qwen3-30b-a3b")]
+    Qwen3,
+    /// 256 experts, 8 a token, hidden 3072, intermediate 1536.
+    #[value(name = "minimax-m2.5")]
+    MiniMax,
+}
+
+/// Instruction sets that kernels are written for.
+#[derive(Debug, Clone, Copy, ValueEnum)]
+pub enum InstructionSet {
+    /// Any processor.
+    Portable,
+    /// AVX2 with FMA.
+    Avx2,
+    /// AVX-512 with bfloat16.
+    Avx512,
+    /// AMX tiles.
+    Amx,
 }

@@ -1,6 +1,7 @@
 //! Mixture-of-experts inference from one binary. Flags and environment are read here and nowhere
 //! below.
 
+mod bench;
 mod cli;
 mod commands;
 mod eval;
@@ -53,6 +54,7 @@ fn dispatch(command: &Command) -> anyhow::Result<ExitCode> {
         Command::Inspect(args) => commands::inspect::inspect(args).map(done),
         Command::Logits(args) => commands::logits::logits(args).map(done),
         Command::Eval(command) => commands::eval::eval(command),
+        Command::Bench(command) => commands::bench::bench(command).map(done),
     }
 }
 

@@ -59,7 +59,7 @@ pub(super) struct Amx;
 
 impl Kernel<Bf16> for Amx {
     fn name(&self) -> &'static str {
-        "amx bf16"
+        "amx, dots to 4 rows"
     }
 
     fn tile_words(&self, columns: usize) -> usize {
@@ -278,7 +278,7 @@ unsafe fn write_tokens(halves: [&[f32; 256]; 2], tokens: usize, out: &mut [f32])
 /// Operand tile: steps of whole blocks, then one scale per block and row, `[blocks][16]`.
 impl Kernel<Fp8Block128> for Amx {
     fn name(&self) -> &'static str {
-        "amx bf16, fp8 widened"
+        "amx, dots to 4 rows"
     }
 
     fn tile_words(&self, columns: usize) -> usize {

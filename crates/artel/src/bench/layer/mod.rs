@@ -18,6 +18,8 @@ use artel_moe::quant::Format;
 use ceilings::{Ceilings, peak_gigaflops};
 pub use report::Report;
 
+use crate::record;
+
 /// Sizes of a published layer.
 #[derive(Debug, Clone)]
 pub struct LayerShape {
@@ -107,7 +109,7 @@ pub fn run(options: &Options) -> Result<Report> {
         }
     }
     if let Some(path) = &options.save_result {
-        report.save(path)?;
+        record::save(path, &report)?;
     }
     Ok(report)
 }

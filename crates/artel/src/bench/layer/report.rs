@@ -1,13 +1,9 @@
 //! The table and the record.
 
-use std::path::Path;
-use std::process::Command;
-use std::time::{SystemTime, UNIX_EPOCH};
-
-use anyhow::{Context, Result};
 use serde::Serialize;
 
 use super::ceilings::Ceilings;
+use crate::record::{Machine, Provenance};
 
 /// One batch size of one layer in one format, as measured.
 #[derive(Debug, Clone)]
@@ -74,44 +70,26 @@ pub struct RecordRow {
 /// What was measured, where and when.
 #[derive(Debug, Clone, Serialize)]
 pub struct Report {
-    /// Processor, threads and kernel.
-    pub machine: Machine,
-    /// Commit of the program.
-    pub commit: String,
-    /// Day, UTC, `YYYY-MM-DD`.
-    pub date: String,
+    /// Machine, commit and day.
+    #[serde(flatten)]
+    pub provenance: Provenance,
     /// Best rates of the machine.
     pub ceilings: Ceilings,
     /// One per shape, format and batch size.
     pub rows: Vec<RecordRow>,
 }
 
-/// The machine of a record.
-#[derive(Debug, Clone, Serialize)]
-pub struct Machine {
-    /// Name that the processor gives itself.
-    pub processor: String,
-    /// Threads used.
-    pub threads: usize,
-    /// Strongest instruction set.
-    pub instruction_set: &'static str,
-}
-
 impl Report {
     /// An empty report of this machine.
     pub fn new(ceilings: Ceilings) -> Self {
-        let machine = Machine {
-            processor: processor_name(),
-            threads: artel_device::cpu::threads(),
-            instruction_set: artel_device::cpu::CpuFeatures::detect().isa().name(),
-        };
-        Self { machine, commit: commit(), date: today(), ceilings, rows: Vec::new() }
+        Self { provenance: Provenance::here(), ceilings, rows: Vec::new() }
     }
 
     /// Prints machine, ceilings and the head of the table.
     pub fn print_head(&self) {
-        let Machine { processor, threads, instruction_set } = &self.machine;
-        println!("{processor}, {threads} threads, {instruction_set}; commit {}", self.commit);
+        let Provenance { machine, commit, .. } = &self.provenance;
+        let Machine { processor, threads, instruction_set } = machine;
+        println!("{processor}, {threads} threads, {instruction_set}; commit {commit}");
         println!(
             "own peak: {:.0} GFLOP/s bf16, {:.0} GFLOP/s fp8",
             self.ceilings.own_peak_bf16_gigaflops, self.ceilings.own_peak_fp8_gigaflops
@@ -163,19 +141,6 @@ impl Report {
         record.print();
         self.rows.push(record);
     }
-
-    /// Writes the record as JSON.
-    ///
-    /// # Errors
-    /// When the file or its folder cannot be written.
-    pub fn save(&self, path: &Path) -> Result<()> {
-        if let Some(folder) = path.parent() {
-            std::fs::create_dir_all(folder)
-                .with_context(|| format!("cannot make {}", folder.display()))?;
-        }
-        let text = serde_json::to_string_pretty(self)? + "\n";
-        std::fs::write(path, text).with_context(|| format!("cannot write {}", path.display()))
-    }
 }
 
 impl RecordRow {
@@ -194,34 +159,4 @@ impl RecordRow {
             self.times_gemm_crate,
         );
     }
-}
-
-fn processor_name() -> String {
-    let text = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
-    let line = text.lines().find(|line| line.starts_with("model name"));
-    let name = line.and_then(|line| line.split_once(':')).map(|(_, name)| name.trim().to_owned());
-    name.unwrap_or_else(|| std::env::consts::ARCH.to_owned())
-}
-
-fn commit() -> String {
-    let output = Command::new("git").args(["rev-parse", "--short", "HEAD"]).output();
-    let text = output.ok().filter(|output| output.status.success()).map(|output| output.stdout);
-    let text = text.and_then(|text| String::from_utf8(text).ok());
-    text.map_or_else(|| "unknown".to_owned(), |text| text.trim().to_owned())
-}
-
-/// Civil date from days since 1970-01-01 (Howard Hinnant's algorithm).
-fn today() -> String {
-    let seconds = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_secs());
-    let days = (seconds / 86_400) as i64 + 719_468;
-    let era = days / 146_097;
-    let day_of_era = days % 146_097;
-    let year_of_era =
-        (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
-    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
-    let month_from_march = (5 * day_of_year + 2) / 153;
-    let day = day_of_year - (153 * month_from_march + 2) / 5 + 1;
-    let month = if month_from_march < 10 { month_from_march + 3 } else { month_from_march - 9 };
-    let year = year_of_era + era * 400 + i64::from(month <= 2);
-    format!("{year:04}-{month:02}-{day:02}")
 }
