@@ -11,11 +11,11 @@
 //! 4. a chain outside the limits (see [`story::Operation`]) is thrown away and drawn again.
 //!
 //! ```text
-//! question  A bakery makes 12 trays of 8 muffins. It sells half of the muffins. How many are left?
-//! solution  The bakery makes 12*8 = <<12*8=96>>96 muffins.
-//!           It sells 96/2 = <<96/2=48>>48 muffins.
-//!           There are 96-48 = <<96-48=48>>48 muffins left.
-//!           #### 48
+//! question  A church has 5 rows of 12 seats. 50% of the seats are taken. How many seats are free?
+//! solution  The church has 5*12 = <<5*12=60>>60 seats.
+//!           60*0.5 = <<60*0.5=30>>30 seats are taken.
+//!           60-30 = <<60-30=30>>30 seats are free.
+//!           #### 30
 //! ```
 //!
 //! Which split a problem belongs to is a property of its question alone, so a problem of
