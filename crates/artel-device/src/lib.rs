@@ -4,6 +4,7 @@
 
 pub mod buffer;
 pub mod cpu;
+pub mod host;
 pub mod memory;
 pub mod tiles;
 mod error;

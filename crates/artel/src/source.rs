@@ -1,6 +1,7 @@
 //! The model that a command works on: a folder, or the one that is part of the program.
 
 use anyhow::Context;
+use artel_device::host::available_memory_bytes;
 use artel_model::{Checkpoint, Format, LoadOptions, Model, Progress};
 use indicatif::{HumanBytes, ProgressBar, ProgressStyle};
 
@@ -37,11 +38,38 @@ pub fn open(args: &ModelArgs) -> anyhow::Result<Checkpoint> {
     }
 }
 
-/// Loads the model of `checkpoint`, with a progress bar on a terminal.
+/// Loads the model of `checkpoint` to compute with it: weights that fit the memory are read from
+/// the disk now, in order, and not piece by piece when the first tokens need them.
 ///
 /// # Errors
 /// When a weight is missing, too many, or of the wrong shape or type.
 pub fn load(args: &ModelArgs, checkpoint: &Checkpoint) -> anyhow::Result<Model> {
+    let model = load_mapped(args, checkpoint)?;
+    if args.model.is_some() {
+        let bytes: usize = checkpoint.tensors().map(|(_, tensor)| tensor.bytes.len()).sum();
+        match available_memory_bytes() {
+            Some(available) if bytes > available => tracing::warn!(
+                "the weights take {}, but only {} of memory are free: they will be read from the \
+                 disk again and again",
+                HumanBytes(bytes as u64),
+                HumanBytes(available as u64)
+            ),
+            _ => {
+                let bar = progress_bar("reading", &checkpoint.name());
+                checkpoint.read_ahead(&mut |progress| show(&bar, progress));
+                bar.finish_and_clear();
+            }
+        }
+    }
+    Ok(model)
+}
+
+/// Loads the model of `checkpoint` to look at it: weights stay on the disk unless they are
+/// converted.
+///
+/// # Errors
+/// As [`load`].
+pub fn load_mapped(args: &ModelArgs, checkpoint: &Checkpoint) -> anyhow::Result<Model> {
     let format = args.format.map(|format| match format {
         WeightFormat::F32 => Format::F32,
         WeightFormat::F16 => Format::F16,
@@ -49,13 +77,8 @@ pub fn load(args: &ModelArgs, checkpoint: &Checkpoint) -> anyhow::Result<Model> 
         WeightFormat::Fp8Block128 => Format::Fp8Block128,
     });
     let options = LoadOptions { format, ..LoadOptions::default() };
-    let bar = progress_bar(&checkpoint.name());
-    let model = Model::load_with_progress(checkpoint, &options, &mut |progress: Progress| {
-        if bar.length() != Some(progress.bytes_total as u64) {
-            bar.set_length(progress.bytes_total as u64);
-        }
-        bar.set_position(progress.bytes_done as u64);
-    });
+    let bar = progress_bar("loading", &checkpoint.name());
+    let model = Model::load_with_progress(checkpoint, &options, &mut |done| show(&bar, done));
     bar.finish_and_clear();
     let model = model?;
     let config = model.config();
@@ -73,8 +96,15 @@ pub fn load(args: &ModelArgs, checkpoint: &Checkpoint) -> anyhow::Result<Model> 
 }
 
 /// A bar on standard error; nothing where that is not a terminal.
-fn progress_bar(name: &str) -> ProgressBar {
-    let style = ProgressStyle::with_template("loading {msg} {wide_bar} {bytes}/{total_bytes}")
+fn progress_bar(verb: &'static str, name: &str) -> ProgressBar {
+    let style = ProgressStyle::with_template("{prefix} {msg} {wide_bar} {bytes}/{total_bytes}")
         .expect("this is a bug: the template of the progress bar");
-    ProgressBar::new(0).with_style(style).with_message(name.to_owned())
+    ProgressBar::new(0).with_style(style).with_prefix(verb).with_message(name.to_owned())
+}
+
+fn show(bar: &ProgressBar, progress: Progress) {
+    if bar.length() != Some(progress.bytes_total as u64) {
+        bar.set_length(progress.bytes_total as u64);
+    }
+    bar.set_position(progress.bytes_done as u64);
 }

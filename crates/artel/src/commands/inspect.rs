@@ -14,7 +14,7 @@ use crate::source;
 /// When the model does not load or standard output cannot be written.
 pub fn inspect(args: &InspectArgs) -> anyhow::Result<()> {
     let checkpoint = source::open(&args.model)?;
-    let model = source::load(&args.model, &checkpoint)?;
+    let model = source::load_mapped(&args.model, &checkpoint)?;
     let context = args.context.unwrap_or(model.config().max_positions);
     let mut out = io::stdout().lock();
     writeln!(out, "{}", checkpoint.name())?;
