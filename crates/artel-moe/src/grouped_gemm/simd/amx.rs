@@ -417,8 +417,8 @@ unsafe fn widen_panel(
         let ahead = codes.as_ptr().wrapping_offset(next);
         // SAFETY: the caller's; prefetching never faults.
         unsafe {
-            _mm_prefetch::<_MM_HINT_T1>(ahead.cast());
-            _mm_prefetch::<_MM_HINT_T1>(ahead.wrapping_add(64).cast());
+            _mm_prefetch::<_MM_HINT_T0>(ahead.cast());
+            _mm_prefetch::<_MM_HINT_T0>(ahead.wrapping_add(64).cast());
             decoder.widen(codes, (&raw mut (*widened).0[index]).cast());
         }
     }
