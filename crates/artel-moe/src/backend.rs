@@ -9,12 +9,12 @@ use crate::activation::activate;
 use crate::assignment::{self, AlignOptions, Assignment, LocalExperts, NonLocalExperts};
 use crate::combine::{Combine, Identity, Locality, RowWeights, Slots, combine};
 use crate::config::{MoeConfig, Parallelism, RouterWeight};
-use crate::eplb::map_and_record::{self, LoadRecorder};
+use crate::eplb::ExpertLoad;
+use crate::eplb::map_and_record::{self, LoadRecorder, PlacementRule};
 use crate::grouped_gemm::{GemmFormat, GemmScratch, GroupedGemm, dense, grouped_gemm};
-use crate::layer::{ExpertLoad, Gate, PlacementRule};
 use crate::plan::PlannedAssignment;
 use crate::quant::{Element, NumberFormat};
-use crate::router::{self, Logits, Router, Routing};
+use crate::router::{self, Gate, Logits, Router, Routing};
 use crate::weights::ExpertMatrices;
 
 /// Where the steps of a layer run. Steps of one layer are called in the order in which they are

@@ -10,77 +10,13 @@ pub use any::{AnyMoeLayer, AnyWorkspace};
 use crate::MoeError;
 use crate::backend::{CpuBackend, MoeBackend, Product, convert};
 use crate::config::{MoeConfig, RouterWeight};
-use crate::eplb::{Placement, map_and_record::ReplicaRule};
+use crate::eplb::ExpertLoad;
+use crate::eplb::map_and_record::PlacementRule;
 use crate::grouped_gemm::GemmFormat;
 use crate::plan::MoePlan;
-use crate::quant::AnyMatrix;
-use crate::router::{Router, Routing, TopK};
+use crate::router::{Gate, Router, Routing, TopK};
 use crate::weights::ExpertWeights;
 use artel_device::cpu::CpuFeatures;
-
-/// The linear layer in front of the router: hidden states to one logit per expert.
-#[derive(Debug, Clone)]
-pub struct Gate {
-    weight: AnyMatrix,
-    bias: Option<Vec<f32>>,
-}
-
-impl Gate {
-    /// `weight` `[E, H]`, `bias` `[E]`.
-    ///
-    /// # Errors
-    /// [`MoeError::Shape`] when they differ in `E`.
-    pub fn new(weight: AnyMatrix, bias: Option<Vec<f32>>) -> Result<Self, MoeError> {
-        if let Some(bias) = &bias {
-            MoeError::check_shape("router bias", weight.rows(), bias.len())?;
-        }
-        Ok(Self { weight, bias })
-    }
-
-    /// `[E, H]`.
-    pub fn weight(&self) -> &AnyMatrix {
-        &self.weight
-    }
-
-    /// `[E]`.
-    pub fn bias(&self) -> Option<&[f32]> {
-        self.bias.as_deref()
-    }
-}
-
-/// Which physical expert serves a logical one.
-#[derive(Debug, Clone, PartialEq)]
-pub struct PlacementRule {
-    /// Where the copies of each expert are.
-    pub placement: Placement,
-    /// Which copy serves a token.
-    pub rule: ReplicaRule,
-}
-
-/// Tokens that each physical expert has computed.
-#[derive(Debug, Clone, Default)]
-pub struct ExpertLoad {
-    counts: Vec<i32>,
-    recording: bool,
-}
-
-impl ExpertLoad {
-    /// Switches recording on or off.
-    pub fn record(&mut self, recording: bool) {
-        self.recording = recording;
-    }
-
-    /// The counts, `[P]`, and whether to add to them.
-    pub(crate) fn counts(&mut self, physical_experts: usize) -> (&mut [i32], bool) {
-        self.counts.resize(physical_experts, 0);
-        (&mut self.counts, self.recording)
-    }
-
-    /// Takes the counts since the last time.
-    pub fn take(&mut self) -> Vec<i32> {
-        std::mem::take(&mut self.counts)
-    }
-}
 
 /// One mixture-of-experts layer with experts of format `F`.
 #[derive(Debug, Clone)]
@@ -142,11 +78,11 @@ impl<F: GemmFormat> MoeLayer<F> {
     ) -> Result<Self, MoeError> {
         let shape = config.shape();
         let w13_rows = config.activation().input_columns(config.local_intermediate_size());
-        MoeError::check_shape("columns of the router", shape.hidden_size, gate.weight.columns())?;
+        MoeError::check_shape("columns of the router", shape.hidden_size, gate.weight().columns())?;
         MoeError::check_shape(
             "rows of the router",
             router.config().num_logits(),
-            gate.weight.rows(),
+            gate.weight().rows(),
         )?;
         MoeError::check_shape("slots of the router", shape.top_k, router.config().slots())?;
         MoeError::check_shape("experts of this rank", config.local_experts(), experts.experts())?;

@@ -3,7 +3,6 @@
 use half::{bf16, f16};
 
 use crate::MoeError;
-use crate::grouped_gemm::GemmFormat;
 use crate::quant::{AnyMatrix, Bf16, F16, F32, Format, Fp8Block128};
 use crate::quant::{NumberFormat, WeightMatrix};
 
@@ -152,7 +151,7 @@ pub struct ExpertWeights<F: NumberFormat> {
     w2: ExpertMatrices<F>,
 }
 
-impl<F: GemmFormat> ExpertWeights<F> {
+impl<F: NumberFormat> ExpertWeights<F> {
     /// Checks that the two products belong together.
     ///
     /// # Errors
@@ -267,7 +266,7 @@ impl AnyExperts {
     }
 }
 
-fn gather<F: GemmFormat>(experts: Vec<ExpertTensors>) -> Result<ExpertWeights<F>, MoeError>
+fn gather<F: NumberFormat>(experts: Vec<ExpertTensors>) -> Result<ExpertWeights<F>, MoeError>
 where
     F::Matrix: TryFrom<AnyMatrix, Error = MoeError>,
 {

@@ -5,9 +5,9 @@ use artel_device::cpu::{CpuFeatures, with_threads};
 use artel_device::memory::CountingAllocator;
 use artel_moe::activation::Activation;
 use artel_moe::config::{MoeConfig, MoeShape, RouterConfig};
-use artel_moe::layer::{AnyMoeLayer, AnyWorkspace, Gate};
+use artel_moe::layer::{AnyMoeLayer, AnyWorkspace};
 use artel_moe::quant::{AnyMatrix, DenseMatrix, Format};
-use artel_moe::router::{Router, RoutingMethod};
+use artel_moe::router::{Gate, Router, RoutingMethod};
 use artel_moe::weights::{AnyExperts, ExpertTensors};
 
 #[global_allocator]

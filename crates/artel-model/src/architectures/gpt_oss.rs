@@ -2,7 +2,7 @@
 //! layer, biases everywhere, and a clamped activation over interleaved gate and up.
 
 use artel_moe::activation::{Activation, GateLayout};
-use artel_moe::layer::Gate;
+use artel_moe::router::Gate;
 use artel_moe::router::{Router, RouterConfig, RoutingMethod};
 use artel_moe::weights::ExpertTensors;
 

@@ -4,17 +4,14 @@ use artel_device::cpu::CpuFeatures;
 use artel_layers::linear::Linear;
 use artel_moe::activation::Activation;
 use artel_moe::config::{MoeConfig, MoeShape};
-use artel_moe::layer::{AnyMoeLayer, AnyWorkspace, Gate};
-use artel_moe::router::{Router, RouterConfig};
+use artel_moe::layer::AnyMoeLayer;
+use artel_moe::router::{Gate, Router, RouterConfig};
 use artel_moe::weights::{AnyExperts, ExpertTensors};
 
 use super::mlp::{DenseMlp, ProjectionNames};
 use super::workspace::{BlockWorkspace, sized};
 use crate::Result;
 use crate::weights::{Group, Scope};
-
-/// Memory of the experts of all layers.
-pub(super) type MoeWorkspace = AnyWorkspace;
 
 /// What an architecture says about its routed experts.
 #[derive(Debug, Clone)]

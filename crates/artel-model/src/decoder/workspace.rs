@@ -1,7 +1,7 @@
 use artel_device::cpu::CpuFeatures;
+use artel_moe::layer::AnyWorkspace;
 
 use super::SequenceInput;
-use super::moe::MoeWorkspace;
 
 /// Memory of a step, kept for the next: once it has seen the largest step, the steps after it
 /// allocate next to nothing.
@@ -30,7 +30,7 @@ pub(crate) struct BlockWorkspace {
     pub(super) layers: artel_layers::Workspace,
     pub(super) attention: AttentionBuffers,
     pub(super) mlp: MlpBuffers,
-    pub(super) moe: MoeWorkspace,
+    pub(super) moe: AnyWorkspace,
 }
 
 /// Rows between the operations of attention; which of them are used depends on its kind.
@@ -69,7 +69,7 @@ impl Workspace {
                 layers: artel_layers::Workspace::new(features),
                 attention: AttentionBuffers::default(),
                 mlp: MlpBuffers::default(),
-                moe: MoeWorkspace::new(features),
+                moe: AnyWorkspace::new(features),
             },
         }
     }

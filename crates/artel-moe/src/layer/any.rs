@@ -1,12 +1,13 @@
 use artel_device::cpu::CpuFeatures;
 
-use super::{Gate, MoeLayer, PlacementRule, Workspace};
+use super::{MoeLayer, Workspace};
 use crate::MoeError;
 use crate::backend::CpuBackend;
 use crate::config::MoeConfig;
+use crate::eplb::map_and_record::PlacementRule;
 use crate::plan::MoePlan;
 use crate::quant::{Bf16, F16, F32, Fp8Block128};
-use crate::router::{Router, TopK};
+use crate::router::{Gate, Router, TopK};
 use crate::weights::AnyExperts;
 
 /// A layer whose format the checkpoint chose: what a model holds. Float32 at the edges.

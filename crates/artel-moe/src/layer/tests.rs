@@ -7,8 +7,9 @@ use super::*;
 use crate::activation::{Activation, GateLayout};
 use crate::assignment::{AlignedBecause, AssignmentPath};
 use crate::config::{MoeShape, Parallelism};
-use crate::eplb::{EpRank, ExpertMap, ExpertPlacement};
-use crate::quant::{Bf16, DenseMatrix, Element, F32, Format};
+use crate::eplb::map_and_record::ReplicaRule;
+use crate::eplb::{EpRank, ExpertMap, ExpertPlacement, Placement};
+use crate::quant::{AnyMatrix, Bf16, DenseMatrix, Element, F32, Format};
 use crate::router::{RouterConfig, RoutingMethod};
 use crate::weights::{AnyExperts, ExpertMatrices, ExpertTensors};
 

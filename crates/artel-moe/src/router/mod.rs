@@ -20,6 +20,7 @@
 //! # Ok::<(), artel_moe::MoeError>(())
 //! ```
 
+mod gate;
 mod config;
 pub mod cpu;
 pub mod reference;
@@ -34,6 +35,7 @@ pub use config::{
     FusedSharedExperts, Normalization, RouterConfig, RoutingMethod, RoutingMethodType, Scoring,
     ScoringFunction, SelectedFunction, Selection, SelectionBias,
 };
+pub use gate::Gate;
 
 use crate::{MoeError, quant::Element};
 

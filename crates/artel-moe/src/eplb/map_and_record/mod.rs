@@ -34,6 +34,15 @@ pub use rule::{ReplicaRule, ReplicaSalt};
 use super::Placement;
 use crate::MoeError;
 
+/// Which physical expert serves a logical one.
+#[derive(Debug, Clone, PartialEq)]
+pub struct PlacementRule {
+    /// Where the copies of each expert are.
+    pub placement: Placement,
+    /// Which copy serves a token.
+    pub rule: ReplicaRule,
+}
+
 /// Where load is counted, and whether this step counts.
 #[derive(Debug)]
 pub struct LoadRecorder<'a> {
