@@ -245,7 +245,7 @@ fn placement_changes_the_slot_and_not_the_result() {
 }
 
 #[test]
-fn the_same_bits_whatever_the_threads_the_batch_and_every_time() {
+fn the_same_bits_whatever_the_threads_and_every_time() {
     let shape = MoeShape { hidden_size: 200, intermediate_size: 136, num_experts: 6, top_k: 2 };
     let case = Case { shape, ids: (0..80).map(|pair| pair % 6).collect(), ..small() };
     for format in Format::ALL {
@@ -261,6 +261,26 @@ fn the_same_bits_whatever_the_threads_the_batch_and_every_time() {
             };
             let first = run(1);
             assert!([1, 2, 5].iter().all(|&threads| run(threads) == first), "{format}");
+        }
+    }
+}
+
+#[test]
+fn a_token_of_float32_or_float16_does_not_see_its_batch() {
+    let case = Case { ids: (0..80).map(|pair| pair % 6).collect(), ..small() };
+    let hidden_states = hidden_states(&case);
+    for format in [Format::F32, Format::F16] {
+        for features in CpuFeatures::every_supported() {
+            let layer = layer(&case, format, features);
+            let mut ws = AnyWorkspace::new(features);
+            let mut together = vec![0.0; hidden_states.len()];
+            layer.forward(&hidden_states, &mut ws, &mut together).unwrap();
+            let size = case.shape.hidden_size;
+            for (token, expected) in hidden_states.chunks(size).zip(together.chunks(size)) {
+                let mut alone = vec![0.0; size];
+                layer.forward(token, &mut ws, &mut alone).unwrap();
+                assert_eq!(alone, expected, "{format} {}", features.isa());
+            }
         }
     }
 }
