@@ -3,16 +3,16 @@
 use std::hint::black_box;
 use std::time::Instant;
 
-use anyhow::Result;
 use artel_device::HostBuffer;
-use artel_device::cpu::{CpuFeatures, Vectorized};
-use artel_moe::grouped_gemm::{GemmScratch, dense};
+use artel_device::cpu::{CpuFeatures, Isa, Vectorized};
 use artel_moe::quant::Format;
+use half::bf16;
 use rayon::prelude::*;
 use serde::Serialize;
 
 use super::simd::dense_product;
-use super::weights::{random_floats, random_matrix};
+use super::simd::units::{MultiplyAdds, TILE_OPERATIONS, Tiles, multiply_tiles};
+use super::weights::random_floats;
 
 /// 64-bit words that one thread reads at a time: 256 KiB.
 const READ_WORDS: usize = 1 << 15;
@@ -20,34 +20,71 @@ const READ_WORDS: usize = 1 << 15;
 /// Rates of the processor alone. A multiply-add is two operations.
 #[derive(Debug, Clone, Serialize)]
 pub struct Ceilings {
-    /// This project's own product of a bfloat16 matrix that stays in the cache with many rows,
-    /// 1e9 operations a second.
-    pub own_peak_bf16_gigaflops: f64,
-    /// The same in FP8.
-    pub own_peak_fp8_gigaflops: f64,
+    /// Multiply-adds on float32 vectors in registers, 1e9 operations a second.
+    pub vector_gigaflops: f64,
+    /// Products of bfloat16 tiles in registers, 1e9 operations a second; absent without AMX. FP8
+    /// is widened to bfloat16, so it has the same ceiling.
+    pub tile_gigaflops: Option<f64>,
     /// Largest rate at which weights were read, 1e9 bytes a second.
     pub read_gigabytes_per_second: f64,
 }
 
-/// Rates of `features` on all threads.
-///
-/// # Errors
-/// When the product refuses its input, which is a bug.
-pub fn peak_gigaflops(features: CpuFeatures, format: Format) -> Result<f64> {
-    const TOKENS: usize = 512;
-    const SIZE: usize = 512;
-    let matrix = random_matrix(format, SIZE, SIZE, 1)?;
-    let x = random_floats(TOKENS * SIZE, 2);
-    let mut out = vec![0f32; TOKENS * SIZE];
-    let mut scratch = GemmScratch::default();
-    let mut best = 0f64;
-    for _ in 0..100 {
-        let start = Instant::now();
-        dense(features, &x, &matrix, &mut out, &mut scratch)?;
-        let operations = (2 * TOKENS * SIZE * SIZE) as f64;
-        best = best.max(operations / start.elapsed().as_secs_f64() / 1e9);
+impl Ceilings {
+    /// Measures the arithmetic of `features` on all threads.
+    pub fn measure(features: CpuFeatures) -> Self {
+        Self {
+            vector_gigaflops: vector_gigaflops(features),
+            tile_gigaflops: tile_gigaflops(features),
+            read_gigabytes_per_second: 0.0,
+        }
     }
-    Ok(best)
+
+    /// The units that products of `format` can use at best.
+    pub fn gigaflops(&self, format: Format) -> f64 {
+        match format {
+            Format::Bf16 | Format::Fp8Block128 => {
+                self.tile_gigaflops.unwrap_or(self.vector_gigaflops)
+            }
+            Format::F32 | Format::F16 => self.vector_gigaflops,
+        }
+    }
+}
+
+fn vector_gigaflops(features: CpuFeatures) -> f64 {
+    match features.isa() {
+        Isa::Portable => multiply_adds::<4, false>(features),
+        Isa::Avx2 => multiply_adds::<8, true>(features),
+        Isa::Avx512 | Isa::Amx => multiply_adds::<16, true>(features),
+    }
+}
+
+fn multiply_adds<const LANES: usize, const FUSED: bool>(features: CpuFeatures) -> f64 {
+    let numbers = random_floats(2 * LANES, 5);
+    let operands = [0, LANES].map(|first| std::array::from_fn(|lane| numbers[first + lane]));
+    let operations = MultiplyAdds::<LANES, FUSED>::OPERATIONS;
+    best_rate(operations, |rounds| {
+        let (operands, rounds) = black_box((operands, rounds));
+        black_box(features.vectorize(MultiplyAdds::<LANES, FUSED> { operands, rounds }));
+    })
+}
+
+fn tile_gigaflops(features: CpuFeatures) -> Option<f64> {
+    let numbers = random_floats(4 * 16 * 32, 6);
+    let tiles = Tiles(std::array::from_fn(|index| bf16::from_f32(numbers[index]).to_bits()));
+    (features.isa() == Isa::Amx)
+        .then(|| best_rate(TILE_OPERATIONS, |rounds| multiply_tiles(features, &tiles, rounds)))
+}
+
+/// Best of some short runs on all threads at once.
+fn best_rate(operations: usize, work: impl Fn(usize) + Sync) -> f64 {
+    const ROUNDS: usize = 1 << 16;
+    const RUNS: usize = 30;
+    let rate = || {
+        let start = Instant::now();
+        let threads = rayon::broadcast(|_| work(ROUNDS)).len();
+        (threads * ROUNDS * operations) as f64 / start.elapsed().as_secs_f64() / 1e9
+    };
+    (0..RUNS).map(|_| rate()).fold(0.0, f64::max)
 }
 
 /// All threads read all of `buffers`, `repetitions` times: the median rate in 1e9 bytes a second.

@@ -48,7 +48,7 @@ pub fn layer(
         let gemm = gemm_crate_gigaflops(gemm_rows, shape.hidden_size, shape.intermediate_size);
         report.add(Row {
             shape: shape.name.to_owned(),
-            format: format.name().to_owned(),
+            format,
             tokens,
             num_experts: layers.num_experts,
             num_experts_published: shape.num_experts,

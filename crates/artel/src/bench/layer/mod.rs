@@ -15,7 +15,7 @@ use std::path::PathBuf;
 use anyhow::{Result, ensure};
 use artel_device::cpu::CpuFeatures;
 use artel_moe::quant::Format;
-use ceilings::{Ceilings, peak_gigaflops};
+use ceilings::Ceilings;
 pub use report::Report;
 
 use crate::record;
@@ -97,11 +97,7 @@ impl Default for Options {
 pub fn run(options: &Options) -> Result<Report> {
     ensure!(!options.tokens.contains(&0), "a batch has at least one token");
     let features = options.features;
-    let mut report = Report::new(Ceilings {
-        own_peak_bf16_gigaflops: peak_gigaflops(features, Format::Bf16)?,
-        own_peak_fp8_gigaflops: peak_gigaflops(features, Format::Fp8Block128)?,
-        read_gigabytes_per_second: 0.0,
-    });
+    let mut report = Report::new(Ceilings::measure(features));
     report.print_head();
     for shape in &options.shapes {
         for &format in &options.formats {

@@ -1,5 +1,6 @@
 //! The table and the record.
 
+use artel_moe::quant::Format;
 use serde::Serialize;
 
 use super::ceilings::Ceilings;
@@ -11,7 +12,7 @@ pub struct Row {
     /// Name of the model.
     pub shape: String,
     /// Number format of the experts.
-    pub format: String,
+    pub format: Format,
     /// `T`.
     pub tokens: usize,
     /// Experts in memory.
@@ -91,8 +92,9 @@ impl Report {
         let Machine { processor, threads, instruction_set } = machine;
         println!("{processor}, {threads} threads, {instruction_set}; commit {commit}");
         println!(
-            "own peak: {:.0} GFLOP/s bf16, {:.0} GFLOP/s fp8",
-            self.ceilings.own_peak_bf16_gigaflops, self.ceilings.own_peak_fp8_gigaflops
+            "in registers: {:.0} GFLOP/s on bf16 and fp8, {:.0} on f32 and f16",
+            self.ceilings.gigaflops(Format::Bf16),
+            self.ceilings.gigaflops(Format::F32)
         );
         println!(
             "{:>14} {:>12} {:>6} {:>10} {:>10} {:>7} {:>7} {:>8} {:>7} {:>7}",
@@ -111,10 +113,7 @@ impl Report {
 
     /// Adds a row and prints it.
     pub fn add(&mut self, row: Row) {
-        let peak = match row.format.as_str() {
-            "fp8-block128" => self.ceilings.own_peak_fp8_gigaflops,
-            _ => self.ceilings.own_peak_bf16_gigaflops,
-        };
+        let peak = self.ceilings.gigaflops(row.format);
         let read = row.read_gigabytes_per_second;
         let ceilings = &mut self.ceilings;
         ceilings.read_gigabytes_per_second = ceilings.read_gigabytes_per_second.max(read);
@@ -123,7 +122,7 @@ impl Report {
         let gigaflops = row.operations / row.microseconds / 1e3;
         let record = RecordRow {
             shape: row.shape,
-            format: row.format,
+            format: row.format.to_string(),
             tokens: row.tokens,
             num_experts: row.num_experts,
             num_experts_published: row.num_experts_published,

@@ -1,4 +1,7 @@
-//! The `gemm` crate's dense product, whose interface takes pointers.
+//! Ceilings that need raw instructions or raw pointers: the arithmetic units, and the `gemm` crate's
+//! dense product.
+
+pub mod units;
 
 use gemm::{Parallelism, gemm};
 
