@@ -36,6 +36,11 @@ struct LayerRow {
     tokens: u32,
     microseconds: f64,
     share_of_ceiling: f64,
+    gigabytes_per_second: f64,
+    gigaflops: f64,
+    times_gemm_crate: f64,
+    num_experts: usize,
+    num_experts_published: usize,
 }
 
 /// One line of a chart: a shape in a format, its rows by batch size.
@@ -56,16 +61,22 @@ pub fn make(root: &Path) -> anyhow::Result<()> {
     for row in &record.rows {
         series.entry((&row.shape, &row.format)).or_default().push(row);
     }
-    std::fs::write(root.join("docs/cpu-layer.md"), table(&record, &series))?;
-    draw(&root.join("docs/cpu-layer.svg"), &series)
+    let docs = root.join("docs");
+    std::fs::create_dir_all(&docs).with_context(|| format!("cannot make {}", docs.display()))?;
+    let page = docs.join("cpu-layer.md");
+    std::fs::write(&page, table(&record, &series))
+        .with_context(|| format!("cannot write {}", page.display()))?;
+    draw(&docs.join("cpu-layer.svg"), &series)
 }
 
 fn table(record: &LayerRecord, series: &Series<'_>) -> String {
     let mut text = format!(
         "# The MoE layer on a CPU\n\nGenerated from `{CPU_LAYER}` by `cargo xtask bench-report`; \
          measured by `artel bench layer --device cpu`.\n\nMachine: {}. Commit {}, {}.\n\n\
-         Share of ceiling: the time that this machine's own read bandwidth and dense product allow, \
-         over the time taken.\n\n![share of ceiling by batch size](cpu-layer.svg)\n",
+         Share of ceiling: the least time that this machine allows (each touched weight read once at \
+         its read bandwidth, or the products at the rate of its arithmetic units in registers, \
+         whichever is longer) over the time taken. Times gemm crate: the operations of a step against \
+         the dense float32 product of equal size by the `gemm` crate, measured in the same run.\n\n![share of ceiling by batch size](cpu-layer.svg)\n",
         describe(&record.machine),
         record.commit,
         record.date,
@@ -73,23 +84,42 @@ fn table(record: &LayerRecord, series: &Series<'_>) -> String {
     for ((shape, format), rows) in series {
         let _ = write!(
             text,
-            "\n## {shape}, {format}\n\n| tokens | microseconds | share of ceiling |\n|---:|---:|---:|\n"
+            "\n## {shape}, {format}{}\n\n| tokens | microseconds | share of ceiling | \
+             GB/s of weights | GFLOP/s | times gemm crate |\n|---:|---:|---:|---:|---:|---:|\n",
+            fewer_experts(rows)
         );
         for row in rows {
             let share = 100.0 * row.share_of_ceiling;
-            let _ = writeln!(text, "| {} | {:.0} | {share:.0} % |", row.tokens, row.microseconds);
+            let LayerRow { tokens, microseconds, gigabytes_per_second, gigaflops, .. } = row;
+            let _ = writeln!(
+                text,
+                "| {tokens} | {microseconds:.0} | {share:.0} % | {gigabytes_per_second:.1} | \
+                 {gigaflops:.0} | {:.2} |",
+                row.times_gemm_crate
+            );
         }
     }
     text
+}
+
+/// Says so when memory did not hold all experts of the model.
+fn fewer_experts(rows: &[&LayerRow]) -> String {
+    let LayerRow { num_experts, num_experts_published, .. } = rows[0];
+    if num_experts == num_experts_published {
+        return String::new();
+    }
+    format!(" ({num_experts} of {num_experts_published} experts in memory)")
 }
 
 fn describe(machine: &serde_json::Value) -> String {
     match machine {
         serde_json::Value::String(text) => text.clone(),
         serde_json::Value::Object(fields) => {
-            let parts: Vec<String> =
-                fields.iter().map(|(name, value)| format!("{name} {value}")).collect();
-            parts.join(", ")
+            let text = |value: &serde_json::Value| {
+                value.as_str().map_or_else(|| value.to_string(), str::to_owned)
+            };
+            let parts = fields.iter().map(|(name, value)| format!("{name} {}", text(value)));
+            parts.collect::<Vec<_>>().join(", ").replace('_', " ")
         }
         other => other.to_string(),
     }

@@ -77,12 +77,14 @@ fn tile_gigaflops(features: CpuFeatures) -> Option<f64> {
 
 /// Best of some short runs on all threads at once.
 fn best_rate(operations: usize, work: impl Fn(usize) + Sync) -> f64 {
-    const ROUNDS: usize = 1 << 16;
-    const RUNS: usize = 30;
+    // Long enough that waking the threads is nothing beside it.
+    const OPERATIONS_PER_RUN: usize = 1 << 31;
+    const RUNS: usize = 15;
+    let rounds = OPERATIONS_PER_RUN / operations;
     let rate = || {
         let start = Instant::now();
-        let threads = rayon::broadcast(|_| work(ROUNDS)).len();
-        (threads * ROUNDS * operations) as f64 / start.elapsed().as_secs_f64() / 1e9
+        let threads = rayon::broadcast(|_| work(rounds)).len();
+        (threads * rounds * operations) as f64 / start.elapsed().as_secs_f64() / 1e9
     };
     (0..RUNS).map(|_| rate()).fold(0.0, f64::max)
 }
