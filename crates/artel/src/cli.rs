@@ -4,9 +4,12 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+/// Release and commit.
+const VERSION: &str = concat!(env!("CARGO_PKG_VERSION"), " (", env!("ARTEL_COMMIT"), ")");
+
 /// Mixture-of-experts inference from one binary.
 #[derive(Debug, Parser)]
-#[command(name = "artel", version, about, propagate_version = true)]
+#[command(name = "artel", version = VERSION, about, propagate_version = true)]
 pub struct Cli {
     /// What to do.
     #[command(subcommand)]
