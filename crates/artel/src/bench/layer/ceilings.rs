@@ -11,7 +11,9 @@ use rayon::prelude::*;
 use serde::Serialize;
 
 use super::simd::dense_product;
-use super::simd::units::{MultiplyAdds, TILE_OPERATIONS, Tiles, multiply_tiles};
+use super::simd::units::{
+    TILE_OPERATIONS, Tiles, multiply_add_vectors, multiply_tiles, vector_operations,
+};
 use super::weights::random_floats;
 
 /// 64-bit words that one thread reads at a time: 256 KiB.
@@ -30,8 +32,9 @@ pub struct Ceilings {
 }
 
 impl Ceilings {
-    /// Measures the arithmetic of `features` on all threads.
-    pub fn measure(features: CpuFeatures) -> Self {
+    /// Measures the arithmetic of this processor on all threads, whatever the layer may use of it.
+    pub fn measure() -> Self {
+        let features = CpuFeatures::detect();
         Self {
             vector_gigaflops: vector_gigaflops(features),
             tile_gigaflops: tile_gigaflops(features),
@@ -51,20 +54,9 @@ impl Ceilings {
 }
 
 fn vector_gigaflops(features: CpuFeatures) -> f64 {
-    match features.isa() {
-        Isa::Portable => multiply_adds::<4, false>(features),
-        Isa::Avx2 => multiply_adds::<8, true>(features),
-        Isa::Avx512 | Isa::Amx => multiply_adds::<16, true>(features),
-    }
-}
-
-fn multiply_adds<const LANES: usize, const FUSED: bool>(features: CpuFeatures) -> f64 {
-    let numbers = random_floats(2 * LANES, 5);
-    let operands = [0, LANES].map(|first| std::array::from_fn(|lane| numbers[first + lane]));
-    let operations = MultiplyAdds::<LANES, FUSED>::OPERATIONS;
-    best_rate(operations, |rounds| {
-        let (operands, rounds) = black_box((operands, rounds));
-        black_box(features.vectorize(MultiplyAdds::<LANES, FUSED> { operands, rounds }));
+    let operands = [0.5, 0.25].map(black_box);
+    best_rate(vector_operations(features), |rounds| {
+        black_box(multiply_add_vectors(features, operands, rounds));
     })
 }
 
@@ -90,7 +82,8 @@ fn best_rate(operations: usize, work: impl Fn(usize) + Sync) -> f64 {
 }
 
 /// All threads read all of `buffers`, `repetitions` times: the median rate in 1e9 bytes a second.
-pub fn read_rate(features: CpuFeatures, buffers: &[HostBuffer], repetitions: usize) -> f64 {
+pub fn read_rate(buffers: &[HostBuffer], repetitions: usize) -> f64 {
+    let features = CpuFeatures::detect();
     let bytes: usize = buffers.iter().map(HostBuffer::len).sum();
     let rate = || {
         let start = Instant::now();

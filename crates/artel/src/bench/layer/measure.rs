@@ -35,12 +35,12 @@ pub fn layer(
 ) -> Result<()> {
     let layers = Layers::new(options, shape, format)?;
     // Half of the reads before the layer runs and half after, in case the machine's pace changes.
-    let read_before = read_rate(options.features, &layers.buffers, 3);
+    let read_before = read_rate(&layers.buffers, 3);
     let mut timed = Vec::new();
     for &tokens in &options.tokens {
         timed.push(time(options, shape, &layers, tokens)?);
     }
-    let read_after = read_rate(options.features, &layers.buffers, 3);
+    let read_after = read_rate(&layers.buffers, 3);
     let read_rate = read_before.max(read_after);
     for (&tokens, timed) in options.tokens.iter().zip(timed) {
         let rows = tokens * shape.top_k;

@@ -96,8 +96,7 @@ impl Default for Options {
 /// When an option is out of range or the record cannot be written.
 pub fn run(options: &Options) -> Result<Report> {
     ensure!(!options.tokens.contains(&0), "a batch has at least one token");
-    let features = options.features;
-    let mut report = Report::new(Ceilings::measure(features));
+    let mut report = Report::new(Ceilings::measure());
     report.print_head();
     for shape in &options.shapes {
         for &format in &options.formats {

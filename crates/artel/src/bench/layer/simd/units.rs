@@ -1,39 +1,69 @@
 //! The arithmetic units alone: operands stay in registers, so nothing else can be the limit.
 
-use artel_device::cpu::{CpuFeatures, Isa, Vectorized};
+use artel_device::cpu::{CpuFeatures, Isa};
 
 /// Independent sums: as many as hide the latency of a multiply-add, with room for the operands.
 const SUMS: usize = 10;
 
-/// Multiply-adds on vectors of `LANES` float32 numbers, fused where the processor fuses them.
-pub struct MultiplyAdds<const LANES: usize, const FUSED: bool> {
-    /// Operands.
-    pub operands: [[f32; LANES]; 2],
-    /// Rounds of [`MultiplyAdds::OPERATIONS`].
-    pub rounds: usize,
-}
-
-impl<const LANES: usize, const FUSED: bool> MultiplyAdds<LANES, FUSED> {
-    /// Operations of a round.
-    pub const OPERATIONS: usize = 2 * LANES * SUMS;
-}
-
-impl<const LANES: usize, const FUSED: bool> Vectorized for MultiplyAdds<LANES, FUSED> {
-    type Output = f32;
-
-    #[inline(always)]
-    fn run(self) -> f32 {
-        let [a, b] = self.operands;
-        let mut sums = [[0f32; LANES]; SUMS];
-        for _ in 0..self.rounds {
-            for sum in sums.as_flattened_mut().chunks_exact_mut(LANES) {
-                for ((sum, a), b) in sum.iter_mut().zip(a).zip(b) {
-                    *sum = if FUSED { a.mul_add(b, *sum) } else { a * b + *sum };
+/// Multiply-adds on vectors of one instruction set; see [`multiply_add_vectors`].
+#[cfg(target_arch = "x86_64")]
+macro_rules! multiply_adds {
+    ($name:ident, $features:literal, $vector:ty, $splat:ident, $fma:ident, $cast:ident) => {
+        #[target_feature(enable = $features)]
+        fn $name(a: f32, b: f32, rounds: usize) -> f32 {
+            use std::arch::x86_64::*;
+            let (a, b) = ($splat(a), $splat(b));
+            let mut sums: [$vector; SUMS] = [$splat(0.0); SUMS];
+            for _ in 0..rounds {
+                // A closure would not be compiled for the instruction set.
+                for sum in &mut sums {
+                    *sum = $fma(a, b, *sum);
                 }
             }
+            let mut total = 0.0;
+            for sum in sums {
+                total += $cast(sum);
+            }
+            total
         }
-        sums.as_flattened().iter().sum()
+    };
+}
+#[cfg(target_arch = "x86_64")]
+multiply_adds!(adds_avx512, "avx512f", __m512, _mm512_set1_ps, _mm512_fmadd_ps, _mm512_cvtss_f32);
+#[cfg(target_arch = "x86_64")]
+multiply_adds!(adds_avx2, "avx2,fma", __m256, _mm256_set1_ps, _mm256_fmadd_ps, _mm256_cvtss_f32);
+
+/// float32 numbers in a vector of `features`.
+pub fn lanes(features: CpuFeatures) -> usize {
+    match features.isa() {
+        Isa::Portable => 1,
+        Isa::Avx2 => 8,
+        Isa::Avx512 | Isa::Amx => 16,
     }
+}
+
+/// `rounds` times [`SUMS`] multiply-adds of vectors: [`vector_operations`] a round.
+pub fn multiply_add_vectors(features: CpuFeatures, [a, b]: [f32; 2], rounds: usize) -> f32 {
+    match features.isa() {
+        // SAFETY: `features` proves the instruction set.
+        #[cfg(target_arch = "x86_64")]
+        Isa::Avx512 | Isa::Amx => unsafe { adds_avx512(a, b, rounds) },
+        // SAFETY: as above.
+        #[cfg(target_arch = "x86_64")]
+        Isa::Avx2 => unsafe { adds_avx2(a, b, rounds) },
+        _ => {
+            let mut sums = [0f32; SUMS];
+            for _ in 0..rounds {
+                sums.iter_mut().for_each(|sum| *sum += a * b);
+            }
+            sums.iter().sum()
+        }
+    }
+}
+
+/// Operations of a round of [`multiply_add_vectors`].
+pub fn vector_operations(features: CpuFeatures) -> usize {
+    2 * lanes(features) * SUMS
 }
 
 /// Operations of a round of [`multiply_tiles`].
@@ -96,4 +126,17 @@ pub fn multiply_tiles(features: CpuFeatures, operands: &Tiles, rounds: usize) {
 #[cfg(not(target_arch = "x86_64"))]
 pub fn multiply_tiles(_: CpuFeatures, _: &Tiles, _: usize) {
     unreachable!("this is a bug: tiles are multiplied without AMX")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_instruction_set_does_the_same_work() {
+        for features in CpuFeatures::every_supported() {
+            let sum = multiply_add_vectors(features, [0.5, 0.25], 64);
+            assert_eq!(sum, 64.0 * 0.125 * SUMS as f32, "{}", features.isa());
+        }
+    }
 }
