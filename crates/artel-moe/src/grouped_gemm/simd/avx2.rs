@@ -55,6 +55,12 @@ unsafe impl Lanes for Lanes8 {
             _mm_cvtss_f32(_mm_add_ss(pairs, _mm_shuffle_ps(pairs, pairs, 1)))
         }
     }
+
+    #[inline(always)]
+    unsafe fn prefetch(from: *const u8) {
+        // SAFETY: prefetching never faults.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(from.cast()) };
+    }
 }
 
 // SAFETY: reads eight numbers, as the trait asks its caller to provide.

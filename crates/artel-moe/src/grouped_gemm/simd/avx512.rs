@@ -50,6 +50,12 @@ unsafe impl Lanes for Lanes16 {
         // SAFETY: the caller's.
         unsafe { _mm512_reduce_add_ps(self.0) }
     }
+
+    #[inline(always)]
+    unsafe fn prefetch(from: *const u8) {
+        // SAFETY: prefetching never faults.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(from.cast()) };
+    }
 }
 
 // SAFETY: reads sixteen numbers, as the trait asks its caller to provide.

@@ -50,6 +50,10 @@ unsafe impl Lanes for Portable {
         let [a, b, c, d, e, f, g, h] = self.0;
         ((a + e) + (c + g)) + ((b + f) + (d + h))
     }
+
+    /// Nothing: plain Rust has no word for it.
+    #[inline(always)]
+    unsafe fn prefetch(_: *const u8) {}
 }
 
 macro_rules! load {

@@ -17,6 +17,12 @@ use crate::quant::{Bf16, DenseMatrix, F16, F32, Fp8Block128, Fp8BlockMatrix, Wei
 /// Operand rows are padded to this many numbers, the widest vector.
 const ROW_MULTIPLE: usize = 16;
 
+/// Weight rows that are asked for before they are read: far enough to hide the memory.
+const ROWS_AHEAD: usize = 4;
+
+/// Bytes of a cache line.
+const LINE: usize = 64;
+
 /// A float32 vector of one instruction set.
 ///
 /// # Safety
@@ -38,6 +44,8 @@ pub(super) unsafe trait Lanes: Copy + Send + Sync + 'static {
     unsafe fn multiply_add(self, factor: Self, sum: Self) -> Self;
     /// The sum of all lanes in a fixed order.
     unsafe fn total(self) -> f32;
+    /// Asks for the cache line at `from`, which may lie outside of any allocation.
+    unsafe fn prefetch(from: *const u8);
 }
 
 /// Reads a vector of stored numbers as float32.
@@ -172,7 +180,9 @@ unsafe fn dots<V: Load<T> + Load<f32>, T: Element, const R: usize, const C: usiz
         while k < full {
             let x: [V; C] = std::array::from_fn(|c| V::load(x.as_ptr().add(c * pitch + k)));
             for (r, sums) in sums.iter_mut().enumerate() {
-                let weight: V = V::load(weights.as_ptr().add(r * columns + k));
+                let from = weights.as_ptr().add(r * columns + k);
+                V::prefetch(from.wrapping_add(ROWS_AHEAD * columns).cast());
+                let weight: V = V::load(from);
                 for (sum, x) in sums.iter_mut().zip(x) {
                     *sum = weight.multiply_add(x, *sum);
                 }
@@ -316,6 +326,9 @@ unsafe fn dots_fp8<V: Load<u8> + Load<f32>, const C: usize>(
                 padded[..codes.len()].copy_from_slice(codes);
                 padded.as_ptr()
             };
+            for line in (0..BLOCK).step_by(LINE) {
+                V::prefetch(codes.wrapping_add(ROWS_AHEAD * row.codes.len() + line));
+            }
             let mut block = [V::zero(); C];
             let mut k = 0;
             while k < BLOCK {
