@@ -2,3 +2,4 @@
 
 pub mod tidy;
 pub mod report;
+pub mod toolkit;
