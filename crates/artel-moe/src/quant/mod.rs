@@ -3,20 +3,26 @@
 //! A weight matrix is kept as the checkpoint stores it (`[rows, columns]`, row-major: one row is
 //! one output feature) and widened in registers when it is used.
 
+mod any;
 mod bfloat16;
+mod e4m3;
 mod float16;
 mod float32;
 mod fp8_block128;
+mod scales;
 
+pub use any::{AnyMatrix, Format};
 use artel_device::HostBuffer;
 pub use bfloat16::Bf16;
 use bytemuck::Pod;
+pub use e4m3::{E4M3_MAX, e4m3_from_f32, e4m3_to_f32};
 pub use float16::F16;
 pub use float32::F32;
 pub(crate) use fp8_block128::quantize_group;
-pub use fp8_block128::{BLOCK, E4M3_MAX, Fp8Block128, Fp8BlockMatrix, e4m3_from_f32, e4m3_to_f32};
+pub use fp8_block128::{BLOCK, Fp8Block128, Fp8BlockMatrix};
 use half::{bf16, f16};
-use rayon::prelude::*;
+pub use scales::ScaleGrid;
+use std::ops::Range;
 
 use crate::MoeError;
 
@@ -76,14 +82,38 @@ pub trait NumberFormat: Copy + Send + Sync + std::fmt::Debug + 'static {
 
 /// One weight matrix `[rows, columns]` in its stored format.
 pub trait WeightMatrix: Send + Sync + Clone + std::fmt::Debug + 'static {
+    /// Bytes of one stored number.
+    const NUMBER_BYTES: usize;
     /// Output features.
     fn rows(&self) -> usize;
     /// Input features.
     fn columns(&self) -> usize;
     /// Bytes that one use of the whole matrix reads, scales included.
-    fn bytes(&self) -> usize;
+    fn bytes(&self) -> usize {
+        self.numbers().len() + size_of_val(self.scales())
+    }
     /// Writes one row as float32; `out` holds `columns` values. Exact.
     fn dequantize_row(&self, row: usize, out: &mut [f32]);
+    /// The stored numbers `[rows, columns]` as bytes.
+    fn numbers(&self) -> &[u8];
+    /// Which numbers share a scale.
+    fn scale_grid(&self) -> ScaleGrid {
+        ScaleGrid::None
+    }
+    /// The scales in the shape that the grid has, row by row.
+    fn scales(&self) -> &[f32] {
+        &[]
+    }
+    /// Some rows, over the same bytes.
+    ///
+    /// # Errors
+    /// [`MoeError::Config`] for rows that are not there.
+    fn cut_rows(&self, rows: Range<usize>) -> Result<Self, MoeError>;
+    /// Some columns, copied so that they are row-major again.
+    ///
+    /// # Errors
+    /// [`MoeError::Config`] for columns that are not there.
+    fn cut_columns(&self, columns: Range<usize>) -> Result<Self, MoeError>;
 }
 
 /// A matrix of plain numbers, row-major, over shared bytes.
@@ -114,6 +144,8 @@ impl<T: Element> DenseMatrix<T> {
 }
 
 impl<T: Element> WeightMatrix for DenseMatrix<T> {
+    const NUMBER_BYTES: usize = size_of::<T>();
+
     fn rows(&self) -> usize {
         self.rows
     }
@@ -122,182 +154,48 @@ impl<T: Element> WeightMatrix for DenseMatrix<T> {
         self.columns
     }
 
-    fn bytes(&self) -> usize {
-        self.buffer.len()
-    }
-
     fn dequantize_row(&self, row: usize, out: &mut [f32]) {
         let start = row * self.columns;
         for (out, element) in out.iter_mut().zip(&self.elements()[start..start + self.columns]) {
             *out = element.to_f32();
         }
     }
-}
 
-/// A weight matrix whose format the checkpoint chose.
-#[derive(Debug, Clone)]
-pub enum AnyMatrix {
-    /// float32.
-    F32(DenseMatrix<f32>),
-    /// IEEE half precision.
-    F16(DenseMatrix<f16>),
-    /// bfloat16.
-    Bf16(DenseMatrix<bf16>),
-    /// FP8 e4m3 with a float32 scale per 128x128 block.
-    Fp8Block128(Fp8BlockMatrix),
-}
-
-impl AnyMatrix {
-    /// Output features.
-    pub fn rows(&self) -> usize {
-        self.as_weight_matrix(|matrix| matrix.rows())
+    fn numbers(&self) -> &[u8] {
+        self.buffer.as_bytes()
     }
 
-    /// Input features.
-    pub fn columns(&self) -> usize {
-        self.as_weight_matrix(|matrix| matrix.columns())
+    fn cut_rows(&self, rows: Range<usize>) -> Result<Self, MoeError> {
+        check_cut("rows of a matrix", &rows, self.rows)?;
+        let buffer = elements_of::<T>(&self.buffer, &rows, self.columns);
+        Ok(Self { buffer, rows: rows.len(), ..self.clone() })
     }
 
-    /// Bytes that one use of the whole matrix reads, scales included.
-    pub fn bytes(&self) -> usize {
-        self.as_weight_matrix(|matrix| matrix.bytes())
-    }
-
-    /// Name of the format.
-    pub fn format_name(&self) -> &'static str {
-        self.format().name()
-    }
-
-    /// Writes one row as float32; `out` holds `columns` values. Exact.
-    pub fn dequantize_row(&self, row: usize, out: &mut [f32]) {
-        self.as_weight_matrix(|matrix| matrix.dequantize_row(row, out));
-    }
-
-    fn as_weight_matrix<R>(&self, read: impl FnOnce(&dyn DynWeightMatrix) -> R) -> R {
-        match self {
-            Self::F32(matrix) => read(matrix),
-            Self::F16(matrix) => read(matrix),
-            Self::Bf16(matrix) => read(matrix),
-            Self::Fp8Block128(matrix) => read(matrix),
-        }
+    fn cut_columns(&self, columns: Range<usize>) -> Result<Self, MoeError> {
+        check_cut("columns of a matrix", &columns, self.columns)?;
+        let buffer = HostBuffer::from_vec(columns_of(self.elements(), self.columns, &columns));
+        Ok(Self { buffer, columns: columns.len(), ..self.clone() })
     }
 }
 
-/// Names of the formats, to ask for one.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Format {
-    /// float32.
-    F32,
-    /// IEEE half precision.
-    F16,
-    /// bfloat16.
-    Bf16,
-    /// FP8 e4m3 with a float32 scale per 128x128 block.
-    Fp8Block128,
+/// Checks that a part of a matrix is inside of it.
+fn check_cut(what: &'static str, cut: &Range<usize>, size: usize) -> Result<(), MoeError> {
+    if cut.start <= cut.end && cut.end <= size {
+        return Ok(());
+    }
+    Err(MoeError::config(what, format!("{}..{}", cut.start, cut.end), format!("inside 0..{size}")))
 }
 
-impl Format {
-    /// All of them.
-    pub const ALL: [Self; 4] = [Self::F32, Self::F16, Self::Bf16, Self::Fp8Block128];
-
-    /// Name as people write it.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::F32 => F32::NAME,
-            Self::F16 => F16::NAME,
-            Self::Bf16 => Bf16::NAME,
-            Self::Fp8Block128 => Fp8Block128::NAME,
-        }
-    }
+/// Rows `rows` of `buffer`, which holds rows of `columns` numbers of type `T`. They must be there.
+fn elements_of<T>(buffer: &HostBuffer, rows: &Range<usize>, columns: usize) -> HostBuffer {
+    let pitch = columns * size_of::<T>();
+    let part = buffer.slice(rows.start * pitch..rows.end * pitch);
+    part.unwrap_or_else(|why| panic!("this is a bug: rows were not checked: {why}"))
 }
 
-impl std::str::FromStr for Format {
-    type Err = MoeError;
-
-    fn from_str(name: &str) -> Result<Self, MoeError> {
-        Self::ALL.into_iter().find(|format| format.name() == name).ok_or_else(|| {
-            let names = Self::ALL.map(Self::name).join(", ");
-            MoeError::config("number format", name, format!("one of {names}"))
-        })
-    }
-}
-
-impl std::fmt::Display for Format {
-    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        formatter.write_str(self.name())
-    }
-}
-
-impl AnyMatrix {
-    /// Format of the numbers.
-    pub fn format(&self) -> Format {
-        match self {
-            Self::F32(_) => Format::F32,
-            Self::F16(_) => Format::F16,
-            Self::Bf16(_) => Format::Bf16,
-            Self::Fp8Block128(_) => Format::Fp8Block128,
-        }
-    }
-
-    /// The same matrix in another format, rounded to nearest. Shares the bytes when the format is
-    /// the same.
-    ///
-    /// # Errors
-    /// [`MoeError`] when the result is too large to be addressed.
-    pub fn convert(&self, format: Format) -> Result<Self, MoeError> {
-        let (rows, columns) = (self.rows(), self.columns());
-        if format == self.format() {
-            return Ok(self.clone());
-        }
-        Ok(match format {
-            Format::F32 => Self::F32(self.to_dense()?),
-            Format::F16 => Self::F16(self.to_dense()?),
-            Format::Bf16 => Self::Bf16(self.to_dense()?),
-            Format::Fp8Block128 => {
-                let row = |row, out: &mut [f32]| self.dequantize_row(row, out);
-                Self::Fp8Block128(Fp8BlockMatrix::quantize(rows, columns, row)?)
-            }
-        })
-    }
-
-    fn to_dense<T: Element>(&self) -> Result<DenseMatrix<T>, MoeError> {
-        let (rows, columns) = (self.rows(), self.columns());
-        let mut elements = vec![T::from_f32(0.0); rows * columns];
-        elements.par_chunks_mut(columns.max(1)).enumerate().for_each_init(
-            || vec![0.0; columns],
-            |wide, (row, out)| {
-                self.dequantize_row(row, wide);
-                out.iter_mut().zip(wide).for_each(|(out, wide)| *out = T::from_f32(*wide));
-            },
-        );
-        DenseMatrix::new(HostBuffer::from_vec(elements), rows, columns)
-    }
-}
-
-/// [`WeightMatrix`] without `Clone`, so that it can be a trait object.
-trait DynWeightMatrix {
-    fn rows(&self) -> usize;
-    fn columns(&self) -> usize;
-    fn bytes(&self) -> usize;
-    fn dequantize_row(&self, row: usize, out: &mut [f32]);
-}
-
-impl<M: WeightMatrix> DynWeightMatrix for M {
-    fn rows(&self) -> usize {
-        WeightMatrix::rows(self)
-    }
-
-    fn columns(&self) -> usize {
-        WeightMatrix::columns(self)
-    }
-
-    fn bytes(&self) -> usize {
-        WeightMatrix::bytes(self)
-    }
-
-    fn dequantize_row(&self, row: usize, out: &mut [f32]) {
-        WeightMatrix::dequantize_row(self, row, out);
-    }
+/// A copy of columns `part` of rows of `columns` numbers. They must be there.
+fn columns_of<T: Copy>(elements: &[T], columns: usize, part: &Range<usize>) -> Vec<T> {
+    elements.chunks(columns.max(1)).flat_map(|row| &row[part.clone()]).copied().collect()
 }
 
 #[cfg(test)]

@@ -1,6 +1,11 @@
 //! The weights of a layer's experts, as the checkpoint stores them.
 
+mod stack;
+#[cfg(test)]
+mod tests;
+
 use half::{bf16, f16};
+pub use stack::StackLayout;
 
 use crate::MoeError;
 use crate::quant::{AnyMatrix, Bf16, F16, F32, Format, Fp8Block128};
@@ -51,10 +56,16 @@ impl<M: WeightMatrix> Stacked<M> {
     }
 
     /// Writes row `row` as float32.
-    pub fn dequantize_row(&self, mut row: usize, out: &mut [f32]) {
+    pub fn dequantize_row(&self, row: usize, out: &mut [f32]) {
+        let (part, row) = self.part_of_row(row);
+        part.dequantize_row(row, out);
+    }
+
+    /// The part that row `row` lies in, and which of its rows it is.
+    pub(crate) fn part_of_row(&self, mut row: usize) -> (&M, usize) {
         for part in &self.parts {
             if row < part.rows() {
-                return part.dequantize_row(row, out);
+                return (part, row);
             }
             row -= part.rows();
         }
@@ -72,7 +83,7 @@ pub struct ExpertMatrices<F: NumberFormat> {
 }
 
 impl<F: NumberFormat> ExpertMatrices<F> {
-    /// Checks that all experts have the same shape.
+    /// Checks that all experts have the same shape and were cut at the same place.
     ///
     /// # Errors
     /// [`MoeError`] when there is no expert, or one has another shape than the first.
@@ -89,8 +100,17 @@ impl<F: NumberFormat> ExpertMatrices<F> {
                 part_rows.len(),
                 matrix.parts.len(),
             )?;
-            for (part, &rows) in matrix.parts.iter().zip(&part_rows) {
-                MoeError::check_shape("rows of an expert's weights", rows, part.rows())?;
+            for (part, like) in matrix.parts.iter().zip(&first.parts) {
+                MoeError::check_shape("rows of an expert's weights", like.rows(), part.rows())?;
+                if part.scale_grid() != like.scale_grid() {
+                    let (found, allowed) = (part.scale_grid(), like.scale_grid());
+                    let allowed = format!("{allowed:?} as the first expert's");
+                    return Err(MoeError::config(
+                        "scales of an expert",
+                        format!("{found:?}"),
+                        allowed,
+                    ));
+                }
             }
         }
         Ok(Self { matrices, biases: None, part_rows, columns })

@@ -1,0 +1,147 @@
+//! The experts of one product as one stack, which is how a device keeps them.
+//!
+//! Host memory holds an expert wherever its checkpoint has it, gate and up possibly apart. A device
+//! wants one buffer of numbers `[E, N, K]` and one of float32 scales. [`StackLayout`] says how large
+//! they are and what a scale covers; [`ExpertMatrices::write_numbers`] and
+//! [`ExpertMatrices::write_scales`] fill them expert by expert, so that no second copy of all
+//! weights is ever made.
+//!
+//! Example: gate and up `[192, 3072]` in FP8 blocks, cut from 1536 rows. The second part begins at
+//! row 192 of the stack, which is inside a block of 128 rows, so each scale is repeated for 64 rows:
+//! `scale_block` is `[64, 128]` and an expert has `6 * 24` scales.
+
+use super::ExpertMatrices;
+use crate::MoeError;
+use crate::quant::{BLOCK, NumberFormat, ScaleGrid, WeightMatrix};
+
+/// Sizes of one product's stack.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct StackLayout {
+    /// `E`.
+    pub experts: usize,
+    /// Output features, `N`: gate and up together.
+    pub rows: usize,
+    /// Input features, `K`.
+    pub columns: usize,
+    /// Bytes of one stored number.
+    pub number_bytes: usize,
+    /// Rows and columns that one scale covers, `None` for plain numbers: the scale of number
+    /// `[e, n, k]` is `[e, n / rows, k / columns]`. `[128, 128]` for FP8 in whole blocks, a power of
+    /// two below 128 where parts or shards begin inside a block; `[1, K]` for a scale per channel;
+    /// for a scale per tensor `[rows of a part, K]`.
+    pub scale_block: Option<[usize; 2]>,
+}
+
+impl StackLayout {
+    /// Bytes of the numbers `[N, K]` of one expert.
+    pub fn number_bytes_per_expert(&self) -> usize {
+        self.rows * self.columns * self.number_bytes
+    }
+
+    /// Shape of the scales, `[E, ceil(N / rows), ceil(K / columns)]` of `scale_block`.
+    pub fn scale_shape(&self) -> [usize; 3] {
+        match self.scale_block {
+            None => [self.experts, 0, 0],
+            Some([rows, columns]) => {
+                [self.experts, self.rows.div_ceil(rows), self.columns.div_ceil(columns)]
+            }
+        }
+    }
+
+    /// Scales of one expert.
+    pub fn scales_per_expert(&self) -> usize {
+        let [_, rows, columns] = self.scale_shape();
+        rows * columns
+    }
+}
+
+impl<F: NumberFormat> ExpertMatrices<F> {
+    /// How all experts lie in one stack.
+    pub fn stack_layout(&self) -> StackLayout {
+        StackLayout {
+            experts: self.experts(),
+            rows: self.rows(),
+            columns: self.columns(),
+            number_bytes: F::Matrix::NUMBER_BYTES,
+            scale_block: self.scale_block(),
+        }
+    }
+
+    /// The stored numbers of one expert: runs of bytes that follow each other in the stack.
+    pub fn numbers(&self, expert: usize) -> impl Iterator<Item = &[u8]> {
+        self.matrix(expert).parts().iter().map(WeightMatrix::numbers)
+    }
+
+    /// Copies the numbers `[N, K]` of one expert.
+    ///
+    /// # Errors
+    /// [`MoeError`] for an expert that is not there, or when `out` does not have
+    /// [`StackLayout::number_bytes_per_expert`] bytes.
+    pub fn write_numbers(&self, expert: usize, mut out: &mut [u8]) -> Result<(), MoeError> {
+        self.check_expert(expert)?;
+        let bytes = self.stack_layout().number_bytes_per_expert();
+        MoeError::check_shape("numbers of an expert (bytes)", bytes, out.len())?;
+        for run in self.numbers(expert) {
+            let (part, rest) = out.split_at_mut(run.len());
+            part.copy_from_slice(run);
+            out = rest;
+        }
+        Ok(())
+    }
+
+    /// Writes the scales of one expert as the stack has them.
+    ///
+    /// # Errors
+    /// [`MoeError`] for an expert that is not there, or when `out` does not have
+    /// [`StackLayout::scales_per_expert`] numbers.
+    pub fn write_scales(&self, expert: usize, out: &mut [f32]) -> Result<(), MoeError> {
+        self.check_expert(expert)?;
+        let layout = self.stack_layout();
+        MoeError::check_shape("scales of an expert", layout.scales_per_expert(), out.len())?;
+        let Some([scale_rows, scale_columns]) = layout.scale_block else {
+            return Ok(());
+        };
+        let rows_of_scales = out.chunks_mut(layout.columns.div_ceil(scale_columns).max(1));
+        for (index, out) in rows_of_scales.enumerate() {
+            let (part, row) = self.matrix(expert).part_of_row(index * scale_rows);
+            for (index, out) in out.iter_mut().enumerate() {
+                let place = part.scale_grid().index(row, index * scale_columns, layout.columns);
+                *out = part.scales()[place];
+            }
+        }
+        Ok(())
+    }
+
+    /// Largest rows and columns of which no two numbers have different scales.
+    fn scale_block(&self) -> Option<[usize; 2]> {
+        let (mut first_row, mut rows, mut columns) = (0, 0, self.columns().max(1));
+        for part in self.matrix(0).parts() {
+            // The stack's rows at which a part begins, and those at which its scales change.
+            rows = greatest_common_divisor(rows, first_row);
+            match part.scale_grid() {
+                ScaleGrid::None => return None,
+                ScaleGrid::Tensor => {}
+                ScaleGrid::Channel => rows = 1,
+                ScaleGrid::Block { row_offset, column_offset } => {
+                    rows = [BLOCK, row_offset].into_iter().fold(rows, greatest_common_divisor);
+                    columns = greatest_common_divisor(BLOCK, column_offset);
+                }
+            }
+            first_row += part.rows();
+        }
+        Some([if rows == 0 { first_row.max(1) } else { rows }, columns])
+    }
+
+    fn check_expert(&self, expert: usize) -> Result<(), MoeError> {
+        let experts = self.experts();
+        if expert < experts {
+            return Ok(());
+        }
+        Err(MoeError::config("an expert of a stack", expert, format!("below {experts}")))
+    }
+}
+
+/// Of `a` and 0 it is `a`.
+fn greatest_common_divisor(a: usize, b: usize) -> usize {
+    if b == 0 { a } else { greatest_common_divisor(b, a % b) }
+}
