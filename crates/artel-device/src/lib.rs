@@ -4,6 +4,8 @@
 
 pub mod buffer;
 pub mod cpu;
+#[cfg(feature = "cuda")]
+pub mod cuda;
 pub mod host;
 pub mod memory;
 pub mod tiles;

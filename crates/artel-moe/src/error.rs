@@ -35,6 +35,10 @@ pub enum MoeError {
         /// What is allowed.
         allowed: String,
     },
+    /// The GPU or its kernels.
+    #[cfg(feature = "cuda")]
+    #[error(transparent)]
+    Cuda(#[from] artel_device::cuda::CudaError),
 }
 
 impl MoeError {

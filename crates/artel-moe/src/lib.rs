@@ -18,5 +18,7 @@ pub mod activation;
 pub mod combine;
 pub mod weights;
 pub mod backend;
+#[cfg(feature = "cuda")]
+pub mod cuda;
 
 pub use error::MoeError;
