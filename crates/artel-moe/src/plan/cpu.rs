@@ -1,5 +1,4 @@
-//! MoePlan: which assignment and which kernel serve which batch sizes, and why. Chosen once, when
-//! the layer is made; `forward` only looks it up.
+//! MoePlan: what serves which batch sizes on the CPU.
 
 use std::fmt;
 

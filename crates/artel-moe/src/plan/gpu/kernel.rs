@@ -1,0 +1,167 @@
+//! What a GPU plan chooses between, and how each choice is called in records and on the screen.
+
+use std::fmt;
+use std::str::FromStr;
+
+use crate::MoeError;
+
+/// The two products of the experts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum GpuProduct {
+    /// `w13`: `[M, H]` to `[M, 2I]`.
+    GateUp,
+    /// `w2`: `[M, I]` to `[M, H]`.
+    Down,
+}
+
+impl GpuProduct {
+    /// Both, in the order in which they run.
+    pub const ALL: [Self; 2] = [Self::GateUp, Self::Down];
+
+    /// `gate_up` or `down`.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::GateUp => "gate_up",
+            Self::Down => "down",
+        }
+    }
+}
+
+/// How pairs of token and expert come to their weights.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum GpuPath {
+    /// One pair a block, the expert read from `topk_ids`; no assignment runs.
+    Direct,
+    /// Pairs sorted by expert, the rows of each expert padded to a multiple of `block_size`.
+    Aligned {
+        /// Rows of a block.
+        block_size: usize,
+    },
+}
+
+impl fmt::Display for GpuPath {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Direct => formatter.write_str("direct"),
+            Self::Aligned { block_size } => write!(formatter, "aligned/{block_size}"),
+        }
+    }
+}
+
+/// Families of grouped GEMM kernels.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum GemmFamily {
+    /// Weights on the long side of the matrix units: few rows an expert, bound by reading weights.
+    Decode,
+    /// Activations on the long side: many rows an expert, bound by arithmetic.
+    Prefill,
+}
+
+impl GemmFamily {
+    /// Both.
+    pub const ALL: [Self; 2] = [Self::Decode, Self::Prefill];
+
+    /// `decode` or `prefill`.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Decode => "decode",
+            Self::Prefill => "prefill",
+        }
+    }
+}
+
+/// What one block of a kernel computes, and with what.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Tile {
+    /// Rows of activations.
+    pub rows: usize,
+    /// Output features.
+    pub columns: usize,
+    /// Input features read at a time.
+    pub depth: usize,
+    /// Warps that compute: 4 or 8.
+    pub warps: usize,
+    /// Blocks that share a multiprocessor.
+    pub occupancy: usize,
+}
+
+impl fmt::Display for Tile {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { rows, columns, depth, warps, occupancy } = self;
+        write!(formatter, "{rows}x{columns}x{depth} w{warps} o{occupancy}")
+    }
+}
+
+/// One kernel of a family. Its text, `decode 16x128x128 w4 o2`, is its name in tuning records.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct GemmKernel {
+    /// Which code.
+    pub family: GemmFamily,
+    /// Which specialisation of it.
+    pub tile: Tile,
+}
+
+impl fmt::Display for GemmKernel {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "{} {}", self.family.name(), self.tile)
+    }
+}
+
+impl FromStr for GemmKernel {
+    type Err = MoeError;
+
+    fn from_str(text: &str) -> Result<Self, MoeError> {
+        let parse = || {
+            let mut words = text.split(' ');
+            let family = words.next()?;
+            let family = GemmFamily::ALL.into_iter().find(|known| known.name() == family)?;
+            let mut sizes = words.next()?.split('x').map(|size| size.parse().ok());
+            let tile = Tile {
+                rows: sizes.next()??,
+                columns: sizes.next()??,
+                depth: sizes.next()??,
+                warps: words.next()?.strip_prefix('w')?.parse().ok()?,
+                occupancy: words.next()?.strip_prefix('o')?.parse().ok()?,
+            };
+            (sizes.next().is_none() && words.next().is_none()).then_some(Self { family, tile })
+        };
+        parse().ok_or_else(|| {
+            MoeError::config("kernel", text, "FAMILY ROWSxCOLUMNSxDEPTH wWARPS oOCCUPANCY")
+        })
+    }
+}
+
+/// The kernels of both products of one range of batch sizes. Both work on the same assignment: the
+/// rows of either tile divide the block size.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct ExpertKernels {
+    /// Kernel of `w13`.
+    pub first: GemmKernel,
+    /// Kernel of `w2`.
+    pub second: GemmKernel,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_survive_records() {
+        let tile = Tile { rows: 16, columns: 128, depth: 64, warps: 8, occupancy: 2 };
+        for family in GemmFamily::ALL {
+            let kernel = GemmKernel { family, tile };
+            assert_eq!(kernel.to_string().parse(), Ok(kernel));
+        }
+        for bad in [
+            "",
+            "decode",
+            "other 8x8x8 w4 o1",
+            "decode 8x8 w4 o1",
+            "decode 8x8x8x8 w4 o1",
+            "decode 8x8x8 w4",
+        ] {
+            let error = bad.parse::<GemmKernel>().unwrap_err().to_string();
+            assert!(error.contains("ROWSxCOLUMNSxDEPTH"), "{bad}: {error}");
+        }
+    }
+}

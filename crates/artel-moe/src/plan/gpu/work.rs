@@ -1,0 +1,204 @@
+//! What a product has to do, whatever does it: experts touched, bytes, operations.
+
+use crate::MoeError;
+use crate::config::MoeConfig;
+use crate::quant::{BLOCK, Format};
+
+use super::device::GpuCeilings;
+use super::kernel::GpuProduct;
+
+/// Sizes that decide how long the experts of a layer take, on one rank.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ExpertsShape {
+    /// Experts that a token chooses from, over all ranks.
+    pub experts: usize,
+    /// Experts that lie on this rank.
+    pub local_experts: usize,
+    /// Experts of one token.
+    pub top_k: usize,
+    /// `H`.
+    pub hidden_size: usize,
+    /// `I` on this rank.
+    pub intermediate_size: usize,
+    /// Number format of the weights.
+    pub format: Format,
+}
+
+impl ExpertsShape {
+    /// The part of a layer that lies on one rank.
+    pub fn of(config: &MoeConfig, format: Format) -> Self {
+        Self {
+            experts: config.shape().num_experts,
+            local_experts: config.local_experts(),
+            top_k: config.shape().top_k,
+            hidden_size: config.shape().hidden_size,
+            intermediate_size: config.local_intermediate_size(),
+            format,
+        }
+    }
+
+    /// Output and input features of one product.
+    pub fn features(&self, product: GpuProduct) -> (usize, usize) {
+        match product {
+            GpuProduct::GateUp => (2 * self.intermediate_size, self.hidden_size),
+            GpuProduct::Down => (self.hidden_size, self.intermediate_size),
+        }
+    }
+
+    /// Pairs of a batch that lie on this rank, on average.
+    pub fn pairs(&self, tokens: usize) -> f64 {
+        let share = self.local_experts as f64 / self.experts as f64;
+        tokens as f64 * self.top_k as f64 * share
+    }
+
+    /// Chance that a token chooses a given expert when all are equally popular.
+    fn hit_rate(&self) -> f64 {
+        (self.top_k as f64 / self.experts as f64).min(1.0)
+    }
+
+    /// Experts of this rank that at least one token of the batch chooses, on average.
+    pub fn experts_touched(&self, tokens: usize) -> f64 {
+        let missed = (1.0 - self.hit_rate()).powf(tokens as f64);
+        self.local_experts as f64 * (1.0 - missed)
+    }
+
+    /// Blocks of `rows` rows that the pairs of a batch fill, on average: the sum over experts of
+    /// `ceil(n / rows)`, `n` binomially distributed.
+    pub fn blocks(&self, tokens: usize, rows: usize) -> f64 {
+        let p = self.hit_rate();
+        if p >= 1.0 {
+            return (self.local_experts * tokens.div_ceil(rows)) as f64;
+        }
+        // Logarithms, because (1 - p)^T underflows for large batches.
+        let odds = (p / (1.0 - p)).ln();
+        let mut log_chance = tokens as f64 * (1.0 - p).ln();
+        let mut expected = 0.0;
+        for n in 0..=tokens {
+            expected += log_chance.exp() * n.div_ceil(rows) as f64;
+            log_chance += odds + ((tokens - n) as f64 / (n + 1) as f64).ln();
+        }
+        self.local_experts as f64 * expected
+    }
+
+    /// Bytes of one expert's matrix, scales included.
+    pub fn matrix_bytes(&self, product: GpuProduct) -> f64 {
+        let (rows, columns) = self.features(product);
+        let weights = (rows * columns) as f64;
+        match self.format {
+            Format::Fp8Block128 => {
+                weights + (rows.div_ceil(BLOCK) * columns.div_ceil(BLOCK) * 4) as f64
+            }
+            Format::F32 => weights * 4.0,
+            _ => weights * 2.0,
+        }
+    }
+
+    /// Bytes of one row of the product's input.
+    pub fn row_bytes(&self, product: GpuProduct) -> f64 {
+        let columns = self.features(product).1;
+        match self.format {
+            Format::Fp8Block128 => (columns + columns.div_ceil(BLOCK) * 4) as f64,
+            Format::F32 => (columns * 4) as f64,
+            _ => (columns * 2) as f64,
+        }
+    }
+
+    /// Operations a second of the units that this format multiplies on.
+    ///
+    /// # Errors
+    /// [`MoeError::Config`] for a format without kernels on that GPU, with what there is.
+    pub fn arithmetic(&self, gpu: &GpuCeilings) -> Result<f64, MoeError> {
+        let unsupported = |allowed: &str| {
+            let field = "number format of the experts";
+            let message = format!("{allowed} on {} (convert with --format)", gpu.architecture);
+            Err(MoeError::config(field, self.format, message))
+        };
+        match (self.format, gpu.fp8) {
+            (Format::Bf16, _) => Ok(gpu.bf16),
+            (Format::Fp8Block128, Some(fp8)) => Ok(fp8),
+            (Format::Fp8Block128, None) => unsupported("bf16"),
+            (_, Some(_)) => unsupported("bf16 or fp8-block128"),
+            (_, None) => unsupported("bf16"),
+        }
+    }
+
+    /// No implementation is faster: weights of the touched experts, rows in and rows out read and
+    /// written once, or the operations of the pairs without padding. Seconds.
+    ///
+    /// # Errors
+    /// As [`arithmetic`](Self::arithmetic).
+    pub fn floor(
+        &self,
+        product: GpuProduct,
+        tokens: usize,
+        gpu: &GpuCeilings,
+    ) -> Result<f64, MoeError> {
+        let (rows, columns) = self.features(product);
+        let pairs = self.pairs(tokens);
+        let rows_in = match product {
+            GpuProduct::GateUp => tokens as f64,
+            GpuProduct::Down => pairs,
+        };
+        let bytes = self.experts_touched(tokens) * self.matrix_bytes(product)
+            + rows_in * self.row_bytes(product)
+            + pairs * rows as f64 * 2.0;
+        let operations = 2.0 * pairs * rows as f64 * columns as f64;
+        Ok((bytes / gpu.read).max(operations / self.arithmetic(gpu)?))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MINIMAX_TP2: ExpertsShape = ExpertsShape {
+        experts: 256,
+        local_experts: 256,
+        top_k: 8,
+        hidden_size: 3072,
+        intermediate_size: 768,
+        format: Format::Fp8Block128,
+    };
+
+    #[test]
+    fn averages_are_those_of_the_distribution() {
+        assert_eq!(MINIMAX_TP2.experts_touched(1), 8.0);
+        assert!((MINIMAX_TP2.experts_touched(64) - 222.45).abs() < 0.1);
+        // One row a block: every pair is a block. Blocks as large as the batch: one an expert.
+        for tokens in [1, 7, 64, 4096] {
+            let pairs = MINIMAX_TP2.pairs(tokens);
+            assert!((MINIMAX_TP2.blocks(tokens, 1) / pairs - 1.0).abs() < 1e-9);
+            let touched = MINIMAX_TP2.experts_touched(tokens);
+            assert!((MINIMAX_TP2.blocks(tokens, tokens) / touched - 1.0).abs() < 1e-9);
+        }
+        // Many rows an expert: half a block of padding each.
+        let blocks = MINIMAX_TP2.blocks(16384, 16);
+        assert!((blocks / 256.0 - (512.0 / 16.0 + 0.5 * 15.0 / 16.0)).abs() < 0.01, "{blocks}");
+        let all = ExpertsShape { experts: 4, local_experts: 4, top_k: 4, ..MINIMAX_TP2 };
+        assert_eq!((all.experts_touched(3), all.blocks(3, 2)), (4.0, 8.0));
+        let half = ExpertsShape { local_experts: 128, ..MINIMAX_TP2 };
+        assert_eq!((half.pairs(2), half.experts_touched(1)), (8.0, 4.0));
+    }
+
+    #[test]
+    fn floors_are_bytes_at_first_and_operations_later() {
+        let gpu = GpuCeilings::of_architecture("sm_90").unwrap();
+        let floor = |product, tokens| MINIMAX_TP2.floor(product, tokens, gpu).unwrap() * 1e6;
+        assert!((floor(GpuProduct::GateUp, 1) - 8.7).abs() < 0.1);
+        assert!((floor(GpuProduct::Down, 64) - 121.9).abs() < 1.0);
+        let operations = 2.0 * 8192.0 * 8.0 * 1536.0 * 3072.0 / 1362e12 * 1e6;
+        assert!((floor(GpuProduct::GateUp, 8192) - operations).abs() < 1e-6);
+    }
+
+    #[test]
+    fn formats_without_kernels_are_refused_with_what_there_is() {
+        let gpu = |name| GpuCeilings::of_architecture(name).unwrap();
+        let refused = MINIMAX_TP2.arithmetic(gpu("sm_80")).unwrap_err().to_string();
+        assert!(refused.contains("fp8-block128") && refused.contains("bf16 on sm_80"), "{refused}");
+        let floats = ExpertsShape { format: Format::F32, ..MINIMAX_TP2 };
+        assert!(floats.arithmetic(gpu("sm_90")).is_err());
+        let half = ExpertsShape { format: Format::Bf16, ..MINIMAX_TP2 };
+        assert_eq!(half.arithmetic(gpu("sm_80")), Ok(218e12));
+        assert_eq!(GpuCeilings::of_architecture("sm_75"), None);
+    }
+}
