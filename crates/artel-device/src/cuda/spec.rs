@@ -6,7 +6,7 @@ use std::sync::{Mutex, OnceLock};
 
 use cutile_compiler::ast::Module;
 use cutile_compiler::compile_api::KernelCompiler;
-use cutile_compiler::hints::CompileOptions;
+use cutile_compiler::hints::{CompileOptions, DebugInfoLevel};
 use cutile_compiler::registry::CUTILE_MODULES;
 use cutile_compiler::specialization::{DivHint, SpecializationBits};
 use quote::ToTokens;
@@ -166,7 +166,8 @@ impl KernelSpec {
     }
 
     pub(super) fn options(&self) -> CompileOptions {
-        let mut options = CompileOptions::default();
+        // By default device code follows Cargo's profile: line tables would mean unoptimised kernels.
+        let mut options = CompileOptions::default().debug_info(DebugInfoLevel::None);
         if let Some(warps) = self.warps {
             options = options.num_worker_warps_per_cta(warps);
         }
