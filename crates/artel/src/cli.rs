@@ -75,6 +75,10 @@ pub enum WeightFormat {
     /// FP8 e4m3, one scale for 128x128 weights; activations in groups of 128.
     #[value(name = "fp8-block128", alias = "fp8")]
     Fp8Block128,
+    /// FP8 e4m3, one scale for a matrix; activations by token.
+    Fp8Tensor,
+    /// FP8 e4m3, one scale for an output feature; activations by token.
+    Fp8Channel,
 }
 
 /// How tokens are chosen. Defaults come from the model's generation_config.json.

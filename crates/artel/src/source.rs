@@ -75,6 +75,8 @@ pub fn load_mapped(args: &ModelArgs, checkpoint: &Checkpoint) -> anyhow::Result<
         WeightFormat::F16 => Format::F16,
         WeightFormat::Bf16 => Format::Bf16,
         WeightFormat::Fp8Block128 => Format::Fp8Block128,
+        WeightFormat::Fp8Tensor => Format::Fp8Tensor,
+        WeightFormat::Fp8Channel => Format::Fp8Channel,
     });
     let options = LoadOptions { format, ..LoadOptions::default() };
     let bar = progress_bar("loading", &checkpoint.name());

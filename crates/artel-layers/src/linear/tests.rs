@@ -1,6 +1,6 @@
 use artel_device::HostBuffer;
 use artel_device::cpu::CpuFeatures;
-use artel_moe::quant::{AnyMatrix, DenseMatrix, Element, Fp8BlockMatrix, e4m3_from_f32};
+use artel_moe::quant::{AnyMatrix, DenseMatrix, Element, Format, Fp8BlockMatrix, e4m3_from_f32};
 use half::{bf16, f16};
 use proptest::prelude::*;
 
@@ -28,12 +28,15 @@ fn fp8(rows: usize, columns: usize) -> Fp8BlockMatrix {
     Fp8BlockMatrix::new(codes, scales, rows, columns).unwrap()
 }
 
-fn every_format(rows: usize, columns: usize) -> [AnyMatrix; 4] {
+fn every_format(rows: usize, columns: usize) -> [AnyMatrix; 6] {
+    let dense_f32 = AnyMatrix::F32(dense::<f32>(rows, columns));
     [
         AnyMatrix::F32(dense::<f32>(rows, columns)),
         AnyMatrix::F16(dense::<f16>(rows, columns)),
         AnyMatrix::Bf16(dense::<bf16>(rows, columns)),
         AnyMatrix::Fp8Block128(fp8(rows, columns)),
+        dense_f32.convert(Format::Fp8Tensor).unwrap(),
+        dense_f32.convert(Format::Fp8Channel).unwrap(),
     ]
 }
 
@@ -43,7 +46,7 @@ fn limit(weight: &AnyMatrix) -> f64 {
         AnyMatrix::F32(_) => 1e-5,
         AnyMatrix::F16(_) => 2e-3,
         AnyMatrix::Bf16(_) => 1e-2,
-        AnyMatrix::Fp8Block128(_) => 6e-2,
+        AnyMatrix::Fp8Block128(_) | AnyMatrix::Fp8Tensor(_) | AnyMatrix::Fp8Channel(_) => 6e-2,
     }
 }
 

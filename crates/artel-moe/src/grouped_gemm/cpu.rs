@@ -7,7 +7,8 @@ use super::schedule::Schedule;
 use super::{GatheredRows, GemmFormat, GemmScratch, GroupedGemm, Kernel};
 use super::{Operand, PANEL_ROWS, RowWeights, TILE_ROWS};
 use crate::MoeError;
-use crate::quant::{AnyMatrix, Bf16, Element, F16, F32, Fp8Block128, WeightMatrix};
+use crate::quant::WeightMatrix;
+use crate::quant::{AnyMatrix, Bf16, Element, F16, F32, Fp8Block128, Fp8Channel, Fp8Tensor};
 
 /// Operand tiles that meet a panel at a time: their sums stay in the first-level cache.
 const TILES_PER_STEP: usize = 8;
@@ -32,9 +33,10 @@ pub fn grouped_gemm<F: GemmFormat>(
     let x_rows = pairs.checked_div(gemm.pairs_per_row).unwrap_or(0);
     MoeError::check_shape("grouped GEMM input", x_rows.saturating_mul(columns), gemm.rows.len())?;
     scratch.schedule.group(gemm.assignment, gemm.weights.experts())?;
-    scratch.schedule.cut_into_panels(gemm.weights.part_rows());
+    scratch.schedule.cut_into_panels(gemm.weights.parts());
     let kernel = F::kernel(features);
-    let x = Source { rows: gemm.rows, columns, pairs_per_row: gemm.pairs_per_row };
+    let input_scale = gemm.weights.input_scale();
+    let x = Source { rows: gemm.rows, columns, pairs_per_row: gemm.pairs_per_row, input_scale };
     pack(kernel, x, &scratch.schedule, &mut scratch.operand);
     let weights = |expert: usize| ExpertPart {
         parts: gemm.weights.matrix(expert).parts(),
@@ -69,6 +71,12 @@ pub fn dense<X: Element>(
         AnyMatrix::Fp8Block128(matrix) => {
             dense_as::<Fp8Block128, X>(features, x, matrix, out, scratch);
         }
+        AnyMatrix::Fp8Tensor(matrix) => {
+            dense_as::<Fp8Tensor, X>(features, x, matrix, out, scratch);
+        }
+        AnyMatrix::Fp8Channel(matrix) => {
+            dense_as::<Fp8Channel, X>(features, x, matrix, out, scratch);
+        }
     }
     Ok(())
 }
@@ -84,10 +92,11 @@ fn dense_as<F: GemmFormat, X: Element>(
     let kernel = F::kernel(features);
     let tokens = out.len().checked_div(rows).unwrap_or(0);
     scratch.schedule.group_all(tokens);
-    scratch.schedule.cut_into_panels(&[rows]);
+    scratch.schedule.cut_into_panels([(rows, matrix.scale_grid())]);
     let narrowed = scratch.narrowed.first_mut::<F::Activation>(x.len());
     features.vectorize(Narrow { x, out: narrowed });
-    let x = Source { rows: &*narrowed, columns, pairs_per_row: 1 };
+    let input_scale = matrix.input_scale();
+    let x = Source { rows: &*narrowed, columns, pairs_per_row: 1, input_scale };
     pack(kernel, x, &scratch.schedule, &mut scratch.operand);
     let parts = std::slice::from_ref(matrix);
     let weights = |_| ExpertPart { parts, bias: None, row_weights: RowWeights::One };
@@ -106,6 +115,7 @@ struct Source<'a, A> {
     rows: &'a [A],
     columns: usize,
     pairs_per_row: usize,
+    input_scale: Option<f32>,
 }
 
 /// Prepares the rows of all groups.
@@ -127,8 +137,9 @@ fn pack<F: GemmFormat>(
         .with_min_len(tiles_per_thread)
         .for_each(|(tile, &(ref pairs, group_rows))| {
             let pairs = &schedule.pairs[pairs.clone()];
-            let Source { rows: source, columns, pairs_per_row } = x;
-            let rows = GatheredRows { source, columns, pairs, pairs_per_row, group_rows };
+            let Source { rows: source, columns, pairs_per_row, input_scale } = x;
+            let rows =
+                GatheredRows { source, columns, pairs, pairs_per_row, group_rows, input_scale };
             kernel.pack(rows, tile);
         });
 }

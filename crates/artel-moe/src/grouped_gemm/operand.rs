@@ -13,6 +13,7 @@ pub struct GatheredRows<'a, A> {
     pub(super) pairs: &'a [u32],
     pub(super) pairs_per_row: usize,
     pub(super) group_rows: usize,
+    pub(super) input_scale: Option<f32>,
 }
 
 impl<'a, A> GatheredRows<'a, A> {
@@ -29,6 +30,11 @@ impl<'a, A> GatheredRows<'a, A> {
     /// Rows of the whole group that this tile is part of: what a kernel chooses its layout by.
     pub fn group_rows(&self) -> usize {
         self.group_rows
+    }
+
+    /// The scale of all rows, where the weights come with one.
+    pub fn input_scale(&self) -> Option<f32> {
+        self.input_scale
     }
 
     /// Numbers in a row.

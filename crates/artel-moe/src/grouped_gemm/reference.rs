@@ -1,8 +1,7 @@
 //! The definition, in float64, one number at a time.
 
 use super::GroupedGemm;
-use crate::quant::{BLOCK, E4M3_MAX, Element, Fp8Block128, NumberFormat, WeightMatrix};
-use crate::quant::{e4m3_from_f32, e4m3_to_f32};
+use crate::quant::{Element, NumberFormat, WeightMatrix, reference::quantized_row};
 
 /// Computes `out` `[T * K, N]`; rows of pairs that are in no block stay as they are.
 pub fn grouped_gemm<F: NumberFormat>(gemm: &GroupedGemm<'_, F>, out: &mut [f64]) {
@@ -21,7 +20,8 @@ pub fn grouped_gemm<F: NumberFormat>(gemm: &GroupedGemm<'_, F>, out: &mut [f64])
             continue;
         };
         let row = pair / gemm.pairs_per_row;
-        let x = operand::<F>(&gemm.rows[row * columns..(row + 1) * columns]);
+        let x = &gemm.rows[row * columns..(row + 1) * columns];
+        let x = operand::<F>(x, gemm.weights.input_scale());
         for (n, out) in out.iter_mut().enumerate() {
             gemm.weights.matrix(expert).dequantize_row(n, &mut weight_row);
             let bias = gemm.weights.bias(expert).map_or(0.0, |bias| f64::from(bias[n]));
@@ -36,7 +36,7 @@ pub fn dense<F: NumberFormat>(x: &[f32], weights: &F::Matrix, out: &mut [f64]) {
     let mut weight_row = vec![0.0; columns];
     for (x, out) in x.chunks(columns).zip(out.chunks_mut(rows)) {
         let narrowed: Vec<F::Activation> = x.iter().map(|&x| Element::from_f32(x)).collect();
-        let x = operand::<F>(&narrowed);
+        let x = operand::<F>(&narrowed, weights.input_scale());
         for (n, out) in out.iter_mut().enumerate() {
             weights.dequantize_row(n, &mut weight_row);
             *out = dot(&x, &weight_row);
@@ -49,17 +49,7 @@ fn dot(x: &[f64], weights: &[f32]) -> f64 {
 }
 
 /// What the product sees of one row of activations.
-fn operand<F: NumberFormat>(row: &[F::Activation]) -> Vec<f64> {
+fn operand<F: NumberFormat>(row: &[F::Activation], input_scale: Option<f32>) -> Vec<f64> {
     let row: Vec<f32> = row.iter().map(|x| x.to_f32()).collect();
-    if F::NAME != Fp8Block128::NAME {
-        return row.iter().map(|&x| f64::from(x)).collect();
-    }
-    let quantized = row.chunks(BLOCK).flat_map(|group| {
-        let largest = group.iter().fold(1e-10f32, |largest, x| largest.max(x.abs()));
-        let scale = largest / E4M3_MAX;
-        group
-            .iter()
-            .map(move |&x| f64::from(e4m3_to_f32(e4m3_from_f32(x / scale))) * f64::from(scale))
-    });
-    quantized.collect()
+    quantized_row(F::ACTIVATION_SCALES, input_scale, &row)
 }

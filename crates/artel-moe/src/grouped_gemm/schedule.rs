@@ -5,6 +5,7 @@ use std::ops::Range;
 use super::{PANEL_ROWS, TILE_ROWS};
 use crate::MoeError;
 use crate::assignment::Assignment;
+use crate::quant::ScaleGrid;
 
 /// The work of one grouped GEMM. Neighbouring blocks of one expert are one group, so that a panel
 /// of its weights is used for all its rows while it is in the cache.
@@ -64,16 +65,23 @@ impl Schedule {
         self.cut_into_tiles();
     }
 
-    /// Panels over the rows of a stacked matrix; no panel crosses from one part to the next.
-    pub fn cut_into_panels(&mut self, part_rows: &[usize]) {
+    /// Panels over the rows of a stacked matrix; no panel crosses from one part to the next, nor
+    /// from one block of scales to the next.
+    pub fn cut_into_panels(&mut self, parts: impl IntoIterator<Item = (usize, ScaleGrid)>) {
         self.panel_bounds.clear();
         self.panel_parts.clear();
         self.panel_bounds.push(0);
         let mut first_row = 0;
-        for (part, &rows) in part_rows.iter().enumerate() {
-            for row in (0..rows).step_by(PANEL_ROWS) {
+        for (part, (rows, grid)) in parts.into_iter().enumerate() {
+            let offset = match grid {
+                ScaleGrid::Block { row_offset, .. } => row_offset % PANEL_ROWS,
+                ScaleGrid::None | ScaleGrid::Tensor | ScaleGrid::Channel => 0,
+            };
+            let mut row = 0;
+            while row < rows {
                 self.panel_parts.push((part, row));
-                self.panel_bounds.push(first_row + (row + PANEL_ROWS).min(rows));
+                row = (row + PANEL_ROWS - (offset + row) % PANEL_ROWS).min(rows);
+                self.panel_bounds.push(first_row + row);
             }
             first_row += rows;
         }

@@ -7,8 +7,9 @@ use rand_chacha::ChaCha8Rng;
 
 use super::*;
 use crate::MoeError;
-use crate::quant::{AnyMatrix, Bf16, DenseMatrix, Element, F16, F32, Fp8Block128, Fp8BlockMatrix};
-use crate::quant::{BLOCK, e4m3_from_f32};
+use crate::quant::{AnyMatrix, BLOCK, Bf16, DenseMatrix, Element, F16, F32, Format, WeightMatrix};
+use crate::quant::{Fp8Block128, Fp8BlockMatrix, Fp8Channel, Fp8ChannelMatrix, e4m3_from_f32};
+use crate::quant::{Fp8Tensor, Fp8TensorMatrix};
 use crate::weights::{ExpertMatrices, Stacked};
 
 /// A format that tests can make matrices of, with its limit on `|out - reference| / |reference|`.
@@ -43,15 +44,59 @@ dense_format!(Bf16, bf16, 5e-3);
 impl TestFormat for Fp8Block128 {
     const LIMIT: f64 = 5e-3;
     fn matrix(rng: &mut ChaCha8Rng, rows: usize, columns: usize) -> Fp8BlockMatrix {
-        let blocks = rows.div_ceil(BLOCK) * columns.div_ceil(BLOCK);
-        let scales: Vec<f32> = (0..blocks).map(|_| rng.random_range(0.001..0.01)).collect();
-        let codes = (0..rows * columns).map(|_| e4m3_from_f32(rng.random_range(-448.0..448.0)));
-        let codes = HostBuffer::from_vec(codes.collect::<Vec<u8>>());
-        Fp8BlockMatrix::new(codes, HostBuffer::from_vec(scales), rows, columns).unwrap()
+        let scales = scales(rng, rows.div_ceil(BLOCK) * columns.div_ceil(BLOCK));
+        Fp8BlockMatrix::new(codes(rng, rows * columns), scales, rows, columns).unwrap()
     }
     fn any(matrix: Fp8BlockMatrix) -> AnyMatrix {
         AnyMatrix::Fp8Block128(matrix)
     }
+}
+
+impl TestFormat for Fp8Tensor {
+    const LIMIT: f64 = 5e-3;
+    fn matrix(rng: &mut ChaCha8Rng, rows: usize, columns: usize) -> Fp8TensorMatrix {
+        let scale = rng.random_range(0.001..0.01);
+        Fp8TensorMatrix::new(codes(rng, rows * columns), scale, rows, columns).unwrap()
+    }
+    fn any(matrix: Fp8TensorMatrix) -> AnyMatrix {
+        AnyMatrix::Fp8Tensor(matrix)
+    }
+}
+
+impl TestFormat for Fp8Channel {
+    const LIMIT: f64 = 5e-3;
+    fn matrix(rng: &mut ChaCha8Rng, rows: usize, columns: usize) -> Fp8ChannelMatrix {
+        let scales = scales(rng, rows);
+        Fp8ChannelMatrix::new(codes(rng, rows * columns), scales, rows, columns).unwrap()
+    }
+    fn any(matrix: Fp8ChannelMatrix) -> AnyMatrix {
+        AnyMatrix::Fp8Channel(matrix)
+    }
+}
+
+fn codes(rng: &mut ChaCha8Rng, count: usize) -> HostBuffer {
+    let codes = (0..count).map(|_| e4m3_from_f32(rng.random_range(-448.0..448.0)));
+    HostBuffer::from_vec(codes.collect::<Vec<u8>>())
+}
+
+fn scales(rng: &mut ChaCha8Rng, count: usize) -> HostBuffer {
+    HostBuffer::from_vec((0..count).map(|_| rng.random_range(0.001f32..0.01)).collect())
+}
+
+/// Runs a generic function for every format.
+macro_rules! for_each_format {
+    ($check:ident($($argument:expr),*)) => {
+        for format in Format::ALL {
+            match format {
+                Format::F32 => $check::<F32>($($argument),*),
+                Format::F16 => $check::<F16>($($argument),*),
+                Format::Bf16 => $check::<Bf16>($($argument),*),
+                Format::Fp8Block128 => $check::<Fp8Block128>($($argument),*),
+                Format::Fp8Tensor => $check::<Fp8Tensor>($($argument),*),
+                Format::Fp8Channel => $check::<Fp8Channel>($($argument),*),
+            }
+        }
+    };
 }
 
 fn activations<A: Element>(rng: &mut ChaCha8Rng, count: usize) -> Vec<A> {
@@ -97,16 +142,20 @@ fn assign(ids: &[i32], experts: usize, block_size: usize) -> Assignment {
 }
 
 fn check(case: &Case<'_>) {
-    check_as::<F32>(case);
-    check_as::<F16>(case);
-    check_as::<Bf16>(case);
-    check_as::<Fp8Block128>(case);
+    for_each_format!(check_as(case));
 }
 
 fn check_as<F: TestFormat>(case: &Case<'_>) {
+    check_matrices::<F>(case, |rng, rows| F::matrix(rng, rows, case.columns));
+}
+
+fn check_matrices<F: TestFormat>(
+    case: &Case<'_>,
+    matrix: impl Fn(&mut ChaCha8Rng, usize) -> F::Matrix,
+) {
     let mut rng = ChaCha8Rng::seed_from_u64(7);
     let stacked = |rng: &mut ChaCha8Rng| {
-        let parts = case.part_rows.iter().map(|&rows| F::matrix(rng, rows, case.columns));
+        let parts = case.part_rows.iter().map(|&rows| matrix(rng, rows));
         Stacked::new(parts.collect()).unwrap()
     };
     let matrices = (0..case.experts).map(|_| stacked(&mut rng)).collect();
@@ -184,6 +233,33 @@ fn stacked_parts() {
 }
 
 #[test]
+fn matrices_cut_out_of_others() {
+    let ids: Vec<i32> = (0..80).map(|pair| [0, 1, 1, 1][pair % 4]).collect();
+    for (row, column) in [(0, 64), (192, 0), (64, 192), (7, 100), (130, 1), (16, 127)] {
+        for (rows, columns) in [(192, 192), (5, 33), (70, 20), (129, 300)] {
+            for ids in [&ids[..2], &ids[..14], &ids] {
+                let case = Case { ids, part_rows: &[rows, rows], columns, ..SMALL };
+                check_matrices::<Fp8Block128>(&case, |rng, rows| {
+                    let whole = Fp8Block128::matrix(rng, row + rows + 40, column + columns + 40);
+                    let cut = whole.cut_rows(row..row + rows).unwrap();
+                    cut.cut_columns(column..column + columns).unwrap()
+                });
+            }
+        }
+    }
+}
+
+#[test]
+fn activations_with_a_scale_that_was_measured() {
+    for (scale, rows) in [(0.005, 3), (0.005, 40), (0.001, 40)] {
+        let case = Case { ids: &vec![1; rows], columns: 300, part_rows: &[40, 40], ..SMALL };
+        check_matrices::<Fp8Tensor>(&case, |rng, rows| {
+            Fp8Tensor::matrix(rng, rows, 300).with_input_scale(scale).unwrap()
+        });
+    }
+}
+
+#[test]
 fn dense_products_of_every_format() {
     fn check<F: TestFormat>(tokens: usize, rows: usize, columns: usize) {
         let mut rng = ChaCha8Rng::seed_from_u64(3);
@@ -200,10 +276,7 @@ fn dense_products_of_every_format() {
         }
     }
     for (tokens, rows, columns) in [(0, 3, 3), (1, 70, 300), (2, 33, 31), (40, 65, 200)] {
-        check::<F32>(tokens, rows, columns);
-        check::<F16>(tokens, rows, columns);
-        check::<Bf16>(tokens, rows, columns);
-        check::<Fp8Block128>(tokens, rows, columns);
+        for_each_format!(check(tokens, rows, columns));
     }
 }
 
@@ -225,10 +298,7 @@ fn the_same_bits_whatever_the_threads_and_every_time() {
             assert!([1, 2, 3, 8].iter().all(|&threads| run(threads) == first));
         }
     }
-    check::<F32>();
-    check::<F16>();
-    check::<Bf16>();
-    check::<Fp8Block128>();
+    for_each_format!(check());
 }
 
 #[test]

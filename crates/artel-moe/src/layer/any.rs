@@ -6,7 +6,7 @@ use crate::backend::CpuBackend;
 use crate::config::MoeConfig;
 use crate::eplb::map_and_record::PlacementRule;
 use crate::plan::MoePlan;
-use crate::quant::{Bf16, F16, F32, Fp8Block128};
+use crate::quant::{Bf16, F16, F32, Fp8Block128, Fp8Channel, Fp8Tensor};
 use crate::router::{Gate, Router, TopK};
 use crate::weights::AnyExperts;
 
@@ -21,6 +21,10 @@ pub enum AnyMoeLayer {
     Bf16(MoeLayer<Bf16>),
     /// FP8 e4m3 with a float32 scale per 128x128 block.
     Fp8Block128(MoeLayer<Fp8Block128>),
+    /// FP8 e4m3 with a float32 scale per matrix.
+    Fp8Tensor(MoeLayer<Fp8Tensor>),
+    /// FP8 e4m3 with a float32 scale per row.
+    Fp8Channel(MoeLayer<Fp8Channel>),
 }
 
 /// The workspace of layers of any format. One serves all layers of a model.
@@ -30,6 +34,8 @@ pub struct AnyWorkspace {
     f16: Workspace<F16>,
     bf16: Workspace<Bf16>,
     fp8_block128: Workspace<Fp8Block128>,
+    fp8_tensor: Workspace<Fp8Tensor>,
+    fp8_channel: Workspace<Fp8Channel>,
 }
 
 impl AnyWorkspace {
@@ -40,6 +46,8 @@ impl AnyWorkspace {
             f16: Workspace::new(CpuBackend::new(features)),
             bf16: Workspace::new(CpuBackend::new(features)),
             fp8_block128: Workspace::new(CpuBackend::new(features)),
+            fp8_tensor: Workspace::new(CpuBackend::new(features)),
+            fp8_channel: Workspace::new(CpuBackend::new(features)),
         }
     }
 }
@@ -62,6 +70,14 @@ macro_rules! each_format {
             }
             AnyMoeLayer::Fp8Block128($inner) => {
                 let $workspace = &mut $ws.fp8_block128;
+                $run
+            }
+            AnyMoeLayer::Fp8Tensor($inner) => {
+                let $workspace = &mut $ws.fp8_tensor;
+                $run
+            }
+            AnyMoeLayer::Fp8Channel($inner) => {
+                let $workspace = &mut $ws.fp8_channel;
                 $run
             }
         }
@@ -93,6 +109,12 @@ impl AnyMoeLayer {
             AnyExperts::Fp8Block128(experts) => {
                 Self::Fp8Block128(MoeLayer::new(config, gate, router, experts, features)?)
             }
+            AnyExperts::Fp8Tensor(experts) => {
+                Self::Fp8Tensor(MoeLayer::new(config, gate, router, experts, features)?)
+            }
+            AnyExperts::Fp8Channel(experts) => {
+                Self::Fp8Channel(MoeLayer::new(config, gate, router, experts, features)?)
+            }
         })
     }
 
@@ -106,6 +128,8 @@ impl AnyMoeLayer {
             Self::F16(layer) => Self::F16(layer.with_placement(placement)?),
             Self::Bf16(layer) => Self::Bf16(layer.with_placement(placement)?),
             Self::Fp8Block128(layer) => Self::Fp8Block128(layer.with_placement(placement)?),
+            Self::Fp8Tensor(layer) => Self::Fp8Tensor(layer.with_placement(placement)?),
+            Self::Fp8Channel(layer) => Self::Fp8Channel(layer.with_placement(placement)?),
         })
     }
 
@@ -143,6 +167,8 @@ impl AnyMoeLayer {
             Self::F16(layer) => layer.plan(),
             Self::Bf16(layer) => layer.plan(),
             Self::Fp8Block128(layer) => layer.plan(),
+            Self::Fp8Tensor(layer) => layer.plan(),
+            Self::Fp8Channel(layer) => layer.plan(),
         }
     }
 
@@ -153,6 +179,8 @@ impl AnyMoeLayer {
             Self::F16(layer) => layer.config(),
             Self::Bf16(layer) => layer.config(),
             Self::Fp8Block128(layer) => layer.config(),
+            Self::Fp8Tensor(layer) => layer.config(),
+            Self::Fp8Channel(layer) => layer.config(),
         }
     }
 }

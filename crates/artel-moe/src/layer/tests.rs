@@ -112,6 +112,14 @@ fn check(case: &Case) {
             AnyMoeLayer::Fp8Block128(layer) => check_as(case, layer, 5e-3),
             _ => unreachable!("FP8 experts make an FP8 layer"),
         }
+        match layer(case, Format::Fp8Tensor, features) {
+            AnyMoeLayer::Fp8Tensor(layer) => check_as(case, layer, 5e-3),
+            _ => unreachable!("FP8 experts make an FP8 layer"),
+        }
+        match layer(case, Format::Fp8Channel, features) {
+            AnyMoeLayer::Fp8Channel(layer) => check_as(case, layer, 5e-3),
+            _ => unreachable!("FP8 experts make an FP8 layer"),
+        }
     }
 }
 

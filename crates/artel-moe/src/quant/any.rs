@@ -6,8 +6,10 @@ use artel_device::HostBuffer;
 use half::{bf16, f16};
 use rayon::prelude::*;
 
-use super::{Bf16, DenseMatrix, Element, F16, F32, Fp8Block128, Fp8BlockMatrix};
-use super::{NumberFormat, WeightMatrix};
+use super::{Bf16, DenseMatrix, Element, F16, F32, NumberFormat, WeightMatrix};
+use super::{
+    Fp8Block128, Fp8BlockMatrix, Fp8Channel, Fp8ChannelMatrix, Fp8Tensor, Fp8TensorMatrix,
+};
 use crate::MoeError;
 
 /// A weight matrix whose format the checkpoint chose.
@@ -21,6 +23,10 @@ pub enum AnyMatrix {
     Bf16(DenseMatrix<bf16>),
     /// FP8 e4m3 with a float32 scale per 128x128 block.
     Fp8Block128(Fp8BlockMatrix),
+    /// FP8 e4m3 with a float32 scale per matrix.
+    Fp8Tensor(Fp8TensorMatrix),
+    /// FP8 e4m3 with a float32 scale per row.
+    Fp8Channel(Fp8ChannelMatrix),
 }
 
 /// Runs the same expression on the matrix of whichever format.
@@ -31,6 +37,8 @@ macro_rules! each_matrix {
             AnyMatrix::F16($matrix) => $run,
             AnyMatrix::Bf16($matrix) => $run,
             AnyMatrix::Fp8Block128($matrix) => $run,
+            AnyMatrix::Fp8Tensor($matrix) => $run,
+            AnyMatrix::Fp8Channel($matrix) => $run,
         }
     };
 }
@@ -43,6 +51,8 @@ macro_rules! map_matrix {
             AnyMatrix::F16($matrix) => AnyMatrix::F16($run),
             AnyMatrix::Bf16($matrix) => AnyMatrix::Bf16($run),
             AnyMatrix::Fp8Block128($matrix) => AnyMatrix::Fp8Block128($run),
+            AnyMatrix::Fp8Tensor($matrix) => AnyMatrix::Fp8Tensor($run),
+            AnyMatrix::Fp8Channel($matrix) => AnyMatrix::Fp8Channel($run),
         }
     };
 }
@@ -101,11 +111,16 @@ pub enum Format {
     Bf16,
     /// FP8 e4m3 with a float32 scale per 128x128 block.
     Fp8Block128,
+    /// FP8 e4m3 with a float32 scale per matrix.
+    Fp8Tensor,
+    /// FP8 e4m3 with a float32 scale per row.
+    Fp8Channel,
 }
 
 impl Format {
     /// All of them.
-    pub const ALL: [Self; 4] = [Self::F32, Self::F16, Self::Bf16, Self::Fp8Block128];
+    pub const ALL: [Self; 6] =
+        [Self::F32, Self::F16, Self::Bf16, Self::Fp8Block128, Self::Fp8Tensor, Self::Fp8Channel];
 
     /// Name as people write it.
     pub const fn name(self) -> &'static str {
@@ -114,6 +129,8 @@ impl Format {
             Self::F16 => F16::NAME,
             Self::Bf16 => Bf16::NAME,
             Self::Fp8Block128 => Fp8Block128::NAME,
+            Self::Fp8Tensor => Fp8Tensor::NAME,
+            Self::Fp8Channel => Fp8Channel::NAME,
         }
     }
 }
@@ -143,6 +160,8 @@ impl AnyMatrix {
             Self::F16(_) => Format::F16,
             Self::Bf16(_) => Format::Bf16,
             Self::Fp8Block128(_) => Format::Fp8Block128,
+            Self::Fp8Tensor(_) => Format::Fp8Tensor,
+            Self::Fp8Channel(_) => Format::Fp8Channel,
         }
     }
 
@@ -156,14 +175,14 @@ impl AnyMatrix {
         if format == self.format() {
             return Ok(self.clone());
         }
+        let row = |row, out: &mut [f32]| self.dequantize_row(row, out);
         Ok(match format {
             Format::F32 => Self::F32(self.to_dense()?),
             Format::F16 => Self::F16(self.to_dense()?),
             Format::Bf16 => Self::Bf16(self.to_dense()?),
-            Format::Fp8Block128 => {
-                let row = |row, out: &mut [f32]| self.dequantize_row(row, out);
-                Self::Fp8Block128(Fp8BlockMatrix::quantize(rows, columns, row)?)
-            }
+            Format::Fp8Block128 => Self::Fp8Block128(Fp8BlockMatrix::quantize(rows, columns, row)?),
+            Format::Fp8Tensor => Self::Fp8Tensor(Fp8TensorMatrix::quantize(rows, columns, row)?),
+            Format::Fp8Channel => Self::Fp8Channel(Fp8ChannelMatrix::quantize(rows, columns, row)?),
         })
     }
 

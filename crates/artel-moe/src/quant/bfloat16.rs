@@ -1,6 +1,6 @@
 use half::bf16;
 
-use super::{DenseMatrix, NumberFormat};
+use super::{ActivationScales, DenseMatrix, NumberFormat};
 
 /// bfloat16 weights and activations.
 #[derive(Debug, Clone, Copy)]
@@ -8,6 +8,7 @@ pub struct Bf16;
 
 impl NumberFormat for Bf16 {
     const NAME: &'static str = "bf16";
+    const ACTIVATION_SCALES: ActivationScales = ActivationScales::None;
     type Activation = bf16;
     type Matrix = DenseMatrix<bf16>;
 }

@@ -1,6 +1,6 @@
 use half::f16;
 
-use super::{DenseMatrix, NumberFormat};
+use super::{ActivationScales, DenseMatrix, NumberFormat};
 
 /// IEEE half precision weights and activations.
 #[derive(Debug, Clone, Copy)]
@@ -8,6 +8,7 @@ pub struct F16;
 
 impl NumberFormat for F16 {
     const NAME: &'static str = "f16";
+    const ACTIVATION_SCALES: ActivationScales = ActivationScales::None;
     type Activation = f16;
     type Matrix = DenseMatrix<f16>;
 }

@@ -1,4 +1,4 @@
-use super::{DenseMatrix, NumberFormat};
+use super::{ActivationScales, DenseMatrix, NumberFormat};
 
 /// float32 weights and activations.
 #[derive(Debug, Clone, Copy)]
@@ -6,6 +6,7 @@ pub struct F32;
 
 impl NumberFormat for F32 {
     const NAME: &'static str = "f32";
+    const ACTIVATION_SCALES: ActivationScales = ActivationScales::None;
     type Activation = f32;
     type Matrix = DenseMatrix<f32>;
 }

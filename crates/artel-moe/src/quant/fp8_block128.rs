@@ -8,13 +8,9 @@ use artel_device::HostBuffer;
 use half::bf16;
 use rayon::prelude::*;
 
-use super::e4m3::{E4M3_MAX, e4m3_from_f32, e4m3_to_f32, round_to_e4m3};
-use super::{Element, NumberFormat, ScaleGrid, WeightMatrix};
-use super::{check_cut, columns_of, elements_of};
+use super::fp8::{BLOCK, Fp8Codes, Fp8Format, largest_magnitude, quantize_weights, weight_scale};
+use super::{ActivationScales, NumberFormat, ScaleGrid, WeightMatrix, columns_of, elements_of};
 use crate::MoeError;
-
-/// Rows and columns of a weight block, and elements of an activation group.
-pub const BLOCK: usize = 128;
 
 /// Block-quantised FP8 weights, bfloat16 hidden states.
 #[derive(Debug, Clone, Copy)]
@@ -22,18 +18,19 @@ pub struct Fp8Block128;
 
 impl NumberFormat for Fp8Block128 {
     const NAME: &'static str = "fp8-block128";
+    const ACTIVATION_SCALES: ActivationScales = ActivationScales::Group;
     type Activation = bf16;
     type Matrix = Fp8BlockMatrix;
 }
+
+impl Fp8Format for Fp8Block128 {}
 
 /// `[rows, columns]` e4m3 codes and `[ceil(rows / 128), ceil(columns / 128)]` float32 scales. A
 /// matrix that was cut out of another may begin inside a block, see [`ScaleGrid::Block`].
 #[derive(Debug, Clone)]
 pub struct Fp8BlockMatrix {
-    codes: HostBuffer,
+    codes: Fp8Codes,
     scales: HostBuffer,
-    rows: usize,
-    columns: usize,
     row_offset: usize,
     column_offset: usize,
 }
@@ -49,12 +46,12 @@ impl Fp8BlockMatrix {
         rows: usize,
         columns: usize,
     ) -> Result<Self, MoeError> {
+        let codes = Fp8Codes::new(codes, rows, columns)?;
         let [scale_rows, scale_columns] = ScaleGrid::BLOCKS.shape(rows, columns);
         let blocks = scale_rows.saturating_mul(scale_columns);
-        MoeError::check_shape("FP8 codes", rows.saturating_mul(columns), codes.len())?;
         MoeError::check_shape("FP8 block scales (bytes)", blocks.saturating_mul(4), scales.len())?;
         let scales = scales.aligned_for::<f32>();
-        Ok(Self { codes, scales, rows, columns, row_offset: 0, column_offset: 0 })
+        Ok(Self { codes, scales, row_offset: 0, column_offset: 0 })
     }
 
     /// Quantises a matrix whose rows `row` writes as float32: the scale of a block is its largest
@@ -68,11 +65,7 @@ impl Fp8BlockMatrix {
         row: impl Fn(usize, &mut [f32]) + Sync,
     ) -> Result<Self, MoeError> {
         let blocks = columns.div_ceil(BLOCK);
-        let size = rows.checked_mul(columns).filter(|&size| size <= isize::MAX as usize);
-        let Some(size) = size else {
-            return Err(MoeError::config("rows of a matrix", rows, "what memory can address"));
-        };
-        let mut codes = vec![0u8; size];
+        let mut codes = Fp8Codes::room(rows, columns)?;
         let mut scales = vec![1f32; rows.div_ceil(BLOCK) * blocks];
         if columns > 0 {
             codes
@@ -89,34 +82,27 @@ impl Fp8BlockMatrix {
         }
         Self::new(HostBuffer::from_vec(codes), HostBuffer::from_vec(scales), rows, columns)
     }
-
-    /// e4m3 codes, row-major.
-    pub fn codes(&self) -> &[u8] {
-        self.codes.as_bytes()
-    }
 }
 
 impl WeightMatrix for Fp8BlockMatrix {
     const NUMBER_BYTES: usize = 1;
 
     fn rows(&self) -> usize {
-        self.rows
+        self.codes.rows
     }
 
     fn columns(&self) -> usize {
-        self.columns
+        self.codes.columns
     }
 
     fn dequantize_row(&self, row: usize, out: &mut [f32]) {
-        let codes = &self.codes()[row * self.columns..(row + 1) * self.columns];
-        let scales = &self.scales()[self.scale_grid().index(row, 0, self.columns)..];
-        for (column, (out, &code)) in out.iter_mut().zip(codes).enumerate() {
-            *out = e4m3_to_f32(code) * scales[(self.column_offset + column) / BLOCK];
-        }
+        let scales = &self.scales()[self.scale_grid().index(row, 0, self.columns())..];
+        let scale = |column| scales[(self.column_offset + column) / BLOCK];
+        self.codes.dequantize_row(row, out, scale);
     }
 
     fn numbers(&self) -> &[u8] {
-        self.codes()
+        self.codes.as_bytes()
     }
 
     fn scale_grid(&self) -> ScaleGrid {
@@ -129,29 +115,21 @@ impl WeightMatrix for Fp8BlockMatrix {
     }
 
     fn cut_rows(&self, rows: Range<usize>) -> Result<Self, MoeError> {
-        check_cut("rows of a matrix", &rows, self.rows)?;
-        let [_, scale_columns] = self.scale_grid().shape(self.rows, self.columns);
-        let scale_rows = blocks_of(self.row_offset, &rows);
-        Ok(Self {
-            codes: elements_of::<u8>(&self.codes, &rows, self.columns),
-            scales: elements_of::<f32>(&self.scales, &scale_rows, scale_columns),
-            rows: rows.len(),
-            row_offset: (self.row_offset + rows.start) % BLOCK,
-            ..self.clone()
-        })
+        let codes = self.codes.cut_rows(&rows)?;
+        let [_, scale_columns] = self.scale_grid().shape(self.rows(), self.columns());
+        let blocks = blocks_of(self.row_offset, &rows);
+        let scales = elements_of::<f32>(&self.scales, &blocks, scale_columns);
+        let row_offset = (self.row_offset + rows.start) % BLOCK;
+        Ok(Self { codes, scales, row_offset, ..*self })
     }
 
     fn cut_columns(&self, columns: Range<usize>) -> Result<Self, MoeError> {
-        check_cut("columns of a matrix", &columns, self.columns)?;
-        let [_, scale_columns] = self.scale_grid().shape(self.rows, self.columns);
+        let codes = self.codes.cut_columns(&columns)?;
+        let [_, scale_columns] = self.scale_grid().shape(self.rows(), self.columns());
         let blocks = blocks_of(self.column_offset, &columns);
-        Ok(Self {
-            codes: HostBuffer::from_vec(columns_of(self.codes(), self.columns, &columns)),
-            scales: HostBuffer::from_vec(columns_of(self.scales(), scale_columns, &blocks)),
-            columns: columns.len(),
-            column_offset: (self.column_offset + columns.start) % BLOCK,
-            ..self.clone()
-        })
+        let scales = HostBuffer::from_vec(columns_of(self.scales(), scale_columns, &blocks));
+        let column_offset = (self.column_offset + columns.start) % BLOCK;
+        Ok(Self { codes, scales, column_offset, ..*self })
     }
 }
 
@@ -163,71 +141,17 @@ fn blocks_of(offset: usize, part: &Range<usize>) -> Range<usize> {
 
 /// Up to 128 rows of `columns` values: one scale per 128 columns.
 fn quantize_block_row(values: &[f32], columns: usize, codes: &mut [u8], scales: &mut [f32]) {
-    let mut largest = vec![0f32; scales.len()];
+    scales.fill(0.0);
     for row in values.chunks(columns) {
-        for (largest, group) in largest.iter_mut().zip(row.chunks(BLOCK)) {
-            *largest = group.iter().fold(*largest, |largest, value| largest.max(value.abs()));
+        for (largest, group) in scales.iter_mut().zip(row.chunks(BLOCK)) {
+            *largest = largest_magnitude(*largest, group);
         }
     }
-    for (scale, &largest) in scales.iter_mut().zip(&largest) {
-        // A block of subnormal numbers would have a scale of zero; its values round to zero.
-        let exact = largest / E4M3_MAX;
-        *scale = if exact.is_normal() { exact } else { 1.0 };
-    }
+    scales.iter_mut().for_each(|scale| *scale = weight_scale(*scale));
     for (codes, row) in codes.chunks_mut(columns).zip(values.chunks(columns)) {
-        for (column, (code, value)) in codes.iter_mut().zip(row).enumerate() {
-            *code = e4m3_from_f32(value / scales[column / BLOCK]);
+        let groups = codes.chunks_mut(BLOCK).zip(row.chunks(BLOCK));
+        for ((codes, group), &scale) in groups.zip(&*scales) {
+            quantize_weights(group, scale, codes);
         }
-    }
-}
-
-/// Quantises one group of at most [`BLOCK`] activations: `out` becomes e4m3 values, and
-/// `out * scale` is the quantised input, with `scale = max(absmax, 1e-10) / 448`.
-#[inline(always)]
-pub(crate) fn quantize_group(group: &[bf16], out: &mut [f32]) -> f32 {
-    let mut largest = 1e-10f32;
-    for (out, value) in out.iter_mut().zip(group) {
-        *out = Element::to_f32(*value);
-        let magnitude = out.abs();
-        largest = if magnitude > largest { magnitude } else { largest };
-    }
-    let scale = largest / E4M3_MAX;
-    for out in out.iter_mut() {
-        *out = round_to_e4m3(*out / scale);
-    }
-    scale
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn zero_blocks_edge_blocks_and_nan_quantise() {
-        let (rows, columns) = (130, 257);
-        let value = |row: usize, column: usize| match (row, column) {
-            (0..=127, 128..=255) => 0.0,
-            (129, 256) => f32::NAN,
-            _ => (row as f32 - 60.0) * (column as f32 - 100.0),
-        };
-        let matrix = Fp8BlockMatrix::quantize(rows, columns, |row, out| {
-            out.iter_mut().enumerate().for_each(|(column, out)| *out = value(row, column));
-        })
-        .unwrap();
-        assert_eq!(matrix.scales().len(), 6);
-        assert_eq!(matrix.scales()[1], 1.0);
-        let mut found = vec![0.0; columns];
-        for row in 0..rows {
-            matrix.dequantize_row(row, &mut found);
-            for (column, &found) in found.iter().enumerate() {
-                let (expected, scale) =
-                    (value(row, column), matrix.scales()[row / BLOCK * 3 + column / BLOCK]);
-                let step = (expected.abs() / 16.0).max(scale / 1024.0) * 1.0001;
-                let near = (found - expected).abs() <= step;
-                assert!(near || expected.is_nan() && found.is_nan(), "{found}, not {expected}");
-            }
-        }
-        assert!(Fp8BlockMatrix::quantize(usize::MAX, 2, |_, _| {}).is_err());
-        assert_eq!(Fp8BlockMatrix::quantize(0, 5, |_, _| {}).unwrap().bytes(), 0);
     }
 }

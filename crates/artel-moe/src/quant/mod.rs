@@ -8,8 +8,14 @@ mod bfloat16;
 mod e4m3;
 mod float16;
 mod float32;
+mod fp8;
 mod fp8_block128;
+mod fp8_channel;
+mod fp8_tensor;
+pub mod reference;
 mod scales;
+#[cfg(test)]
+mod tests;
 
 pub use any::{AnyMatrix, Format};
 use artel_device::HostBuffer;
@@ -18,8 +24,13 @@ use bytemuck::Pod;
 pub use e4m3::{E4M3_MAX, e4m3_from_f32, e4m3_to_f32};
 pub use float16::F16;
 pub use float32::F32;
-pub(crate) use fp8_block128::quantize_group;
-pub use fp8_block128::{BLOCK, Fp8Block128, Fp8BlockMatrix};
+pub use fp8::BLOCK;
+pub(crate) use fp8::{
+    Fp8Format, Fp8Panel, Segment, activation_scale, quantize_group, row_scale, scale_for,
+};
+pub use fp8_block128::{Fp8Block128, Fp8BlockMatrix};
+pub use fp8_channel::{Fp8Channel, Fp8ChannelMatrix};
+pub use fp8_tensor::{Fp8Tensor, Fp8TensorMatrix};
 use half::{bf16, f16};
 pub use scales::ScaleGrid;
 use std::ops::Range;
@@ -70,10 +81,23 @@ fn bf16_from_f32(value: f32) -> bf16 {
     bf16::from_bits(if value.is_nan() { quiet_nan } else { rounded } as u16)
 }
 
+/// Which activations share a scale when a product quantises them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ActivationScales {
+    /// They are not quantised.
+    None,
+    /// 128 neighbouring columns of a row, from the first column on.
+    Group,
+    /// A row; or all rows, where the weights say which scale.
+    Row,
+}
+
 /// How weights are stored and what flows between the steps.
 pub trait NumberFormat: Copy + Send + Sync + std::fmt::Debug + 'static {
     /// Name as people write it.
     const NAME: &'static str;
+    /// How a product quantises its activations.
+    const ACTIVATION_SCALES: ActivationScales;
     /// Hidden states and intermediates: the type of the one cast at the end of each step.
     type Activation: Element;
     /// One weight matrix.
@@ -103,6 +127,10 @@ pub trait WeightMatrix: Send + Sync + Clone + std::fmt::Debug + 'static {
     /// The scales in the shape that the grid has, row by row.
     fn scales(&self) -> &[f32] {
         &[]
+    }
+    /// The scale of all activations that this matrix meets, where it was measured beforehand.
+    fn input_scale(&self) -> Option<f32> {
+        None
     }
     /// Some rows, over the same bytes.
     ///
@@ -196,22 +224,4 @@ fn elements_of<T>(buffer: &HostBuffer, rows: &Range<usize>, columns: usize) -> H
 /// A copy of columns `part` of rows of `columns` numbers. They must be there.
 fn columns_of<T: Copy>(elements: &[T], columns: usize, part: &Range<usize>) -> Vec<T> {
     elements.chunks(columns.max(1)).flat_map(|row| &row[part.clone()]).copied().collect()
-}
-
-#[cfg(test)]
-mod tests {
-    use proptest::prelude::*;
-
-    use super::*;
-
-    proptest! {
-        #[test]
-        fn bfloat16_rounds_as_the_standard_type_does(bits in any::<u32>()) {
-            let value = f32::from_bits(bits);
-            let (ours, theirs) = (<bf16 as Element>::from_f32(value), bf16::from_f32(value));
-            prop_assert!(ours.to_bits() == theirs.to_bits());
-            let (wide, expected) = (Element::to_f32(ours), ours.to_f32());
-            prop_assert!(wide == expected || wide.is_nan() && expected.is_nan());
-        }
-    }
 }

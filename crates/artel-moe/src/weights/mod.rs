@@ -8,8 +8,8 @@ use half::{bf16, f16};
 pub use stack::StackLayout;
 
 use crate::MoeError;
-use crate::quant::{AnyMatrix, Bf16, F16, F32, Format, Fp8Block128};
-use crate::quant::{NumberFormat, WeightMatrix};
+use crate::quant::{AnyMatrix, Bf16, F16, F32, Format, Fp8Block128, Fp8Channel, Fp8Tensor};
+use crate::quant::{NumberFormat, ScaleGrid, WeightMatrix};
 
 /// One matrix made of others, one on top of the other.
 ///
@@ -78,8 +78,9 @@ impl<M: WeightMatrix> Stacked<M> {
 pub struct ExpertMatrices<F: NumberFormat> {
     matrices: Vec<Stacked<F::Matrix>>,
     biases: Option<Vec<f32>>,
-    part_rows: Vec<usize>,
+    rows: usize,
     columns: usize,
+    input_scale: Option<f32>,
 }
 
 impl<F: NumberFormat> ExpertMatrices<F> {
@@ -91,13 +92,12 @@ impl<F: NumberFormat> ExpertMatrices<F> {
         let Some(first) = matrices.first() else {
             return Err(MoeError::config("experts with weights", 0, "at least 1"));
         };
-        let part_rows: Vec<usize> = first.parts.iter().map(WeightMatrix::rows).collect();
-        let columns = first.columns();
+        let (rows, columns) = (first.rows(), first.columns());
         for matrix in &matrices {
             MoeError::check_shape("columns of an expert's weights", columns, matrix.columns())?;
             MoeError::check_shape(
                 "parts of an expert's weights",
-                part_rows.len(),
+                first.parts.len(),
                 matrix.parts.len(),
             )?;
             for (part, like) in matrix.parts.iter().zip(&first.parts) {
@@ -113,7 +113,8 @@ impl<F: NumberFormat> ExpertMatrices<F> {
                 }
             }
         }
-        Ok(Self { matrices, biases: None, part_rows, columns })
+        let input_scale = common_input_scale(matrices.iter().flat_map(Stacked::parts))?;
+        Ok(Self { matrices, biases: None, rows, columns, input_scale })
     }
 
     /// Adds `biases` `[E, N]`.
@@ -133,17 +134,23 @@ impl<F: NumberFormat> ExpertMatrices<F> {
 
     /// Output features, `N`.
     pub fn rows(&self) -> usize {
-        self.part_rows.iter().sum()
+        self.rows
     }
 
-    /// Rows of each part, the same for all experts.
-    pub fn part_rows(&self) -> &[usize] {
-        &self.part_rows
+    /// Rows and scales of each part, the same for all experts.
+    pub fn parts(&self) -> impl Iterator<Item = (usize, ScaleGrid)> {
+        self.matrices[0].parts.iter().map(|part| (part.rows(), part.scale_grid()))
     }
 
     /// Input features, `K`.
     pub fn columns(&self) -> usize {
         self.columns
+    }
+
+    /// The scale of all activations, where checkpoints have measured it: the largest of the
+    /// experts', since an activation is quantised once for all its experts.
+    pub fn input_scale(&self) -> Option<f32> {
+        self.input_scale
     }
 
     /// The matrix of one expert.
@@ -161,6 +168,27 @@ impl<F: NumberFormat> ExpertMatrices<F> {
     pub fn bytes_per_expert(&self) -> usize {
         self.matrices[0].bytes()
     }
+}
+
+/// The largest input scale, if there are any.
+fn common_input_scale<'a, M: WeightMatrix>(
+    mut matrices: impl Iterator<Item = &'a M>,
+) -> Result<Option<f32>, MoeError> {
+    let Some(mut largest) = matrices.next().map(WeightMatrix::input_scale) else {
+        return Ok(None);
+    };
+    for matrix in matrices {
+        largest = match (largest, matrix.input_scale()) {
+            (None, None) => None,
+            (Some(a), Some(b)) => Some(a.max(b)),
+            (first, _) => {
+                let found = if first.is_some() { "missing" } else { "there" };
+                let allowed = "there for all experts or for none";
+                return Err(MoeError::config("scale of an expert's activations", found, allowed));
+            }
+        };
+    }
+    Ok(largest)
 }
 
 /// The weights of the experts of one layer: `w13` `[E, 2I, H]` (`[E, I, H]` without a gate) and
@@ -248,6 +276,10 @@ pub enum AnyExperts {
     Bf16(ExpertWeights<Bf16>),
     /// FP8 e4m3 with a float32 scale per 128x128 block.
     Fp8Block128(ExpertWeights<Fp8Block128>),
+    /// FP8 e4m3 with a float32 scale per matrix.
+    Fp8Tensor(ExpertWeights<Fp8Tensor>),
+    /// FP8 e4m3 with a float32 scale per row.
+    Fp8Channel(ExpertWeights<Fp8Channel>),
 }
 
 impl AnyExperts {
@@ -262,6 +294,8 @@ impl AnyExperts {
             Some(AnyMatrix::F16(_)) => gather(experts).map(Self::F16),
             Some(AnyMatrix::Bf16(_)) => gather(experts).map(Self::Bf16),
             Some(AnyMatrix::Fp8Block128(_)) => gather(experts).map(Self::Fp8Block128),
+            Some(AnyMatrix::Fp8Tensor(_)) => gather(experts).map(Self::Fp8Tensor),
+            Some(AnyMatrix::Fp8Channel(_)) => gather(experts).map(Self::Fp8Channel),
         }
     }
 
@@ -272,6 +306,8 @@ impl AnyExperts {
             Self::F16(_) => Format::F16,
             Self::Bf16(_) => Format::Bf16,
             Self::Fp8Block128(_) => Format::Fp8Block128,
+            Self::Fp8Tensor(_) => Format::Fp8Tensor,
+            Self::Fp8Channel(_) => Format::Fp8Channel,
         }
     }
 
@@ -282,6 +318,8 @@ impl AnyExperts {
             Self::F16(weights) => weights.experts() * weights.bytes_per_expert(),
             Self::Bf16(weights) => weights.experts() * weights.bytes_per_expert(),
             Self::Fp8Block128(weights) => weights.experts() * weights.bytes_per_expert(),
+            Self::Fp8Tensor(weights) => weights.experts() * weights.bytes_per_expert(),
+            Self::Fp8Channel(weights) => weights.experts() * weights.bytes_per_expert(),
         }
     }
 }
@@ -344,5 +382,7 @@ try_from_any!(
     F32 => crate::quant::DenseMatrix<f32>,
     F16 => crate::quant::DenseMatrix<f16>,
     Bf16 => crate::quant::DenseMatrix<bf16>,
-    Fp8Block128 => crate::quant::Fp8BlockMatrix
+    Fp8Block128 => crate::quant::Fp8BlockMatrix,
+    Fp8Tensor => crate::quant::Fp8TensorMatrix,
+    Fp8Channel => crate::quant::Fp8ChannelMatrix
 );

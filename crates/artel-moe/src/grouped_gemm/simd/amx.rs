@@ -17,11 +17,12 @@ use half::bf16;
 
 use super::few_rows::{self, FEW_ROWS};
 use super::fp8_decode::Decoder;
-use super::fp8_quantize::quantize_block;
+use super::fp8_quantize::{quantize_block, row_scale};
 use super::tiles::{self, Sums, Weights};
 use super::transpose::transpose;
 use crate::grouped_gemm::{GatheredRows, Kernel, Operand, PANEL_ROWS, TILE_ROWS};
-use crate::quant::{BLOCK, Bf16, DenseMatrix, Fp8Block128, Fp8BlockMatrix, WeightMatrix};
+use crate::quant::{self, ActivationScales, BLOCK, Bf16, DenseMatrix, WeightMatrix};
+use crate::quant::{Fp8Format, Fp8Panel, Segment};
 
 /// Columns that one tile instruction sums over.
 const STEP: usize = 32;
@@ -276,7 +277,7 @@ unsafe fn write_tokens(halves: [&[f32; 256]; 2], tokens: usize, out: &mut [f32])
 }
 
 /// Operand tile: steps of whole blocks, then one scale per block and row, `[blocks][16]`.
-impl Kernel<Fp8Block128> for Amx {
+impl<F: Fp8Format> Kernel<F> for Amx {
     fn name(&self) -> &'static str {
         "amx, dots to 4 rows"
     }
@@ -287,20 +288,16 @@ impl Kernel<Fp8Block128> for Amx {
 
     fn pack(&self, rows: GatheredRows<'_, bf16>, tile: &mut [f32]) {
         // SAFETY: this kernel is only handed out where the processor has AVX-512.
-        unsafe { pack_fp8(rows, tile) };
+        unsafe { pack_fp8(rows, F::ACTIVATION_SCALES, tile) };
     }
 
-    fn multiply(
-        &self,
-        weights: &Fp8BlockMatrix,
-        panel: Range<usize>,
-        x: Operand<'_>,
-        out: &mut [f32],
-    ) {
+    fn multiply(&self, weights: &F::Matrix, panel: Range<usize>, x: Operand<'_>, out: &mut [f32]) {
         assert!(out.len() >= x.rows() * PANEL_ROWS && panel.end <= weights.rows());
+        let weights = Fp8Panel::new(weights, panel);
         if x.group_rows() <= FEW_ROWS {
             // SAFETY: this kernel is only handed out where the processor has AVX-512 and AMX.
-            return unsafe { few_rows::multiply_fp8(weights, panel, x, out) };
+            unsafe { few_rows::multiply_fp8(weights, x, out) };
+            return weights.scale_rows(out, PANEL_ROWS);
         }
         for first in (0..x.tiles()).step_by(TILES_MAX) {
             let x = x.slice(first..(first + TILES_MAX).min(x.tiles()));
@@ -308,21 +305,28 @@ impl Kernel<Fp8Block128> for Amx {
             // SAFETY: as above.
             unsafe {
                 match x.tiles() {
-                    1 | 2 => multiply_fp8::<1>(weights, panel.clone(), x, out),
-                    _ => multiply_fp8::<PAIRS_MAX>(weights, panel.clone(), x, out),
+                    1 | 2 => multiply_fp8::<1>(weights, x, out),
+                    _ => multiply_fp8::<PAIRS_MAX>(weights, x, out),
                 }
             }
         }
+        weights.scale_rows(out, PANEL_ROWS);
     }
 }
 
 /// Quantised rows to pairs of columns, one block of 128 columns after the other.
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
-fn pack_fp8(rows: GatheredRows<'_, bf16>, tile: &mut [f32]) {
+fn pack_fp8(rows: GatheredRows<'_, bf16>, activation_scales: ActivationScales, tile: &mut [f32]) {
     let blocks = rows.columns().div_ceil(BLOCK);
     let (words, scales) = tile.split_at_mut(blocks * BLOCK / STEP * STEP_WORDS);
     if rows.group_rows() <= FEW_ROWS {
-        return few_rows::pack_fp8(rows, words, scales);
+        return few_rows::pack_fp8(rows, activation_scales, words, scales);
+    }
+    let mut row_scales = [None; TILE_ROWS];
+    for (index, scale) in row_scales.iter_mut().enumerate().take(rows.len()) {
+        // SAFETY: this function's features.
+        let dynamic = || unsafe { row_scale(rows.row(index)) };
+        *scale = quant::row_scale(activation_scales, rows.input_scale(), dynamic);
     }
     let words = words.as_chunks_mut::<{ BLOCK / STEP * STEP_WORDS }>().0;
     let mut lines = [[bf16::ZERO; BLOCK]; TILE_ROWS];
@@ -330,9 +334,9 @@ fn pack_fp8(rows: GatheredRows<'_, bf16>, tile: &mut [f32]) {
         let columns = block * BLOCK..((block + 1) * BLOCK).min(rows.columns());
         *scales = [0.0; TILE_ROWS];
         for (index, scale) in scales.iter_mut().enumerate().take(rows.len()) {
+            let group = &rows.row(index)[columns.clone()];
             // SAFETY: this function's features.
-            *scale =
-                unsafe { quantize_block(&rows.row(index)[columns.clone()], &mut lines[index]) };
+            *scale = unsafe { quantize_block(group, row_scales[index], &mut lines[index]) };
         }
         for (step, out) in words[block].as_chunks_mut().0.iter_mut().enumerate() {
             let mut vectors = [_mm512_setzero_si512(); TILE_ROWS];
@@ -350,41 +354,35 @@ fn pack_fp8(rows: GatheredRows<'_, bf16>, tile: &mut [f32]) {
 /// # Safety
 /// The processor must have AVX-512 with VBMI, and AMX.
 #[target_feature(enable = "avx512f,avx512bw,avx512vbmi")]
-unsafe fn multiply_fp8<const PAIRS: usize>(
-    weights: &Fp8BlockMatrix,
-    panel: Range<usize>,
-    x: Operand<'_>,
-    out: &mut [f32],
-) {
-    let columns = weights.columns();
-    let blocks = columns.div_ceil(BLOCK);
-    let codes = &weights.codes()[panel.start * columns..panel.end * columns];
-    let scales = &weights.scales()[panel.start / BLOCK * blocks..][..blocks];
+unsafe fn multiply_fp8<const PAIRS: usize>(panel: Fp8Panel<'_>, x: Operand<'_>, out: &mut [f32]) {
     let mut totals = [const { Sums::ZERO }; PAIRS];
     // A tile that was stored cannot be read at once: the sums before the last are scaled meanwhile.
     let mut sums = [const { Sums::ZERO }; 2];
-    let mut widened = Panel::<BLOCK>::for_rows(panel.len());
+    let mut widened = Panel::<BLOCK>::for_rows(panel.rows);
     let pairs = x.tiles().div_ceil(2);
+    let segments = panel.segments.len();
     // SAFETY: the caller's. The panel holds a block's four steps of all 32 rows, and operand
     // tiles are padded to whole blocks.
     unsafe {
         let decoder = Decoder::new();
         tiles::configure();
-        for turn in 0..=blocks * pairs {
-            let (block, pair) = (turn / pairs, turn % pairs);
-            if pair == 0 && block < blocks {
-                widen_panel(decoder, codes, columns, block, widened.as_mut_ptr());
-            }
-            if block < blocks {
+        for turn in 0..=segments * pairs {
+            let (index, pair) = (turn / pairs, turn % pairs);
+            if index < segments {
+                let segment = panel.segments.get(index);
+                if pair == 0 {
+                    widen_panel(decoder, &panel, &segment, widened.as_mut_ptr());
+                }
                 tiles::zero();
                 let x = x.slice(2 * pair..(2 * pair + 2).min(x.tiles()));
-                add(Panel::weights(&widened), x, block * BLOCK / STEP, BLOCK / STEP);
+                add(Panel::weights(&widened), x, segment.group * BLOCK / STEP, BLOCK / STEP);
                 tiles::store(&mut sums[turn % 2]);
             }
             if let Some(turn) = turn.checked_sub(1) {
-                let (block, pair) = (turn / pairs, turn % pairs);
+                let (segment, pair) = (panel.segments.get(turn / pairs), turn % pairs);
                 let x = x.slice(2 * pair..(2 * pair + 2).min(x.tiles()));
-                scale_and_add(&sums[turn % 2], (scales[block], block), x, &mut totals[pair]);
+                let scale = (panel.scale(&segment), segment.group);
+                scale_and_add(&sums[turn % 2], scale, x, &mut totals[pair]);
             }
         }
         tiles::release();
@@ -392,7 +390,7 @@ unsafe fn multiply_fp8<const PAIRS: usize>(
     }
 }
 
-/// Widens one block of all rows and asks for the codes that are widened next.
+/// Widens one segment of all rows and asks for the codes that are widened next.
 ///
 /// # Safety
 /// The processor must have AVX-512 with VBMI; `widened` must be writable.
@@ -400,26 +398,26 @@ unsafe fn multiply_fp8<const PAIRS: usize>(
 #[target_feature(enable = "avx512f,avx512bw,avx512vbmi")]
 unsafe fn widen_panel(
     decoder: Decoder,
-    codes: &[u8],
-    columns: usize,
-    block: usize,
+    panel: &Fp8Panel<'_>,
+    segment: &Segment,
     widened: *mut Panel<BLOCK>,
 ) {
-    let range = block * BLOCK..((block + 1) * BLOCK).min(columns);
-    // After the last block of these rows comes the first one of the rows behind them.
-    let next = if range.end < columns {
-        BLOCK as isize
+    let range = segment.columns.clone();
+    // After the last codes of these rows come the first ones of the rows behind them.
+    let next = if range.end < panel.columns {
+        range.len() as isize
     } else {
-        (PANEL_ROWS * columns) as isize - range.start as isize
+        (PANEL_ROWS * panel.columns) as isize - range.start as isize
     };
-    for (index, codes) in codes.chunks_exact(columns).enumerate() {
+    for (index, codes) in panel.codes.chunks_exact(panel.columns).enumerate() {
         let codes = &codes[range.clone()];
         let ahead = codes.as_ptr().wrapping_offset(next);
         // SAFETY: the caller's; prefetching never faults.
         unsafe {
             _mm_prefetch::<_MM_HINT_T0>(ahead.cast());
             _mm_prefetch::<_MM_HINT_T0>(ahead.wrapping_add(64).cast());
-            decoder.widen(codes, (&raw mut (*widened).0[index]).cast());
+            let out = (&raw mut (*widened).0[index]).cast();
+            decoder.widen(codes, segment.in_group().start, out);
         }
     }
 }

@@ -10,9 +10,9 @@ use std::ops::Range;
 use half::bf16;
 
 use super::fp8_decode::Decoder;
-use super::fp8_quantize::quantize_block;
+use super::fp8_quantize::{quantize_block, row_scale};
 use crate::grouped_gemm::{GatheredRows, Operand, PANEL_ROWS, TILE_ROWS};
-use crate::quant::{BLOCK, DenseMatrix, Fp8BlockMatrix, WeightMatrix};
+use crate::quant::{self, ActivationScales, BLOCK, DenseMatrix, Fp8Panel, Segment, WeightMatrix};
 
 /// Groups with more rows are faster on tiles: a dot product takes eight times a tile's time per
 /// row, and from here on more than memory does.
@@ -34,14 +34,23 @@ pub(super) fn pack_bf16(rows: GatheredRows<'_, bf16>, tile: &mut [f32]) {
 
 /// Quantised rows as they are, padded with zeros to whole blocks, and their scales `[blocks][16]`.
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
-pub(super) fn pack_fp8(rows: GatheredRows<'_, bf16>, words: &mut [f32], scales: &mut [f32]) {
+pub(super) fn pack_fp8(
+    rows: GatheredRows<'_, bf16>,
+    activation_scales: ActivationScales,
+    words: &mut [f32],
+    scales: &mut [f32],
+) {
     let pitch = rows.columns().next_multiple_of(BLOCK);
     let words = bytemuck::cast_slice_mut::<f32, bf16>(words);
     for (index, out) in words.chunks_exact_mut(pitch).take(rows.len()).enumerate() {
-        let groups = out.as_chunks_mut::<BLOCK>().0.iter_mut().zip(rows.row(index).chunks(BLOCK));
+        let row = rows.row(index);
+        // SAFETY: this function's features.
+        let dynamic = || unsafe { row_scale(row) };
+        let row_scale = quant::row_scale(activation_scales, rows.input_scale(), dynamic);
+        let groups = out.as_chunks_mut::<BLOCK>().0.iter_mut().zip(row.chunks(BLOCK));
         for (block, (out, group)) in groups.enumerate() {
-            // SAFETY: this function's features.
-            scales[block * TILE_ROWS + index] = unsafe { quantize_block(group, out) };
+            // SAFETY: as above.
+            scales[block * TILE_ROWS + index] = unsafe { quantize_block(group, row_scale, out) };
         }
     }
 }
@@ -130,31 +139,24 @@ fn as_bf16(vector: __m512i) -> __m512bh {
     unsafe { std::mem::transmute(vector) }
 }
 
-/// One panel times 1 to [`FEW_ROWS`] rows. A panel lies in one row of blocks.
+/// One panel times 1 to [`FEW_ROWS`] rows.
 ///
 /// # Safety
 /// The processor must have AVX-512 with VBMI and bfloat16.
 #[target_feature(enable = "avx512f,avx512bw,avx512vbmi,avx512bf16")]
-pub(super) unsafe fn multiply_fp8(
-    weights: &Fp8BlockMatrix,
-    panel: Range<usize>,
-    x: Operand<'_>,
-    out: &mut [f32],
-) {
-    let columns = weights.columns();
-    let blocks = columns.div_ceil(BLOCK);
-    let codes = &weights.codes()[panel.start * columns..panel.end * columns];
-    let scales = &weights.scales()[panel.start / BLOCK * blocks..][..blocks];
-    let (words, x_scales) = x.tile(0).split_at(TILE_ROWS * blocks * BLOCK / 2);
+pub(super) unsafe fn multiply_fp8(panel: Fp8Panel<'_>, x: Operand<'_>, out: &mut [f32]) {
+    let columns = panel.columns;
+    let groups = columns.div_ceil(BLOCK);
+    let (words, x_scales) = x.tile(0).split_at(TILE_ROWS * groups * BLOCK / 2);
     let x_rows: &[bf16] = bytemuck::cast_slice(words);
-    assert!(x.rows() <= FEW_ROWS && x_scales.len() >= blocks * TILE_ROWS);
+    assert!(x.rows() <= FEW_ROWS && x_scales.len() >= groups * TILE_ROWS);
     // SAFETY: the caller's.
     let decoder = unsafe { Decoder::new() };
     let mut first = 0;
-    while first < panel.len() {
-        let step = if first + 4 <= panel.len() { 4 } else { 1 };
-        let codes = &codes[first * columns..(first + step) * columns];
-        let rows = Fp8Rows { decoder, codes, columns, scales, x: x_rows, x_scales };
+    while first < panel.rows {
+        let step = if first + 4 <= panel.rows { 4 } else { 1 };
+        let codes = &panel.codes[first * columns..(first + step) * columns];
+        let rows = Fp8Rows { decoder, codes, panel: &panel, x: x_rows, x_scales };
         let out = &mut out[first..];
         // SAFETY: the caller's; `step` weight rows and all rows of `x` are there (checked above).
         unsafe {
@@ -177,8 +179,7 @@ pub(super) unsafe fn multiply_fp8(
 struct Fp8Rows<'a> {
     decoder: Decoder,
     codes: &'a [u8],
-    columns: usize,
-    scales: &'a [f32],
+    panel: &'a Fp8Panel<'a>,
     x: &'a [bf16],
     x_scales: &'a [f32],
 }
@@ -186,28 +187,31 @@ struct Fp8Rows<'a> {
 /// `R` weight rows times `C` activation rows; `out` is `[C][PANEL_ROWS]`.
 ///
 /// # Safety
-/// As for [`multiply_fp8`]; `codes` has `R` rows of `columns`, `x` `C` rows of whole blocks.
+/// As for [`multiply_fp8`]; `codes` has `R` rows of the panel's columns, `x` `C` rows of whole
+/// blocks.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vbmi,avx512bf16")]
 unsafe fn dots_fp8<const R: usize, const C: usize>(rows: Fp8Rows<'_>, out: &mut [f32]) {
-    let Fp8Rows { decoder, codes, columns, scales, x, x_scales } = rows;
+    let Fp8Rows { decoder, codes, panel, x, x_scales } = rows;
+    let columns = panel.columns;
     let pitch = columns.next_multiple_of(BLOCK);
     let mut totals = [[_mm512_setzero_ps(); C]; R];
-    for (block, &scale) in scales.iter().enumerate() {
+    for segment in panel.segments.iter() {
+        let (group, scale) = (segment.group, panel.scale(&segment));
+        let masks = half_masks(&segment);
         for (r, totals) in totals.iter_mut().enumerate() {
             let mut sums = [_mm512_setzero_ps(); C];
-            for start in [block * BLOCK, block * BLOCK + 64] {
-                let count = columns.saturating_sub(start).min(64);
-                let mask = if count == 0 { 0 } else { u64::MAX >> (64 - count) };
+            for (half, mask) in masks.into_iter().enumerate() {
+                let start = group * BLOCK + 64 * half;
                 // SAFETY: the caller's; the mask keeps codes inside their row, rows of `x` are
                 // padded. Prefetching never faults.
                 unsafe {
                     let from = codes.as_ptr().wrapping_add(r * columns + start);
                     _mm_prefetch::<_MM_HINT_T0>(from.wrapping_add(4 * columns).cast());
                     let weights = decoder.widen_64(_mm512_maskz_loadu_epi8(mask, from.cast()));
-                    for (half, weights) in weights.into_iter().enumerate() {
+                    for (quarter, weights) in weights.into_iter().enumerate() {
                         for (c, sum) in sums.iter_mut().enumerate() {
-                            let x = x.as_ptr().add(c * pitch + start + 32 * half);
+                            let x = x.as_ptr().add(c * pitch + start + 32 * quarter);
                             let x = as_bf16(_mm512_loadu_si512(x.cast()));
                             *sum = _mm512_dpbf16_ps(*sum, as_bf16(weights), x);
                         }
@@ -215,7 +219,7 @@ unsafe fn dots_fp8<const R: usize, const C: usize>(rows: Fp8Rows<'_>, out: &mut 
                 }
             }
             for (c, (total, sum)) in totals.iter_mut().zip(sums).enumerate() {
-                let scale = _mm512_set1_ps(scale * x_scales[block * TILE_ROWS + c]);
+                let scale = _mm512_set1_ps(scale * x_scales[group * TILE_ROWS + c]);
                 *total = _mm512_fmadd_ps(sum, scale, *total);
             }
         }
@@ -225,4 +229,13 @@ unsafe fn dots_fp8<const R: usize, const C: usize>(rows: Fp8Rows<'_>, out: &mut 
             out[c * PANEL_ROWS + r] = _mm512_reduce_add_ps(total);
         }
     }
+}
+
+/// Which codes of the two halves of a group a segment has.
+#[inline(always)]
+fn half_masks(segment: &Segment) -> [u64; 2] {
+    let places = segment.in_group();
+    let below = |place: usize| if place == BLOCK { u128::MAX } else { (1 << place) - 1 };
+    let mask = below(places.end) & !below(places.start);
+    [mask as u64, (mask >> 64) as u64]
 }

@@ -62,18 +62,18 @@ impl Decoder {
         [_mm512_unpacklo_epi8(low, high), _mm512_unpackhi_epi8(low, high)]
     }
 
-    /// At most a block of codes; the rest of the block at `out` becomes zero.
+    /// Codes from place `first` of a block on; the rest of the block at `out` becomes zero.
     ///
     /// # Safety
     /// As for [`Decoder::new`]; `out` must be writable for a block.
     #[inline]
     #[target_feature(enable = "avx512f,avx512bw,avx512vbmi")]
-    pub unsafe fn widen(&self, codes: &[u8], out: *mut bf16) {
+    pub unsafe fn widen(&self, codes: &[u8], first: usize, out: *mut bf16) {
         let mut padded = [0; BLOCK];
         let codes = if codes.len() == BLOCK {
             codes.as_ptr()
         } else {
-            padded[..codes.len()].copy_from_slice(codes);
+            padded[first..first + codes.len()].copy_from_slice(codes);
             padded.as_ptr()
         };
         for half in 0..2 {
@@ -101,12 +101,13 @@ mod tests {
         }
         for first in [0u8, 128] {
             let codes: [u8; BLOCK] = std::array::from_fn(|index| first + index as u8);
-            for count in [BLOCK, 100] {
+            for (start, count) in [(0, BLOCK), (0, 100), (28, 100), (64, 7)] {
                 let mut out = [bf16::ONE; BLOCK];
                 // SAFETY: the processor has AVX-512 with VBMI, checked above.
-                unsafe { Decoder::new().widen(&codes[..count], out.as_mut_ptr()) };
+                unsafe { Decoder::new().widen(&codes[..count], start, out.as_mut_ptr()) };
                 for (index, out) in out.into_iter().enumerate() {
-                    let code = if index < count { codes[index] } else { 0 };
+                    let inside = (start..start + count).contains(&index);
+                    let code = if inside { codes[index - start] } else { 0 };
                     let expected = bf16::from_f32(e4m3_to_f32(code));
                     assert!(out == expected || out.is_nan() && expected.is_nan(), "{code:#x}");
                 }

@@ -4,20 +4,52 @@ use std::arch::x86_64::*;
 
 use half::bf16;
 
-use crate::quant::{BLOCK, E4M3_MAX};
+use crate::quant::{BLOCK, E4M3_MAX, scale_for};
 
 /// Quantises at most 128 activations, writes the e4m3 values as bfloat16, which holds them exactly,
-/// pads the group with zeros and returns its scale.
+/// pads the group with zeros and returns its scale: the row's where it has one.
 ///
 /// # Safety
 /// The processor must have AVX-512 (F, BW, VL).
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
-pub(super) unsafe fn quantize_block(group: &[bf16], out: &mut [bf16; BLOCK]) -> f32 {
+pub(super) unsafe fn quantize_block(
+    group: &[bf16],
+    row_scale: Option<f32>,
+    out: &mut [bf16; BLOCK],
+) -> f32 {
+    let (values, own_scale) = load_group(group);
+    let scale = row_scale.unwrap_or(own_scale);
+    for (index, value) in values.into_iter().enumerate() {
+        let rounded = round_to_e4m3(_mm512_div_ps(value, _mm512_set1_ps(scale)));
+        let bits = _mm512_srli_epi32(_mm512_castps_si512(rounded), 16);
+        // SAFETY: `out` is eight times sixteen numbers.
+        unsafe {
+            let out = out.as_mut_ptr().add(16 * index);
+            _mm256_storeu_si256(out.cast(), _mm512_cvtepi32_epi16(bits));
+        }
+    }
+    scale
+}
+
+/// The scale of a whole row by itself: the largest of its groups'.
+///
+/// # Safety
+/// As for [`quantize_block`].
+#[target_feature(enable = "avx512f,avx512bw,avx512vl")]
+pub(super) unsafe fn row_scale(row: &[bf16]) -> f32 {
+    let scales = row.chunks(BLOCK).map(|group| load_group(group).1);
+    scales.fold(scale_for(0.0), f32::max)
+}
+
+/// At most 128 numbers, padded with zeros, and the scale that they ask for.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl")]
+fn load_group(group: &[bf16]) -> ([__m512; BLOCK / 16], f32) {
     assert!(group.len() <= BLOCK);
     let magnitude_bits = _mm512_set1_epi32(0x7fff_ffff);
     let mut values = [_mm512_setzero_ps(); BLOCK / 16];
-    let mut largest = _mm512_set1_ps(1e-10);
+    let mut largest = _mm512_setzero_ps();
     for (index, value) in values.iter_mut().enumerate() {
         let count = group.len().saturating_sub(16 * index).min(16);
         let mask = ((1u32 << count) - 1) as u16;
@@ -30,17 +62,7 @@ pub(super) unsafe fn quantize_block(group: &[bf16], out: &mut [bf16; BLOCK]) -> 
         // Where the first is NaN, the second is kept.
         largest = _mm512_max_ps(_mm512_castsi512_ps(magnitude), largest);
     }
-    let scale = _mm512_reduce_max_ps(largest) / E4M3_MAX;
-    for (index, value) in values.into_iter().enumerate() {
-        let rounded = round_to_e4m3(_mm512_div_ps(value, _mm512_set1_ps(scale)));
-        let bits = _mm512_srli_epi32(_mm512_castps_si512(rounded), 16);
-        // SAFETY: `out` is eight times sixteen numbers.
-        unsafe {
-            let out = out.as_mut_ptr().add(16 * index);
-            _mm256_storeu_si256(out.cast(), _mm512_cvtepi32_epi16(bits));
-        }
-    }
-    scale
+    (values, scale_for(_mm512_reduce_max_ps(largest)))
 }
 
 /// Sixteen times `quant::round_to_e4m3`.
@@ -67,7 +89,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::quant::{Element, quantize_group};
+    use crate::quant::{Element, activation_scale, quantize_group};
 
     proptest! {
         #[test]
@@ -77,13 +99,28 @@ mod tests {
             if CpuFeatures::detect().isa() >= Isa::Avx512 {
                 let scaled = values.iter().map(|value| value * 2f32.powi(shift));
                 let group: Vec<bf16> = scaled.map(Element::from_f32).collect();
-                let mut expected = [0.0; BLOCK];
-                let expected_scale = quantize_group(&group, &mut expected[..group.len()]);
-                let mut found = [bf16::ONE; BLOCK];
+                for given in [None, Some(0.01)] {
+                    let mut expected = [0.0; BLOCK];
+                    let out = &mut expected[..group.len()];
+                    let expected_scale = quantize_group(&group, given, out);
+                    let mut found = [bf16::ONE; BLOCK];
+                    // SAFETY: the processor has AVX-512, checked above.
+                    let scale = unsafe { quantize_block(&group, given, &mut found) };
+                    prop_assert_eq!(scale, expected_scale);
+                    prop_assert_eq!(found.map(Element::to_f32), expected);
+                }
+            }
+        }
+
+        #[test]
+        fn scales_of_rows_agree_with_the_plain_loop(
+            values in prop::collection::vec(-5f32..5.0, 0..400), shift in -40i32..20,
+        ) {
+            if CpuFeatures::detect().isa() >= Isa::Avx512 {
+                let scaled = values.iter().map(|value| value * 2f32.powi(shift));
+                let row: Vec<bf16> = scaled.map(Element::from_f32).collect();
                 // SAFETY: the processor has AVX-512, checked above.
-                let scale = unsafe { quantize_block(&group, &mut found) };
-                prop_assert_eq!(scale, expected_scale);
-                prop_assert_eq!(found.map(Element::to_f32), expected);
+                prop_assert_eq!(unsafe { row_scale(&row) }, activation_scale(&row));
             }
         }
     }
@@ -95,7 +132,7 @@ mod tests {
             group[5] = bf16::NAN;
             let mut found = [bf16::ONE; BLOCK];
             // SAFETY: the processor has AVX-512, checked above.
-            let scale = unsafe { quantize_block(&group, &mut found) };
+            let scale = unsafe { quantize_block(&group, None, &mut found) };
             assert_eq!(scale, 1.0 / E4M3_MAX);
             assert!(found[5].is_nan() && found[4] == bf16::from_f32(448.0));
         }

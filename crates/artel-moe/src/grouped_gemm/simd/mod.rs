@@ -23,7 +23,7 @@ use artel_device::cpu::{CpuFeatures, Isa};
 use vector::VectorKernel;
 
 use super::{GemmFormat, Kernel};
-use crate::quant::{Bf16, F16, F32, Fp8Block128};
+use crate::quant::{Bf16, F16, F32, Fp8Block128, Fp8Channel, Fp8Tensor};
 
 macro_rules! kernels {
     ($($format:ty, $amx:expr);*) => { $(
@@ -46,5 +46,7 @@ kernels!(
     F32, VectorKernel::<avx512::Lanes16>::NEW;
     F16, VectorKernel::<avx512::Lanes16>::NEW;
     Bf16, amx::Amx;
-    Fp8Block128, amx::Amx
+    Fp8Block128, amx::Amx;
+    Fp8Tensor, amx::Amx;
+    Fp8Channel, amx::Amx
 );

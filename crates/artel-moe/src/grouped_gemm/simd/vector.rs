@@ -11,8 +11,10 @@ use artel_device::cpu::Vectorized;
 use half::{bf16, f16};
 
 use crate::grouped_gemm::{GatheredRows, Kernel, Operand, PANEL_ROWS, TILE_ROWS};
-use crate::quant::{BLOCK, Element, quantize_group};
-use crate::quant::{Bf16, DenseMatrix, F16, F32, Fp8Block128, Fp8BlockMatrix, WeightMatrix};
+use crate::quant::{
+    BLOCK, Element, Fp8Format, Fp8Panel, activation_scale, quantize_group, row_scale,
+};
+use crate::quant::{Bf16, DenseMatrix, F16, F32, WeightMatrix};
 
 /// Operand rows are padded to this many numbers, the widest vector.
 const ROW_MULTIPLE: usize = 16;
@@ -215,7 +217,7 @@ fn fp8_pitch(columns: usize) -> usize {
     columns.next_multiple_of(BLOCK)
 }
 
-impl<V: Load<u8> + Load<f32>> Kernel<Fp8Block128> for VectorKernel<V> {
+impl<V: Load<u8> + Load<f32>, F: Fp8Format> Kernel<F> for VectorKernel<V> {
     fn name(&self) -> &'static str {
         V::NAME
     }
@@ -228,38 +230,36 @@ impl<V: Load<u8> + Load<f32>> Kernel<Fp8Block128> for VectorKernel<V> {
         let pitch = fp8_pitch(rows.columns());
         let (values, scales) = tile.split_at_mut(TILE_ROWS * pitch);
         for (index, out) in values.chunks_exact_mut(pitch).take(rows.len()).enumerate() {
-            let groups = out.chunks_exact_mut(BLOCK).zip(rows.row(index).chunks(BLOCK));
+            let row = rows.row(index);
+            let dynamic = || activation_scale(row);
+            let row_scale = row_scale(F::ACTIVATION_SCALES, rows.input_scale(), dynamic);
+            let groups = out.chunks_exact_mut(BLOCK).zip(row.chunks(BLOCK));
             for (group, (out, x)) in groups.enumerate() {
                 out[x.len()..].fill(0.0);
-                let scale = quantize_group(x, &mut out[..x.len()]);
+                let scale = quantize_group(x, row_scale, &mut out[..x.len()]);
                 scales[group * TILE_ROWS + index] = scale;
             }
         }
     }
 
-    fn multiply(
-        &self,
-        weights: &Fp8BlockMatrix,
-        panel: Range<usize>,
-        x: Operand<'_>,
-        out: &mut [f32],
-    ) {
+    fn multiply(&self, weights: &F::Matrix, panel: Range<usize>, x: Operand<'_>, out: &mut [f32]) {
+        let weights = Fp8Panel::new(weights, panel);
         let vector = PhantomData::<V>;
         // SAFETY: this kernel is only handed out where the processor has the instructions.
-        unsafe { V::call(Fp8Panel { weights, panel, x, out, vector }) };
+        unsafe { V::call(Fp8Work { weights, x, out: &mut *out, vector }) };
+        weights.scale_rows(out, PANEL_ROWS);
     }
 }
 
 /// A panel of FP8 weight rows and what it is multiplied with.
-struct Fp8Panel<'a, V> {
-    weights: &'a Fp8BlockMatrix,
-    panel: Range<usize>,
+struct Fp8Work<'a, V> {
+    weights: Fp8Panel<'a>,
     x: Operand<'a>,
     out: &'a mut [f32],
     vector: PhantomData<V>,
 }
 
-impl<V: Load<u8> + Load<f32>> Vectorized for Fp8Panel<'_, V> {
+impl<V: Load<u8> + Load<f32>> Vectorized for Fp8Work<'_, V> {
     type Output = ();
 
     #[inline(always)]
@@ -269,27 +269,25 @@ impl<V: Load<u8> + Load<f32>> Vectorized for Fp8Panel<'_, V> {
     }
 }
 
-/// One weight row times four activation rows at a time. A panel lies in one row of blocks.
+/// One weight row times four activation rows at a time.
 #[inline(always)]
-unsafe fn multiply_fp8<V: Load<u8> + Load<f32>>(work: Fp8Panel<'_, V>) {
-    let Fp8Panel { weights, panel, x, out, .. } = work;
-    let columns = weights.columns();
-    let groups = columns.div_ceil(BLOCK);
-    let scales = &weights.scales()[panel.start / BLOCK * groups..][..groups];
+unsafe fn multiply_fp8<V: Load<u8> + Load<f32>>(work: Fp8Work<'_, V>) {
+    let Fp8Work { weights, x, out, .. } = work;
+    let columns = weights.columns;
     for tile in 0..x.tiles() {
         let (values, x_scales) = x.tile(tile).split_at(TILE_ROWS * fp8_pitch(columns));
-        for (n, row) in panel.clone().enumerate() {
-            let codes = &weights.codes()[row * columns..(row + 1) * columns];
-            let row = Fp8Row { codes, scales, x_scales };
+        for row in 0..weights.rows {
+            let codes = &weights.codes[row * columns..(row + 1) * columns];
+            let work = Fp8Row { panel: &weights, codes, x_scales };
             let mut c = 0;
             while c < x.tile_rows(tile) {
-                let out = &mut out[(tile * TILE_ROWS + c) * PANEL_ROWS + n..];
+                let out = &mut out[(tile * TILE_ROWS + c) * PANEL_ROWS + row..];
                 // SAFETY: the caller's; a tile has 16 rows of which these are inside.
                 c += unsafe {
                     if c + 4 <= x.tile_rows(tile) {
-                        dots_fp8::<V, 4>(row, &values[c * fp8_pitch(columns)..], c, out)
+                        dots_fp8::<V, 4>(work, &values[c * fp8_pitch(columns)..], c, out)
                     } else {
-                        dots_fp8::<V, 1>(row, &values[c * fp8_pitch(columns)..], c, out)
+                        dots_fp8::<V, 1>(work, &values[c * fp8_pitch(columns)..], c, out)
                     }
                 };
             }
@@ -299,8 +297,8 @@ unsafe fn multiply_fp8<V: Load<u8> + Load<f32>>(work: Fp8Panel<'_, V>) {
 
 #[derive(Clone, Copy)]
 struct Fp8Row<'a> {
+    panel: &'a Fp8Panel<'a>,
     codes: &'a [u8],
-    scales: &'a [f32],
     x_scales: &'a [f32],
 }
 
@@ -318,17 +316,20 @@ unsafe fn dots_fp8<V: Load<u8> + Load<f32>, const C: usize>(
     // blocks (checked above). The caller has the instruction set.
     unsafe {
         let mut sums = [V::zero(); C];
-        let mut padded = [0u8; BLOCK];
-        for (group, codes) in row.codes.chunks(BLOCK).enumerate() {
+        let mut padded: [u8; BLOCK];
+        for segment in row.panel.segments.iter() {
+            let group = segment.group;
+            let codes = &row.codes[segment.columns.clone()];
+            for line in (0..codes.len()).step_by(LINE) {
+                V::prefetch(codes.as_ptr().wrapping_add(ROWS_AHEAD * row.codes.len() + line));
+            }
             let codes = if codes.len() == BLOCK {
                 codes.as_ptr()
             } else {
-                padded[..codes.len()].copy_from_slice(codes);
+                padded = [0; BLOCK];
+                padded[segment.in_group()].copy_from_slice(codes);
                 padded.as_ptr()
             };
-            for line in (0..BLOCK).step_by(LINE) {
-                V::prefetch(codes.wrapping_add(ROWS_AHEAD * row.codes.len() + line));
-            }
             let mut block = [V::zero(); C];
             let mut k = 0;
             while k < BLOCK {
@@ -339,8 +340,9 @@ unsafe fn dots_fp8<V: Load<u8> + Load<f32>, const C: usize>(
                 }
                 k += V::COUNT;
             }
+            let scale = row.panel.scale(&segment);
             for (c, (sum, block)) in sums.iter_mut().zip(block).enumerate() {
-                let scale = row.scales[group] * row.x_scales[group * TILE_ROWS + first + c];
+                let scale = scale * row.x_scales[group * TILE_ROWS + first + c];
                 *sum = block.multiply_add(V::splat(scale * V::E4M3_SCALE), *sum);
             }
         }

@@ -45,10 +45,10 @@ impl Ceilings {
     /// The units that products of `format` can use at best.
     pub fn gigaflops(&self, format: Format) -> f64 {
         match format {
-            Format::Bf16 | Format::Fp8Block128 => {
+            Format::F32 | Format::F16 => self.vector_gigaflops,
+            Format::Bf16 | Format::Fp8Block128 | Format::Fp8Tensor | Format::Fp8Channel => {
                 self.tile_gigaflops.unwrap_or(self.vector_gigaflops)
             }
-            Format::F32 | Format::F16 => self.vector_gigaflops,
         }
     }
 }

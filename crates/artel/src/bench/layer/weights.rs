@@ -2,7 +2,8 @@
 
 use anyhow::Result;
 use artel_device::HostBuffer;
-use artel_moe::quant::{AnyMatrix, BLOCK, DenseMatrix, Format, Fp8BlockMatrix};
+use artel_moe::quant::{AnyMatrix, BLOCK, DenseMatrix, Format};
+use artel_moe::quant::{Fp8BlockMatrix, Fp8ChannelMatrix, Fp8TensorMatrix};
 use rayon::prelude::*;
 
 /// A matrix `[rows, columns]`.
@@ -25,7 +26,9 @@ pub fn random_buffer(format: Format, count: usize, seed: u64) -> HostBuffer {
         Format::Bf16 => {
             HostBuffer::from_vec(random_words(count, seed, |word| word & 0x81ff | 0x3c00))
         }
-        Format::Fp8Block128 => HostBuffer::from_vec(random_codes(count, seed)),
+        Format::Fp8Block128 | Format::Fp8Tensor | Format::Fp8Channel => {
+            HostBuffer::from_vec(random_codes(count, seed))
+        }
     }
 }
 
@@ -44,12 +47,22 @@ pub fn matrix_over(
         Format::F16 => AnyMatrix::F16(DenseMatrix::new(buffer, rows, columns)?),
         Format::Bf16 => AnyMatrix::Bf16(DenseMatrix::new(buffer, rows, columns)?),
         Format::Fp8Block128 => {
-            let blocks = rows.div_ceil(BLOCK) * columns.div_ceil(BLOCK);
-            let scales = random_floats(blocks, 5).iter().map(|x| 1e-4 + x.abs() * 1e-4).collect();
-            let scales = HostBuffer::from_vec::<f32>(scales);
+            let scales = random_scales(rows.div_ceil(BLOCK) * columns.div_ceil(BLOCK));
             AnyMatrix::Fp8Block128(Fp8BlockMatrix::new(buffer, scales, rows, columns)?)
         }
+        Format::Fp8Tensor => {
+            AnyMatrix::Fp8Tensor(Fp8TensorMatrix::new(buffer, 1.5e-4, rows, columns)?)
+        }
+        Format::Fp8Channel => {
+            let scales = random_scales(rows);
+            AnyMatrix::Fp8Channel(Fp8ChannelMatrix::new(buffer, scales, rows, columns)?)
+        }
     })
+}
+
+fn random_scales(count: usize) -> HostBuffer {
+    let scales = random_floats(count, 5).iter().map(|x| 1e-4 + x.abs() * 1e-4).collect();
+    HostBuffer::from_vec::<f32>(scales)
 }
 
 /// Numbers from -1/16 to 1/16.

@@ -1,0 +1,134 @@
+//! FP8 e4m3 weights with one float32 scale per matrix, and activations with one scale per tensor
+//! where the checkpoint has measured it, else with one per token.
+//!
+//! A scale per token instead of one that is made for the whole batch is as exact or better, and
+//! keeps a token from seeing which others it is computed with.
+
+use std::ops::Range;
+
+use artel_device::HostBuffer;
+use half::bf16;
+use rayon::prelude::*;
+
+use super::fp8::{Fp8Codes, Fp8Format, largest_magnitude, quantize_weights, weight_scale};
+use super::{ActivationScales, NumberFormat, ScaleGrid, WeightMatrix};
+use crate::MoeError;
+
+/// FP8 weights with a scale per matrix, bfloat16 hidden states.
+#[derive(Debug, Clone, Copy)]
+pub struct Fp8Tensor;
+
+impl NumberFormat for Fp8Tensor {
+    const NAME: &'static str = "fp8-tensor";
+    const ACTIVATION_SCALES: ActivationScales = ActivationScales::Row;
+    type Activation = bf16;
+    type Matrix = Fp8TensorMatrix;
+}
+
+impl Fp8Format for Fp8Tensor {}
+
+/// `[rows, columns]` e4m3 codes and a float32 scale.
+#[derive(Debug, Clone)]
+pub struct Fp8TensorMatrix {
+    codes: Fp8Codes,
+    scale: f32,
+    input_scale: Option<f32>,
+}
+
+impl Fp8TensorMatrix {
+    /// A matrix over the bytes of a checkpoint, for activations with a scale per token.
+    ///
+    /// # Errors
+    /// [`MoeError`] when the codes have the wrong number of bytes, or the scale is not finite.
+    pub fn new(
+        codes: HostBuffer,
+        scale: f32,
+        rows: usize,
+        columns: usize,
+    ) -> Result<Self, MoeError> {
+        if !scale.is_finite() {
+            return Err(MoeError::config("scale of FP8 weights", scale, "a finite number"));
+        }
+        Ok(Self { codes: Fp8Codes::new(codes, rows, columns)?, scale, input_scale: None })
+    }
+
+    /// The same for activations with a scale that was measured beforehand.
+    ///
+    /// # Errors
+    /// [`MoeError::Config`] for a scale that is not positive and finite.
+    pub fn with_input_scale(self, input_scale: f32) -> Result<Self, MoeError> {
+        if input_scale.is_finite() && input_scale > 0.0 {
+            return Ok(Self { input_scale: Some(input_scale), ..self });
+        }
+        let allowed = "a positive, finite number";
+        Err(MoeError::config("scale of FP8 activations", input_scale, allowed))
+    }
+
+    /// Quantises a matrix whose rows `row` writes as float32: the scale is the largest magnitude
+    /// over 448, or 1 when all is zero. NaN becomes the NaN code.
+    ///
+    /// # Errors
+    /// [`MoeError::Config`] when the matrix is too large to be addressed.
+    pub fn quantize(
+        rows: usize,
+        columns: usize,
+        row: impl Fn(usize, &mut [f32]) + Sync,
+    ) -> Result<Self, MoeError> {
+        let mut codes = Fp8Codes::room(rows, columns)?;
+        let largest_of = |values: &mut Vec<f32>, index| {
+            row(index, values);
+            largest_magnitude(0.0, values)
+        };
+        let room = || vec![0f32; columns];
+        let largest = (0..rows).into_par_iter().map_init(room, largest_of);
+        let scale = weight_scale(largest.reduce(|| 0.0, f32::max));
+        codes.par_chunks_mut(columns.max(1)).enumerate().for_each_init(
+            room,
+            |values, (index, codes)| {
+                row(index, values);
+                quantize_weights(values, scale, codes);
+            },
+        );
+        Self::new(HostBuffer::from_vec(codes), scale, rows, columns)
+    }
+}
+
+impl WeightMatrix for Fp8TensorMatrix {
+    const NUMBER_BYTES: usize = 1;
+
+    fn rows(&self) -> usize {
+        self.codes.rows
+    }
+
+    fn columns(&self) -> usize {
+        self.codes.columns
+    }
+
+    fn dequantize_row(&self, row: usize, out: &mut [f32]) {
+        self.codes.dequantize_row(row, out, |_| self.scale);
+    }
+
+    fn numbers(&self) -> &[u8] {
+        self.codes.as_bytes()
+    }
+
+    fn scale_grid(&self) -> ScaleGrid {
+        ScaleGrid::Tensor
+    }
+
+    fn scales(&self) -> &[f32] {
+        std::slice::from_ref(&self.scale)
+    }
+
+    fn input_scale(&self) -> Option<f32> {
+        self.input_scale
+    }
+
+    fn cut_rows(&self, rows: Range<usize>) -> Result<Self, MoeError> {
+        Ok(Self { codes: self.codes.cut_rows(&rows)?, ..*self })
+    }
+
+    fn cut_columns(&self, columns: Range<usize>) -> Result<Self, MoeError> {
+        Ok(Self { codes: self.codes.cut_columns(&columns)?, ..*self })
+    }
+}
