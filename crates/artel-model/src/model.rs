@@ -105,6 +105,12 @@ impl Model {
         self.decoder.first_experts().map(AnyMoeLayer::plan)
     }
 
+    /// The first of the layers with experts, which all have the same sizes; `None` for a model
+    /// without experts.
+    pub fn moe_layer(&self) -> Option<&AnyMoeLayer> {
+        self.decoder.first_experts()
+    }
+
     /// Memory for [`forward`](Self::forward). One is enough for one caller.
     pub fn new_workspace(&self) -> Workspace {
         Workspace::new(self.options.features)

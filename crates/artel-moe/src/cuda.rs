@@ -3,6 +3,8 @@
 // The launchers that the macro generates carry no documentation.
 #![allow(missing_docs)]
 
+pub mod shipped;
+
 /// Device functions for loading and storing tiles through raw pointers, and for the hand-over from
 /// one kernel to the next.
 #[cutile::module]

@@ -113,6 +113,11 @@ impl<F: GemmFormat> MoeLayer<F> {
         Self { plan, ..self }
     }
 
+    /// How it chooses experts.
+    pub fn router(&self) -> &Router {
+        &self.router
+    }
+
     /// What serves which batch size.
     pub fn plan(&self) -> &MoePlan {
         &self.plan

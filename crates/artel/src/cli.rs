@@ -50,6 +50,9 @@ pub enum Command {
     /// Measure this machine
     #[command(subcommand)]
     Bench(BenchCommand),
+    /// Make and show packs of compiled GPU kernels
+    #[command(subcommand)]
+    Kernels(KernelsCommand),
 }
 
 /// Which model, and in which number format.
@@ -150,6 +153,12 @@ pub struct InspectArgs {
     /// Sequences at that length
     #[arg(long, value_name = "N", default_value_t = 1)]
     pub sequences: usize,
+    /// Also show how a GPU of this architecture would compute the experts
+    #[arg(long, value_enum, value_name = "ARCH")]
+    pub arch: Option<GpuArchitecture>,
+    /// GPUs that share every expert, for --arch
+    #[arg(long, value_name = "N", default_value = "1", requires = "arch")]
+    pub tensor_parallel: std::num::NonZeroUsize,
 }
 
 /// `artel logits`.
@@ -316,4 +325,69 @@ pub enum InstructionSet {
     Avx512,
     /// AMX tiles.
     Amx,
+}
+
+/// Generations of GPUs that kernels are made for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum GpuArchitecture {
+    /// Ampere: A100. No FP8.
+    #[value(name = "sm_80")]
+    Sm80,
+    /// Hopper: H100, H200.
+    #[value(name = "sm_90")]
+    Sm90,
+    /// Blackwell: B200.
+    #[value(name = "sm_100")]
+    Sm100,
+    /// Blackwell: RTX PRO 6000, RTX 5090.
+    #[value(name = "sm_120")]
+    Sm120,
+}
+
+impl GpuArchitecture {
+    /// The name that is typed.
+    pub fn name(self) -> String {
+        let value = self.to_possible_value().expect("this is a bug: a value without a name");
+        value.get_name().to_owned()
+    }
+}
+
+/// `artel kernels`.
+#[derive(Debug, Subcommand)]
+pub enum KernelsCommand {
+    /// Compile the kernels of layers into a pack; needs the toolkit, but no GPU
+    Build(KernelsBuildArgs),
+    /// Show what a pack holds
+    List(KernelsListArgs),
+}
+
+/// `artel kernels build`.
+#[derive(Debug, Args)]
+pub struct KernelsBuildArgs {
+    /// GPUs to compile for
+    #[arg(long, value_enum, value_delimiter = ',', required = true, value_name = "ARCHS")]
+    pub arch: Vec<GpuArchitecture>,
+    /// Layers by name, MODEL[-tpN]-FORMAT [default: m2.5-tp2-fp8,qwen3-30b-bf16,qwen3-30b-fp8]
+    #[arg(long, value_delimiter = ',', value_name = "NAMES")]
+    pub shapes: Vec<String>,
+    /// The layers of a checkpoint instead
+    #[arg(long, value_name = "MODEL", conflicts_with = "shapes")]
+    pub model: Option<PathBuf>,
+    /// Number format that the checkpoint is converted to [default: as stored]
+    #[arg(long, value_enum, value_name = "FORMAT", requires = "model")]
+    pub format: Option<WeightFormat>,
+    /// GPUs that share every expert of the checkpoint
+    #[arg(long, value_name = "N", default_value = "1", requires = "model")]
+    pub tensor_parallel: std::num::NonZeroUsize,
+    /// Pack to write; kernels that are in it and up to date are kept
+    #[arg(long, short, value_name = "FILE")]
+    pub output: PathBuf,
+}
+
+/// `artel kernels list`.
+#[derive(Debug, Args)]
+pub struct KernelsListArgs {
+    /// The pack
+    #[arg(value_name = "FILE")]
+    pub file: PathBuf,
 }

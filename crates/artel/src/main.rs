@@ -9,6 +9,9 @@ mod interrupt;
 mod npy;
 mod record;
 mod sampling;
+// Only GPU commands take layers by name.
+#[cfg_attr(not(feature = "cuda"), allow(dead_code))]
+mod shapes;
 mod source;
 
 use std::io;
@@ -55,6 +58,7 @@ fn dispatch(command: &Command) -> anyhow::Result<ExitCode> {
         Command::Logits(args) => commands::logits::logits(args).map(done),
         Command::Eval(command) => commands::eval::eval(command),
         Command::Bench(command) => commands::bench::bench(command).map(done),
+        Command::Kernels(command) => commands::kernels::kernels(command).map(done),
     }
 }
 

@@ -183,4 +183,16 @@ impl AnyMoeLayer {
             Self::Fp8Channel(layer) => layer.config(),
         }
     }
+
+    /// How it chooses experts.
+    pub fn router(&self) -> &Router {
+        match self {
+            Self::F32(layer) => layer.router(),
+            Self::F16(layer) => layer.router(),
+            Self::Bf16(layer) => layer.router(),
+            Self::Fp8Block128(layer) => layer.router(),
+            Self::Fp8Tensor(layer) => layer.router(),
+            Self::Fp8Channel(layer) => layer.router(),
+        }
+    }
 }

@@ -1,7 +1,7 @@
 //! Which path and which kernel serve which batch sizes, and why. Chosen once, when the layer is
 //! made; `forward` only looks it up.
 
-mod cpu;
+mod host;
 pub mod gpu;
 
-pub use cpu::{MoePlan, PlanEntry, PlannedAssignment, TOKENS_PER_STEP};
+pub use host::{MoePlan, PlanEntry, PlannedAssignment, TOKENS_PER_STEP};

@@ -2,10 +2,14 @@
 
 use std::io::{self, Write};
 
+use anyhow::Context;
 use artel_model::{FormatBytes, Model};
+use artel_moe::plan::TOKENS_PER_STEP;
+use artel_moe::plan::gpu::{ExpertsShape, GpuCeilings, GpuPlan, TuningRecord};
 use indicatif::{HumanBytes, HumanCount};
 
-use crate::cli::InspectArgs;
+use crate::cli::{GpuArchitecture, InspectArgs};
+use crate::shapes::NamedLayer;
 use crate::source;
 
 /// Prints the description.
@@ -23,6 +27,9 @@ pub fn inspect(args: &InspectArgs) -> anyhow::Result<()> {
     write_memory(&mut out, &model, (context, args.sequences))?;
     if let Some(plan) = model.moe_plan() {
         writeln!(out, "\nplan: {plan}")?;
+    }
+    if let Some(architecture) = args.arch {
+        write_gpu_plan(&mut out, &model, architecture, args.tensor_parallel.get())?;
     }
     Ok(())
 }
@@ -66,4 +73,21 @@ fn write_memory(
     writeln!(out, "  weights        {}", HumanBytes(weights))?;
     writeln!(out, "  cache          {} ({per_token} bytes a token)", HumanBytes(cache))?;
     writeln!(out, "  together       {}", HumanBytes(weights.saturating_add(cache)))
+}
+
+/// Computed without a GPU, from the tuning record of the program or from a model.
+fn write_gpu_plan(
+    out: &mut impl Write,
+    model: &Model,
+    architecture: GpuArchitecture,
+    ranks: usize,
+) -> anyhow::Result<()> {
+    let layer = model.moe_layer().context("the model has no experts to plan for")?;
+    let NamedLayer { config, format, .. } = NamedLayer::of_model(String::new(), layer, ranks)?;
+    let gpu = GpuCeilings::of_architecture(&architecture.name());
+    let gpu = gpu.expect("this is a bug: an architecture without ceilings");
+    let shape = ExpertsShape::of(&config, format);
+    let record = TuningRecord::bundled(gpu.architecture, &shape)?;
+    let plan = GpuPlan::new(gpu, &config, format, record.as_ref(), TOKENS_PER_STEP)?;
+    Ok(writeln!(out, "\nGPU plan: {plan}")?)
 }

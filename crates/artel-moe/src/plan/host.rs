@@ -1,4 +1,4 @@
-//! MoePlan: what serves which batch sizes on the CPU.
+//! MoePlan: what serves which batch sizes on the CPU of the host.
 
 use std::fmt;
 

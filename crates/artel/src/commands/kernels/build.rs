@@ -1,0 +1,108 @@
+//! `artel kernels build`.
+
+use std::time::Instant;
+
+use anyhow::{Context, ensure};
+use artel_device::cuda::{Architecture, Compiler, KernelPack, KernelSpec, Kernels, compile_all};
+use artel_moe::cuda::shipped;
+use indicatif::{HumanBytes, ProgressBar, ProgressStyle};
+
+use crate::cli::{KernelsBuildArgs, ModelArgs};
+use crate::shapes::{NamedLayer, SHIPPED};
+use crate::source;
+
+pub(super) fn build(args: &KernelsBuildArgs) -> anyhow::Result<()> {
+    let layers = layers(args)?;
+    let compiler = Compiler::find()?;
+    let known = known(args);
+    let mut pack = KernelPack::default();
+    for architecture in &args.arch {
+        let architecture: Architecture = architecture.name().parse()?;
+        let start = Instant::now();
+        let Wanted { specs, left_out } = wanted(architecture, &layers)?;
+        let (mut kept, mut missing) = (Vec::new(), Vec::new());
+        for spec in specs {
+            let found = known.find(&spec, architecture);
+            match found.filter(|kernel| kernel.compiler == compiler.version()) {
+                Some(kernel) => kept.push(kernel.clone()),
+                None => missing.push(spec),
+            }
+        }
+        let bar = progress_bar(architecture, missing.len());
+        let compiled = compile_all(&compiler, &missing, architecture, |spec| {
+            bar.set_message(spec.operation());
+            bar.inc(1);
+        });
+        bar.finish_and_clear();
+        let compiled = compiled?;
+        let (new, old) = (compiled.len(), kept.len());
+        let bytes: usize = compiled.iter().chain(&kept).map(|kernel| kernel.cubin.len()).sum();
+        compiled.into_iter().chain(kept).for_each(|kernel| pack.insert(kernel));
+        let seconds = start.elapsed().as_secs_f64();
+        let size = HumanBytes(bytes as u64);
+        println!("{architecture}: {new} kernels compiled, {old} kept, {size}, {seconds:.1} s");
+        left_out.iter().for_each(|what| println!("{architecture}: without {what}"));
+        // After each architecture, so that an interrupted build goes on from here.
+        pack.save(&args.output)?;
+    }
+    ensure!(!pack.is_empty(), "there is no kernel to put into {}", args.output.display());
+    println!("{} kernels in {}", pack.len(), args.output.display());
+    Ok(())
+}
+
+/// What one architecture gets, and what it does not, with the reason.
+struct Wanted {
+    specs: Vec<KernelSpec>,
+    left_out: Vec<String>,
+}
+
+fn layers(args: &KernelsBuildArgs) -> anyhow::Result<Vec<NamedLayer>> {
+    if args.model.is_some() {
+        let model = ModelArgs { model: args.model.clone(), format: args.format };
+        let checkpoint = source::open(&model)?;
+        let model = source::load_mapped(&model, &checkpoint)?;
+        let layer = model.moe_layer().context("the model has no experts")?;
+        let ranks = args.tensor_parallel.get();
+        return Ok(vec![NamedLayer::of_model(checkpoint.name(), layer, ranks)?]);
+    }
+    match args.shapes.as_slice() {
+        [] => SHIPPED.iter().map(|name| name.parse()).collect(),
+        names => names.iter().map(|name| name.parse()).collect(),
+    }
+}
+
+/// What an earlier call made; nothing when there is no such file or it is damaged.
+fn known(args: &KernelsBuildArgs) -> KernelPack {
+    if !args.output.exists() {
+        return KernelPack::default();
+    }
+    KernelPack::load(&args.output).unwrap_or_else(|error| {
+        tracing::warn!("{error}; it is made anew");
+        KernelPack::default()
+    })
+}
+
+/// Every kernel of every layer, asked for by the code that loads them on a GPU.
+fn wanted(architecture: Architecture, layers: &[NamedLayer]) -> anyhow::Result<Wanted> {
+    let mut kernels = Kernels::list(architecture);
+    let mut left_out = Vec::new();
+    for layer in layers {
+        let asked = shipped::load(&mut kernels, &layer.config, &layer.router, layer.format);
+        if let Err(error) = asked {
+            left_out.push(format!("{layer}: {error}"));
+        }
+    }
+    let (specs, unfit): (Vec<_>, Vec<_>) =
+        kernels.specs().iter().cloned().partition(|spec| spec.runs_on(architecture));
+    let lacking = |spec: KernelSpec| format!("{}: needs a newer architecture", spec.key());
+    left_out.extend(unfit.into_iter().map(lacking));
+    Ok(Wanted { specs, left_out })
+}
+
+fn progress_bar(architecture: Architecture, kernels: usize) -> ProgressBar {
+    let template = "{prefix} {wide_bar} {pos}/{len} {elapsed} {msg}";
+    let style = ProgressStyle::with_template(template)
+        .expect("this is a bug: the template of the progress bar");
+    let bar = ProgressBar::new(kernels as u64).with_style(style);
+    bar.with_prefix(format!("compiling for {architecture}"))
+}
