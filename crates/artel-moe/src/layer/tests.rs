@@ -96,30 +96,21 @@ fn hidden_states(case: &Case) -> Vec<f32> {
 /// Every format, instruction set and form of assignment against the definition.
 fn check(case: &Case) {
     for features in CpuFeatures::every_supported() {
-        match layer(case, Format::F32, features) {
-            AnyMoeLayer::F32(layer) => check_as(case, layer, 1e-5),
-            _ => unreachable!("float32 experts make a float32 layer"),
+        for format in Format::ALL {
+            check_any(case, layer(case, format, features));
         }
-        match layer(case, Format::F16, features) {
-            AnyMoeLayer::F16(layer) => check_as(case, layer, 1e-3),
-            _ => unreachable!("float16 experts make a float16 layer"),
-        }
-        match layer(case, Format::Bf16, features) {
-            AnyMoeLayer::Bf16(layer) => check_as(case, layer, 5e-3),
-            _ => unreachable!("bfloat16 experts make a bfloat16 layer"),
-        }
-        match layer(case, Format::Fp8Block128, features) {
-            AnyMoeLayer::Fp8Block128(layer) => check_as(case, layer, 5e-3),
-            _ => unreachable!("FP8 experts make an FP8 layer"),
-        }
-        match layer(case, Format::Fp8Tensor, features) {
-            AnyMoeLayer::Fp8Tensor(layer) => check_as(case, layer, 5e-3),
-            _ => unreachable!("FP8 experts make an FP8 layer"),
-        }
-        match layer(case, Format::Fp8Channel, features) {
-            AnyMoeLayer::Fp8Channel(layer) => check_as(case, layer, 5e-3),
-            _ => unreachable!("FP8 experts make an FP8 layer"),
-        }
+    }
+}
+
+/// `|out - reference|` may be so much of `|reference|`.
+fn check_any(case: &Case, layer: AnyMoeLayer) {
+    match layer {
+        AnyMoeLayer::F32(layer) => check_as(case, layer, 1e-5),
+        AnyMoeLayer::F16(layer) => check_as(case, layer, 1e-3),
+        AnyMoeLayer::Bf16(layer) => check_as(case, layer, 5e-3),
+        AnyMoeLayer::Fp8Block128(layer) => check_as(case, layer, 5e-3),
+        AnyMoeLayer::Fp8Tensor(layer) => check_as(case, layer, 5e-3),
+        AnyMoeLayer::Fp8Channel(layer) => check_as(case, layer, 5e-3),
     }
 }
 
@@ -219,6 +210,79 @@ fn ranks_sum_to_the_whole() {
         sum.iter_mut().zip(part).for_each(|(sum, part)| *sum += part);
     }
     assert!(sum.iter().zip(&whole).all(|(a, b)| (a - b).abs() < 1e-5));
+}
+
+/// Every rank against the definition, and their sum against the whole.
+fn check_shards(case: &Case, format: Format, ranks: usize, limit: f64) {
+    let features = CpuFeatures::detect();
+    let mut ws = AnyWorkspace::new(features);
+    let (hidden_states, topk) = (hidden_states(case), topk(case));
+    let mut whole = vec![0.0; hidden_states.len()];
+    layer(case, format, features).experts(&hidden_states, &topk, &mut ws, &mut whole).unwrap();
+    let mut sum = vec![0.0; hidden_states.len()];
+    for rank in 0..ranks {
+        let experts = experts(case, format).shard(case.activation.layout(), rank, ranks).unwrap();
+        let config = config(case).with_parallelism(Parallelism::Tensor { size: ranks }).unwrap();
+        let (gate, router) = gate_and_router(case);
+        let layer = AnyMoeLayer::new(config, gate, router, experts, features).unwrap();
+        let mut part = vec![0.0; hidden_states.len()];
+        layer.experts(&hidden_states, &topk, &mut ws, &mut part).unwrap();
+        sum.iter_mut().zip(part).for_each(|(sum, part)| *sum += part);
+        check_any(case, layer);
+    }
+    let norm = |values: &mut dyn Iterator<Item = f32>| {
+        values.map(|value| f64::from(value).powi(2)).sum::<f64>().sqrt()
+    };
+    let difference = norm(&mut sum.iter().zip(&whole).map(|(a, b)| a - b));
+    let size = norm(&mut whole.iter().copied());
+    assert!(difference <= limit * size, "{format} on {ranks}: {difference} of {size}");
+}
+
+/// A rank quantises its features in groups of its own, so sums of FP8 differ by its rounding.
+const SUM_LIMITS: [(Format, f64); 6] = [
+    (Format::F32, 1e-5),
+    (Format::F16, 2e-3),
+    (Format::Bf16, 1e-2),
+    (Format::Fp8Block128, 4e-2),
+    (Format::Fp8Tensor, 4e-2),
+    (Format::Fp8Channel, 4e-2),
+];
+
+#[test]
+fn shards_of_every_layout_sum_to_the_whole() {
+    let layout = GateLayout::Interleaved;
+    let interleaved = Activation::SwigluOai { alpha: 1.702, limit: 7.0, layout };
+    for (format, limit) in SUM_LIMITS {
+        for ranks in [1, 2, 5] {
+            check_shards(&small(), format, ranks, limit);
+            check_shards(&Case { parts: 1, biased: true, ..small() }, format, ranks, limit);
+            let activation = Activation::Relu2NoMul;
+            check_shards(&Case { activation, parts: 1, ..small() }, format, ranks, limit);
+            let case = Case { activation: interleaved, parts: 1, biased: true, ..small() };
+            check_shards(&case, format, ranks, limit);
+        }
+    }
+}
+
+/// The ranks of MiniMax-M2.5 on 8 GPUs have 192 features: a block and a half.
+#[test]
+fn shards_that_begin_inside_a_block_sum_to_the_whole() {
+    let shape = MoeShape { hidden_size: 160, intermediate_size: 1536, num_experts: 3, top_k: 2 };
+    let ids: Vec<i32> = (0..44).map(|pair| [0, 2, 1, 2][pair % 4]).collect();
+    for ids in [ids[..2].to_vec(), ids] {
+        for parts in [1, 2] {
+            let case = Case { shape: shape.clone(), parts, ids: ids.clone(), ..small() };
+            check_shards(&case, Format::Fp8Block128, 8, 4e-2);
+        }
+    }
+}
+
+#[test]
+fn impossible_shards_are_errors() {
+    let experts = experts(&small(), Format::F32);
+    let shard = |layout, rank, ranks| experts.shard(layout, rank, ranks).is_err();
+    assert!(shard(GateLayout::Halves, 0, 0) && shard(GateLayout::Halves, 0, 3));
+    assert!(shard(GateLayout::Halves, 2, 2) && shard(GateLayout::Ungated, 0, 2));
 }
 
 #[test]

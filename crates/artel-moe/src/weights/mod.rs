@@ -1,5 +1,6 @@
 //! The weights of a layer's experts, as the checkpoint stores them.
 
+mod shard;
 mod stack;
 #[cfg(test)]
 mod tests;
@@ -162,6 +163,11 @@ impl<F: NumberFormat> ExpertMatrices<F> {
     pub fn bias(&self, expert: usize) -> Option<&[f32]> {
         let rows = self.rows();
         self.biases.as_ref().map(|biases| &biases[expert * rows..(expert + 1) * rows])
+    }
+
+    /// The biases `[E, N]`.
+    fn biases(&self) -> Option<&[f32]> {
+        self.biases.as_deref()
     }
 
     /// Bytes that one use of one expert's matrix reads.

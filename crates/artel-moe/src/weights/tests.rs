@@ -124,3 +124,34 @@ fn experts_cut_at_different_places_are_not_one_stack() {
     let experts = vec![cut(0).unwrap(), cut(192).unwrap()];
     assert!(ExpertMatrices::<Fp8Block128>::new(experts).is_err());
 }
+
+#[test]
+fn ranks_have_each_weight_once() {
+    let (hidden, intermediate, ranks) = (130, 384, 2);
+    let experts = |parts: Vec<Fp8BlockMatrix>| {
+        ExpertWeights::new(stack(parts), stack(vec![blocks(hidden, intermediate, 9)])).unwrap()
+    };
+    let halves = vec![blocks(intermediate, hidden, 1), blocks(intermediate, hidden, 2)];
+    let whole = experts(halves);
+    let (mut expected, mut found) = (vec![0.0; intermediate], vec![0.0; intermediate / ranks]);
+    for rank in 0..ranks {
+        let shard = whole.shard(crate::activation::GateLayout::Halves, rank, ranks).unwrap();
+        let first = rank * intermediate / ranks;
+        assert_eq!(shard.intermediate_size(), intermediate / ranks);
+        for row in 0..hidden {
+            whole.w2().matrix(1).dequantize_row(row, &mut expected);
+            shard.w2().matrix(1).dequantize_row(row, &mut found);
+            assert_eq!(found, expected[first..first + intermediate / ranks]);
+        }
+        let (mut expected, mut found) = (vec![0.0; hidden], vec![0.0; hidden]);
+        for row in 0..2 * intermediate / ranks {
+            let half = row / (intermediate / ranks);
+            let of_whole = half * intermediate + first + row % (intermediate / ranks);
+            whole.w13().matrix(1).dequantize_row(of_whole, &mut expected);
+            shard.w13().matrix(1).dequantize_row(row, &mut found);
+            assert_eq!(found, expected);
+        }
+        check(shard.w13(), [64, 128]);
+        check(shard.w2(), [128, if rank == 0 { 128 } else { 64 }]);
+    }
+}
