@@ -104,13 +104,14 @@ fn gate_up_rows(
     features: &Range<usize>,
     intermediate_size: usize,
 ) -> Vec<Range<usize>> {
-    let Range { start, end } = *features;
+    let rows_per_feature = |rows: usize| rows * features.start..rows * features.end;
     match layout {
         GateLayout::Halves => {
-            vec![start..end, intermediate_size + start..intermediate_size + end]
+            let up = intermediate_size + features.start..intermediate_size + features.end;
+            vec![features.clone(), up]
         }
-        GateLayout::Interleaved => vec![2 * start..2 * end],
-        GateLayout::Ungated => vec![start..end],
+        GateLayout::Interleaved => vec![rows_per_feature(2)],
+        GateLayout::Ungated => vec![rows_per_feature(1)],
     }
 }
 
