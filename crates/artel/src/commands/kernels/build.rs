@@ -15,6 +15,10 @@ pub(super) fn build(args: &KernelsBuildArgs) -> anyhow::Result<()> {
     let layers = layers(args)?;
     let compiler = Compiler::find()?;
     let known = known(args);
+    if let Some(folder) = args.output.parent() {
+        std::fs::create_dir_all(folder)
+            .with_context(|| format!("cannot make the folder {}", folder.display()))?;
+    }
     let mut pack = KernelPack::default();
     for architecture in &args.arch {
         let architecture: Architecture = architecture.name().parse()?;
