@@ -7,13 +7,14 @@
 mod deepseek_v3;
 mod glm4_moe;
 mod gpt_oss;
+mod grouped_experts;
 mod minimax_m2;
 mod mixtral;
 mod olmoe;
 mod qwen2_moe;
 mod qwen3_moe;
 
-use artel_moe::router::{RouterConfig, RoutingMethod};
+use artel_moe::router::RoutingMethod;
 
 use crate::config::ConfigReader;
 use crate::decoder::Decoder;
@@ -69,25 +70,6 @@ fn softmax_routing(config: &ConfigReader<'_>) -> Result<RoutingMethod> {
         true => RoutingMethod::softmax_renormalize(),
         false => RoutingMethod::softmax(),
     })
-}
-
-/// The router of DeepSeek-V3 and its relatives: sigmoid scores, selected with a bias from the best
-/// groups, renormalised if `norm_topk_prob` says so, and scaled.
-fn grouped_sigmoid_router(config: &ConfigReader<'_>) -> Result<RouterConfig> {
-    let method = match config.flag("norm_topk_prob")? {
-        true => RoutingMethod::sigmoid_renormalize(),
-        false => RoutingMethod::sigmoid(),
-    };
-    for (field, expected) in [("scoring_func", "sigmoid"), ("topk_method", "noaux_tc")] {
-        if config.has(field) && config.text(field)? != expected {
-            return Err(config.error(field, format!("{expected:?}")));
-        }
-    }
-    let method =
-        method.with_bias().with_groups(config.size("n_group")?, config.size("topk_group")?);
-    let experts = config.size_of_any(&["n_routed_experts", "num_local_experts"])?;
-    let router = RouterConfig::new(method, experts, config.size("num_experts_per_tok")?)?;
-    Ok(router.with_routed_scaling_factor(config.number("routed_scaling_factor")? as f32)?)
 }
 
 /// The sliding windows of a model.
