@@ -4,7 +4,7 @@ use std::process::Command;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 
-use cutile_compiler::cuda_tile_runtime_utils::{TileirasOptions, run_tileiras};
+use cutile_compiler::cuda_tile_runtime_utils::{TileirasOptions, run_tileiras, tileiras_binary};
 
 use super::{Architecture, CudaError, KernelSpec, PackedKernel};
 
@@ -25,18 +25,13 @@ pub struct Compiler {
 }
 
 impl Compiler {
-    /// The toolkit that `CUDA_TOOLKIT_PATH`, `CUTILE_TILEIRAS_PATH` or `PATH` leads to.
+    /// The toolkit that `CUTILE_TILEIRAS_PATH`, `CUDA_TOOLKIT_PATH`, `CUDA_HOME`, the usual folders
+    /// or `PATH` lead to, in this order.
     ///
     /// # Errors
     /// [`CudaError::NoToolkit`] when there is none, or it does not answer.
     pub fn find() -> Result<Self, CudaError> {
-        let program = match std::env::var_os("CUTILE_TILEIRAS_PATH") {
-            Some(path) => path.into(),
-            None => match std::env::var_os("CUDA_TOOLKIT_PATH") {
-                Some(toolkit) => std::path::Path::new(&toolkit).join("bin").join("tileiras"),
-                None => "tileiras".into(),
-            },
-        };
+        let program = tileiras_binary();
         let no_toolkit =
             |why: String| CudaError::NoToolkit { why: format!("{}: {why}", program.display()) };
         let output = Command::new(&program).arg("--version").output();

@@ -96,7 +96,10 @@ pub enum CudaError {
         why: String,
     },
     /// The compiler of kernels is not there.
-    #[error("no toolkit to compile GPU kernels: {why}; fetch one with `cargo xtask toolkit`")]
+    #[error(
+        "no toolkit to compile GPU kernels: {why}; fetch one with `cargo xtask toolkit` and name it \
+         with `eval \"$(cargo xtask toolkit --env)\"`"
+    )]
     NoToolkit {
         /// What was looked for.
         why: String,
