@@ -17,7 +17,8 @@ fn run() -> anyhow::Result<ExitCode> {
     match std::env::args().nth(1).as_deref() {
         Some("tidy") => tidy(root),
         Some("bench-report") => {
-            xtask::report::make(root)?;
+            let missing = xtask::report::make(root)?;
+            missing.iter().for_each(|sentence| eprintln!("bench-report: {sentence}"));
             Ok(ExitCode::SUCCESS)
         }
         Some("toolkit") => toolkit(root),

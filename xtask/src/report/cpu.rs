@@ -1,24 +1,17 @@
-//! `cargo xtask bench-report`: the tables and pictures of `docs/`, made from `benches/results/`.
+//! The page of the layer on a CPU: `docs/cpu-layer.md` and its picture.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::path::Path;
 
-use anyhow::Context;
 use plotters::prelude::*;
 use serde::Deserialize;
 
-/// Where the CPU measurements of the layer lie.
+use super::{COLORS, read, write};
+
+/// Where the measurements lie.
 const CPU_LAYER: &str = "benches/results/cpu/layer.json";
 const SIZE: (u32, u32) = (900, 420);
-const COLORS: [RGBColor; 6] = [
-    RGBColor(31, 119, 180),
-    RGBColor(255, 127, 14),
-    RGBColor(44, 160, 44),
-    RGBColor(214, 39, 40),
-    RGBColor(148, 103, 189),
-    RGBColor(140, 86, 75),
-];
 
 /// A run of `artel bench layer`.
 #[derive(Debug, Deserialize)]
@@ -50,22 +43,14 @@ type Series<'a> = BTreeMap<(&'a str, &'a str), Vec<&'a LayerRow>>;
 ///
 /// # Errors
 /// When the record is missing or malformed, or `docs/` cannot be written.
-pub fn make(root: &Path) -> anyhow::Result<()> {
-    let path = root.join(CPU_LAYER);
-    let text = std::fs::read_to_string(&path).with_context(|| {
-        format!("cannot read {}: run `artel bench layer` first", path.display())
-    })?;
-    let record: LayerRecord =
-        serde_json::from_str(&text).with_context(|| format!("in {}", path.display()))?;
+pub(super) fn make(root: &Path) -> anyhow::Result<()> {
+    let record: LayerRecord = read(&root.join(CPU_LAYER), "artel bench layer --device cpu")?;
     let mut series = Series::new();
     for row in &record.rows {
         series.entry((&row.shape, &row.format)).or_default().push(row);
     }
     let docs = root.join("docs");
-    std::fs::create_dir_all(&docs).with_context(|| format!("cannot make {}", docs.display()))?;
-    let page = docs.join("cpu-layer.md");
-    std::fs::write(&page, table(&record, &series))
-        .with_context(|| format!("cannot write {}", page.display()))?;
+    write(&docs.join("cpu-layer.md"), &table(&record, &series))?;
     draw(&docs.join("cpu-layer.svg"), &series)
 }
 

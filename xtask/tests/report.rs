@@ -1,0 +1,95 @@
+//! The pages of `docs/` are made from what was measured, and what was not measured is named.
+
+use std::path::Path;
+
+use serde_json::json;
+
+/// A workspace with the measurements of the CPU and nothing else.
+fn workspace() -> tempfile::TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    let record = json!({
+        "machine": "a processor", "commit": "c0ffee", "date": "2026-01-02",
+        "rows": [{
+            "shape": "small", "format": "bf16", "tokens": 4, "microseconds": 20.0,
+            "share_of_ceiling": 0.5, "gigabytes_per_second": 10.0, "gigaflops": 100.0,
+            "times_gemm_crate": 0.9, "num_experts": 4, "num_experts_published": 8
+        }]
+    });
+    put(folder.path(), "benches/results/cpu/layer.json", &record);
+    folder
+}
+
+fn put(root: &Path, path: &str, record: &serde_json::Value) {
+    let path = root.join(path);
+    std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+    std::fs::write(path, record.to_string()).unwrap();
+}
+
+fn page(root: &Path, name: &str) -> String {
+    std::fs::read_to_string(root.join("docs").join(name)).unwrap()
+}
+
+/// One shape with one batch size for each routing.
+fn gpu_record(shape: &str) -> serde_json::Value {
+    let row = |routing: &str, microseconds: f64| {
+        json!({
+            "tokens": 8, "routing": routing, "path": "direct 8x128x128", "microseconds": microseconds,
+            "microseconds_min": 49.0, "experts_touched": 56.8, "bytes": 4.0e8, "operations": 9.0e8,
+            "relative_error": 0.0025, "floor_microseconds": 40.0,
+            "share_of_floor": 40.0 / microseconds, "terabytes_per_second": 3.5, "teraflops": 18.0
+        })
+    };
+    json!({
+        "machine": {"processor": "a processor", "threads": 2, "instruction_set": "avx2"},
+        "commit": "c0ffee", "date": "2026-01-02",
+        "gpu": {"name": "a GPU", "architecture": "sm_90", "multiprocessors": 132, "driver": "13.0"},
+        "method": "median", "shape": shape, "model": "a model",
+        "sizes": {"num_experts": 256, "top_k": 8},
+        "ceilings": {"read_terabytes_per_second": 4.35, "teraflops": 1362.0},
+        "rows": [row("uniform", 50.0), row("zipf-1.0", 45.0)]
+    })
+}
+
+#[test]
+fn without_a_gpu_the_page_of_the_cpu_is_made_and_the_rest_is_named() {
+    let folder = workspace();
+    let missing = xtask::report::make(folder.path()).unwrap();
+    assert!(page(folder.path(), "cpu-layer.md").contains("(4 of 8 experts in memory)"));
+    assert!(page(folder.path(), "cpu-layer.svg").contains("small, bf16"));
+    assert!(missing[0].contains("artel bench layer --device cuda"), "{missing:?}");
+    assert!(missing.iter().any(|sentence| sentence.contains("small-steps.json")), "{missing:?}");
+    assert!(!folder.path().join("docs/gpu-layer.md").exists());
+}
+
+#[test]
+fn the_peer_stands_beside_the_rows_that_it_was_measured_for() {
+    let folder = workspace();
+    put(folder.path(), "benches/results/h200/experts-a.json", &gpu_record("a"));
+    put(folder.path(), "benches/results/h200/experts-b.json", &gpu_record("b"));
+    let peer = json!({
+        "name": "another 1.0", "rows": [{"shape": "a", "tokens": 8, "microseconds": 100.0}]
+    });
+    put(folder.path(), "benches/peers/vllm-0.22-h200.json", &peer);
+    let steps = json!({"rows": [{"step": "route", "tokens": 8, "microseconds": 2.25}]});
+    put(folder.path(), "benches/results/h200/small-steps.json", &steps);
+    assert!(xtask::report::make(folder.path()).unwrap().is_empty());
+
+    let page = page(folder.path(), "gpu-layer.md");
+    let with_peer = "| 8 | 50.0 | 40.0 | 80 % | 100.0 | 2.00 | 3.50 | 18 | 56.8 | 2.5e-3 | direct";
+    let without = "| 8 | 45.0 | 40.0 | 89 % | 3.50 | 18 | 56.8 | 2.5e-3 | direct";
+    assert_eq!(page.matches(with_peer).count(), 1, "{page}");
+    assert_eq!(page.matches(without).count(), 2, "{page}");
+    assert!(page.contains("| route | 8 | 2.25 |"), "{page}");
+    let picture = |name: &str| self::page(folder.path(), name);
+    assert!(picture("gpu-layer-a.svg").contains("another 1.0, uniform routing"));
+    assert!(!picture("gpu-layer-b.svg").contains("another"));
+    assert!(picture("gpu-layer.svg").contains("Artel, b"));
+}
+
+#[test]
+fn a_record_of_another_form_is_an_error_with_its_name() {
+    let folder = workspace();
+    put(folder.path(), "benches/results/h200/experts-a.json", &json!({"rows": []}));
+    let error = format!("{:#}", xtask::report::make(folder.path()).unwrap_err());
+    assert!(error.contains("experts-a.json") && error.contains("shape"), "{error}");
+}
