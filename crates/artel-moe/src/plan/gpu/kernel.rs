@@ -141,6 +141,50 @@ pub struct ExpertKernels {
     pub second: GemmKernel,
 }
 
+impl FromStr for GpuPath {
+    type Err = MoeError;
+
+    fn from_str(text: &str) -> Result<Self, MoeError> {
+        let block_size = text.strip_prefix("aligned/").and_then(|size| size.parse().ok());
+        match block_size {
+            Some(block_size) => Ok(Self::Aligned { block_size }),
+            None if text == "direct" => Ok(Self::Direct),
+            None => Err(MoeError::config("path", text, "direct or aligned/ROWS")),
+        }
+    }
+}
+
+/// One way to serve a batch. Its text names it in tuning records:
+/// `aligned/16: decode 16x128x128 w4 o2 + decode 16x128x128 w4 o3`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Way {
+    /// How pairs come to their experts.
+    pub path: GpuPath,
+    /// What multiplies.
+    pub kernels: ExpertKernels,
+}
+
+impl fmt::Display for Way {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let ExpertKernels { first, second } = self.kernels;
+        write!(formatter, "{}: {first} + {second}", self.path)
+    }
+}
+
+impl FromStr for Way {
+    type Err = MoeError;
+
+    fn from_str(text: &str) -> Result<Self, MoeError> {
+        let parts = text.split_once(": ").and_then(|(path, kernels)| {
+            kernels.split_once(" + ").map(|(first, second)| (path, first, second))
+        });
+        let expected = || MoeError::config("way to serve a batch", text, "PATH: KERNEL + KERNEL");
+        let (path, first, second) = parts.ok_or_else(expected)?;
+        let kernels = ExpertKernels { first: first.parse()?, second: second.parse()? };
+        Ok(Self { path: path.parse()?, kernels })
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -151,6 +195,16 @@ mod tests {
         for family in GemmFamily::ALL {
             let kernel = GemmKernel { family, tile };
             assert_eq!(kernel.to_string().parse(), Ok(kernel));
+            let kernels = ExpertKernels { first: kernel, second: kernel };
+            for path in [GpuPath::Direct, GpuPath::Aligned { block_size: 16 }] {
+                let way = Way { path, kernels };
+                assert_eq!(way.to_string().parse(), Ok(way));
+            }
+        }
+        for bad in
+            ["", "direct", "direct: decode 8x8x8 w4 o1", "aligned/x: a + b", "aligned: a + b"]
+        {
+            assert!(bad.parse::<Way>().is_err(), "{bad}");
         }
         for bad in [
             "",

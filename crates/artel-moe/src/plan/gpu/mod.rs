@@ -5,6 +5,7 @@
 //! it is made.
 
 pub mod candidates;
+mod choices;
 pub mod device;
 pub mod kernel;
 pub mod model;
@@ -16,9 +17,10 @@ mod tests;
 
 use std::fmt;
 
+use choices::{Choice, choices};
 pub use device::GpuCeilings;
-pub use kernel::{ExpertKernels, GemmFamily, GemmKernel, GpuPath, GpuProduct, Tile};
-pub use record::{Known, Step, TuningRecord};
+pub use kernel::{ExpertKernels, GemmFamily, GemmKernel, GpuPath, GpuProduct, Tile, Way};
+pub use record::{Known, TuningRecord};
 pub use work::ExpertsShape;
 
 use crate::MoeError;
@@ -43,7 +45,8 @@ pub struct GpuPlanEntry {
     pub kernels: ExpertKernels,
     /// Microseconds that no implementation of the two products can go below.
     pub floor: f64,
-    /// Microseconds that assignment and products are expected to take.
+    /// Microseconds that assignment and products are expected to take; where they were measured,
+    /// those of all experts' work, from hidden states to hidden states.
     pub expected: f64,
     /// Whether `expected` was measured.
     pub tuned: bool,
@@ -59,15 +62,6 @@ pub struct GpuPlan {
     tokens_per_step: usize,
     record: Option<String>,
     entries: Vec<GpuPlanEntry>,
-}
-
-/// One way to serve one batch size.
-#[derive(Debug, Clone, Copy)]
-struct Choice {
-    path: GpuPath,
-    kernels: ExpertKernels,
-    microseconds: f64,
-    tuned: bool,
 }
 
 impl GpuPlan {
@@ -91,15 +85,15 @@ impl GpuPlan {
         }
         let mut entries: Vec<GpuPlanEntry> = Vec::new();
         for tokens in batch_sizes(config, record, tokens_per_step) {
-            let choices = choices(gpu, config, &shape, record, tokens)?;
+            let choices = choices(gpu, config, format, record, tokens)?;
             let best = best(&choices, entries.last()).ok_or_else(|| no_kernel(&shape))?;
             let floor = GpuProduct::ALL.iter().map(|product| shape.floor(*product, tokens, gpu));
             let floor = floor.sum::<Result<f64, _>>()? * 1e6;
             let entry = GpuPlanEntry {
                 tokens_min: entries.last().map_or(1, |last| last.tokens_max + 1),
                 tokens_max: tokens,
-                path: best.path,
-                kernels: best.kernels,
+                path: best.way.path,
+                kernels: best.way.kernels,
                 floor,
                 expected: best.microseconds,
                 tuned: best.tuned,
@@ -188,81 +182,12 @@ fn batch_sizes(config: &MoeConfig, record: Option<&TuningRecord>, limit: usize) 
     sizes
 }
 
-/// Every way to serve a batch, with its time. Measured times and modelled ones are never compared:
-/// where any way was measured, the others are left out.
-fn choices(
-    gpu: &GpuCeilings,
-    config: &MoeConfig,
-    shape: &ExpertsShape,
-    record: Option<&TuningRecord>,
-    tokens: usize,
-) -> Result<Vec<Choice>, MoeError> {
-    let mut choices = Vec::new();
-    for first in candidates::kernels(shape, GpuProduct::GateUp) {
-        for path in candidates::paths(config, first, tokens) {
-            for second in candidates::kernels(shape, GpuProduct::Down) {
-                if second.tile.rows != first.tile.rows
-                    || !candidates::paths(config, second, tokens).contains(&path)
-                {
-                    continue;
-                }
-                let kernels = ExpertKernels { first, second };
-                let measured = record.and_then(|record| measured(record, path, kernels, tokens));
-                let microseconds = match measured {
-                    Some(microseconds) => microseconds,
-                    None => modelled(gpu, shape, path, kernels, tokens)?,
-                };
-                let tuned = measured.is_some();
-                choices.push(Choice { path, kernels, microseconds, tuned });
-            }
-        }
-    }
-    if choices.iter().any(|choice| choice.tuned) {
-        choices.retain(|choice| choice.tuned);
-    }
-    choices.sort_by(|a, b| a.microseconds.total_cmp(&b.microseconds));
-    Ok(choices)
-}
-
-fn measured(
-    record: &TuningRecord,
-    path: GpuPath,
-    ExpertKernels { first, second }: ExpertKernels,
-    tokens: usize,
-) -> Option<f64> {
-    let time = |step| match record.known(step, tokens) {
-        Known::Microseconds(time) => Some(time),
-        Known::Nothing | Known::Wrong => None,
-    };
-    let assign = match path {
-        GpuPath::Direct => 0.0,
-        GpuPath::Aligned { block_size } => time(Step::Align { block_size })?,
-    };
-    let first = time(Step::Product { product: GpuProduct::GateUp, path, kernel: first })?;
-    let second = time(Step::Product { product: GpuProduct::Down, path, kernel: second })?;
-    Some(assign + first + second)
-}
-
-fn modelled(
-    gpu: &GpuCeilings,
-    shape: &ExpertsShape,
-    path: GpuPath,
-    ExpertKernels { first, second }: ExpertKernels,
-    tokens: usize,
-) -> Result<f64, MoeError> {
-    let product =
-        |product, kernel| model::product_seconds(gpu, shape, product, path, kernel, tokens);
-    let products = product(GpuProduct::GateUp, first)? + product(GpuProduct::Down, second)?;
-    Ok((model::assign_seconds(path, shape, tokens) + products) * 1e6)
-}
-
 /// The fastest, or what serves smaller batches when that is as good.
 fn best(choices: &[Choice], previous: Option<&GpuPlanEntry>) -> Option<Choice> {
     let fastest = choices.first()?;
     let stays = previous.and_then(|previous| {
         choices.iter().find(|choice| {
-            choice.path == previous.path
-                && choice.kernels == previous.kernels
+            choice.way == Way { path: previous.path, kernels: previous.kernels }
                 && choice.microseconds <= fastest.microseconds * CLOSE
         })
     });
@@ -290,17 +215,20 @@ fn because(
     } else {
         format!("{touched} of {} experts are read", shape.local_experts)
     };
-    let others = match best.path {
-        GpuPath::Direct => choices.iter().find(|choice| choice.path != GpuPath::Direct),
-        GpuPath::Aligned { .. } => {
-            choices.iter().find(|choice| choice.kernels != best.kernels || choice.path != best.path)
-        }
+    let best_way = best.way;
+    let others = match best_way.path {
+        GpuPath::Direct => choices.iter().find(|choice| choice.way.path != GpuPath::Direct),
+        GpuPath::Aligned { .. } => choices.iter().find(|Choice { way, .. }| {
+            way.kernels.first != best_way.kernels.first || way.path != best_way.path
+        }),
     };
     let source = if best.tuned { "measured" } else { "modelled" };
     let next = others.map_or("no other kernel fits".to_owned(), |other| {
-        let name = match best.path {
+        let name = match best_way.path {
             GpuPath::Direct => "sorting first".to_owned(),
-            GpuPath::Aligned { .. } => format!("{} {}", other.path, other.kernels.first.tile),
+            GpuPath::Aligned { .. } => {
+                format!("{} {}", other.way.path, other.way.kernels.first.tile)
+            }
         };
         format!("{source}; {name} takes {:.1} us", other.microseconds)
     });
@@ -327,7 +255,7 @@ impl fmt::Display for GpuPlan {
                 "{tokens:>11}  {path:<12} {first:<26} {second:<26} {floor:>9.1} {expected:>9.1}  {because}"
             )?;
         }
-        writeln!(formatter, "times are of assignment and products at the end of each range")?;
+        writeln!(formatter, "times are of the largest batch of each range")?;
         match &self.record {
             Some(record) => writeln!(formatter, "{record}")?,
             None => writeln!(

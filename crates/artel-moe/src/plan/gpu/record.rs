@@ -7,15 +7,15 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use super::kernel::{GemmFamily, GemmKernel, GpuPath, GpuProduct};
+use super::kernel::{GemmFamily, Way};
 use super::work::ExpertsShape;
 use crate::MoeError;
 
 /// Records that come with the program, as files under `tuning/`.
 const BUNDLED: [&str; 0] = [];
 
-/// Name of the step in which pairs are sorted by expert.
-const ALIGN: &str = "align";
+/// Name of all kernels that are no grouped GEMM: sorting, quantisation, combine.
+pub const STEPS: &str = "steps";
 
 /// Times of one shape on one GPU.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -25,10 +25,11 @@ pub struct TuningRecord {
     pub origin: RecordOrigin,
     /// Sizes that they are of.
     pub shape: RecordShape,
-    /// Hash of the source of each family of kernels, by name.
+    /// Hash of the source of each family of kernels, and of [`STEPS`].
     pub kernels: BTreeMap<String, String>,
-    /// Microseconds by step, tokens, and path with kernel; nothing where the result was wrong.
-    microseconds: BTreeMap<String, BTreeMap<usize, BTreeMap<String, Option<f64>>>>,
+    /// Microseconds of the experts from hidden states, ids and weights to hidden states, by tokens
+    /// and way; nothing where the result was wrong.
+    microseconds: BTreeMap<usize, BTreeMap<String, Option<f64>>>,
 }
 
 /// Where and with what times were taken.
@@ -70,40 +71,7 @@ impl From<&ExpertsShape> for RecordShape {
     }
 }
 
-/// Something that takes time.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Step {
-    /// Sorting the pairs into blocks of so many rows.
-    Align {
-        /// Rows of a block.
-        block_size: usize,
-    },
-    /// One product.
-    Product {
-        /// Which.
-        product: GpuProduct,
-        /// How its pairs are assigned.
-        path: GpuPath,
-        /// What computes it.
-        kernel: GemmKernel,
-    },
-}
-
-impl Step {
-    fn keys(self) -> (&'static str, String) {
-        match self {
-            Self::Align { block_size } => (ALIGN, block_size.to_string()),
-            Self::Product { product, path: GpuPath::Direct, kernel } => {
-                (product.name(), format!("direct {kernel}"))
-            }
-            Self::Product { product, path: GpuPath::Aligned { .. }, kernel } => {
-                (product.name(), format!("aligned {kernel}"))
-            }
-        }
-    }
-}
-
-/// What is known of a step.
+/// What is known of a way.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Known {
     /// Never measured.
@@ -132,13 +100,11 @@ impl TuningRecord {
         let not_a_record =
             |why: String| MoeError::config("tuning record", why, "one of artel tune");
         let record: Self = serde_json::from_str(text).map_err(|e| not_a_record(e.to_string()))?;
-        let times = record.microseconds.values().flat_map(BTreeMap::values);
-        for (key, time) in times.flatten() {
+        for (way, time) in record.microseconds.values().flatten() {
+            way.parse::<Way>()?;
             if time.is_some_and(|time| !(time.is_finite() && time > 0.0)) {
-                return Err(not_a_record(format!("{time:?} microseconds of {key}")));
+                return Err(not_a_record(format!("{time:?} microseconds of {way}")));
             }
-            let kernel = key.split_once(' ').map(|(_, kernel)| kernel.parse::<GemmKernel>());
-            kernel.transpose()?;
         }
         Ok(record)
     }
@@ -163,58 +129,50 @@ impl TuningRecord {
         Ok(None)
     }
 
-    /// What is known of a step at a batch size.
-    pub fn known(&self, step: Step, tokens: usize) -> Known {
-        let (name, key) = step.keys();
-        let times = self.microseconds.get(name).and_then(|by_tokens| by_tokens.get(&tokens));
-        match times.and_then(|times| times.get(&key)) {
+    /// What is known of a way at a batch size.
+    pub fn known(&self, way: &Way, tokens: usize) -> Known {
+        let times = self.microseconds.get(&tokens);
+        match times.and_then(|times| times.get(&way.to_string())) {
             None => Known::Nothing,
             Some(None) => Known::Wrong,
             Some(Some(time)) => Known::Microseconds(*time),
         }
     }
 
-    /// Notes what was found of a step.
-    pub fn note(&mut self, step: Step, tokens: usize, known: Known) {
-        let (name, key) = step.keys();
-        let times =
-            self.microseconds.entry(name.to_owned()).or_default().entry(tokens).or_default();
-        match known {
-            Known::Nothing => times.remove(&key),
-            Known::Wrong => times.insert(key, None),
-            // Nanoseconds are finer than any measurement.
-            Known::Microseconds(time) => times.insert(key, Some((time * 1e3).round() / 1e3)),
-        };
+    /// Notes what was found of a way: its microseconds, or `None` for a wrong result.
+    pub fn note(&mut self, way: &Way, tokens: usize, microseconds: Option<f64>) {
+        // Nanoseconds are finer than any measurement.
+        let rounded = microseconds.map(|time| (time * 1e3).round() / 1e3);
+        self.microseconds.entry(tokens).or_default().insert(way.to_string(), rounded);
     }
 
     /// Batch sizes of which anything is known, ascending.
     pub fn tokens(&self) -> Vec<usize> {
-        let mut tokens: Vec<usize> =
-            self.microseconds.values().flat_map(|by_tokens| by_tokens.keys().copied()).collect();
-        tokens.sort_unstable();
-        tokens.dedup();
-        tokens
+        self.microseconds.keys().copied().collect()
     }
 
-    /// Forgets the times of families whose source is not `current`, and takes over their new hashes.
-    /// Gives back the names of those families.
-    pub fn update(&mut self, current: &BTreeMap<String, String>) -> Vec<String> {
-        let stale = |name: &str| self.kernels.get(name) != current.get(name);
-        let families: Vec<&str> =
-            GemmFamily::ALL.map(GemmFamily::name).into_iter().filter(|name| stale(name)).collect();
-        let align_changed = stale(ALIGN);
-        for (step, by_tokens) in &mut self.microseconds {
-            for times in by_tokens.values_mut() {
-                times.retain(|key, _| match step == ALIGN {
-                    true => !align_changed,
-                    false => !families.iter().any(|family| key.contains(family)),
-                });
-            }
-            by_tokens.retain(|_, times| !times.is_empty());
-        }
-        self.microseconds.retain(|_, by_tokens| !by_tokens.is_empty());
+    /// How many times are known.
+    pub fn len(&self) -> usize {
+        self.microseconds.values().map(BTreeMap::len).sum()
+    }
+
+    /// Whether nothing is known.
+    pub fn is_empty(&self) -> bool {
+        self.microseconds.is_empty()
+    }
+
+    /// Forgets the times of kernels whose source is not `current`, and takes over the new hashes.
+    /// Gives back the names of what changed.
+    pub fn update(&mut self, current: &BTreeMap<String, String>) -> Vec<&'static str> {
+        let names = GemmFamily::ALL.map(GemmFamily::name).into_iter().chain([STEPS]);
+        let changed: Vec<&'static str> =
+            names.filter(|name| self.kernels.get(*name) != current.get(*name)).collect();
+        let uses = |way: &str, name: &str| name == STEPS || way.contains(name);
+        self.microseconds.retain(|_, times| {
+            times.retain(|way, _| !changed.iter().any(|name| uses(way, name)));
+            !times.is_empty()
+        });
         self.kernels = current.clone();
-        let changed = families.into_iter().map(str::to_owned);
-        changed.chain(align_changed.then(|| ALIGN.to_owned())).collect()
+        changed
     }
 }

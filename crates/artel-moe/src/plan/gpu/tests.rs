@@ -1,7 +1,7 @@
 use std::collections::BTreeMap;
 
 use super::record::RecordOrigin;
-use super::tune::{Stopwatch, Task, tasks, tune};
+use super::tune::{Search, Stopwatch, tune};
 use super::*;
 use crate::activation::Activation;
 use crate::config::{MoeShape, Parallelism};
@@ -23,7 +23,7 @@ fn h200() -> &'static GpuCeilings {
 }
 
 fn hashes(hash: &str) -> BTreeMap<String, String> {
-    ["decode", "prefill", "align"].map(|name| (name.to_owned(), hash.to_owned())).into()
+    ["decode", "prefill", "steps"].map(|name| (name.to_owned(), hash.to_owned())).into()
 }
 
 fn empty_record(config: &MoeConfig, format: Format) -> TuningRecord {
@@ -44,27 +44,63 @@ struct FakeGpu {
     fails_after: usize,
 }
 
-impl Stopwatch for FakeGpu {
-    type Error = String;
+#[derive(Debug, PartialEq)]
+enum FakeError {
+    Interrupted,
+    Plan(MoeError),
+}
 
-    fn measure(&mut self, task: &Task) -> Result<Option<f64>, String> {
+impl From<MoeError> for FakeError {
+    fn from(error: MoeError) -> Self {
+        Self::Plan(error)
+    }
+}
+
+impl FakeGpu {
+    fn new(config: &MoeConfig, format: Format, fails_after: usize) -> Self {
+        Self { config: config.clone(), format, measured: 0, fails_after }
+    }
+
+    fn search(&self) -> Search<'_> {
+        Search { gpu: h200(), config: &self.config, format: self.format }
+    }
+
+    fn tune(
+        &mut self,
+        record: &mut TuningRecord,
+        tokens: &[usize],
+    ) -> (String, Result<(), FakeError>) {
+        let (config, mut saved) = (self.config.clone(), String::new());
+        let search = Search { gpu: h200(), config: &config, format: self.format };
+        let result = tune(record, &search, tokens, self, |record, _, _| {
+            saved = record.to_json();
+            Ok(())
+        });
+        (saved, result)
+    }
+}
+
+impl Stopwatch for FakeGpu {
+    type Error = FakeError;
+
+    fn measure(&mut self, way: &Way, tokens: usize) -> Result<Option<f64>, FakeError> {
         if self.measured == self.fails_after {
-            return Err("interrupted".to_owned());
+            return Err(FakeError::Interrupted);
         }
         self.measured += 1;
-        let shape = ExpertsShape::of(&self.config, self.format);
-        let seconds = match task.step {
-            Step::Align { block_size } => {
-                model::assign_seconds(GpuPath::Aligned { block_size }, &shape, task.tokens)
-            }
-            Step::Product { kernel, .. } if kernel.tile.occupancy == 3 => return Ok(None),
-            Step::Product { product, path, kernel } => {
-                model::product_seconds(h200(), &shape, product, path, kernel, task.tokens).unwrap()
-            }
-        };
-        let noise = (format!("{task:?}").bytes().map(usize::from).sum::<usize>() % 11) as f64;
-        Ok(Some(seconds * 1e6 * (1.0 + noise / 100.0)))
+        if is_wrong(way) {
+            return Ok(None);
+        }
+        let ways = choices::modelled_ways(h200(), &self.config, self.format, tokens)?;
+        let (_, modelled) = ways.iter().find(|(known, _)| known == way).expect("a known way");
+        let noise = format!("{way} {tokens}").bytes().map(usize::from).sum::<usize>() % 11;
+        Ok(Some(modelled * (1.0 + noise as f64 / 100.0)))
     }
+}
+
+/// Kernels that compute something else.
+fn is_wrong(way: &Way) -> bool {
+    way.kernels.first.tile.occupancy == 3 || way.kernels.second.tile.occupancy == 3
 }
 
 fn assert_covers(plan: &GpuPlan, limit: usize) {
@@ -128,75 +164,75 @@ fn what_no_kernel_serves_is_an_error_with_the_way_out() {
 
 #[test]
 fn tuning_goes_on_where_it_stopped_and_forgets_what_changed() {
-    let (config, format) = (minimax(), Format::Fp8Block128);
-    let shape = ExpertsShape::of(&config, format);
-    let tasks = tasks(h200(), &config, &shape, &[1, 64, 8192]).unwrap();
+    let (config, format, tokens) = (minimax(), Format::Fp8Block128, [1, 64, 8192]);
     let mut record = empty_record(&config, format);
-    let mut gpu = FakeGpu { config: config.clone(), format, measured: 0, fails_after: 5 };
-    let mut saved = String::new();
-    let save = |saved: &mut String, record: &TuningRecord| *saved = record.to_json();
-    let stopped = tune(&mut record, &tasks, &mut gpu, |record, _| {
-        save(&mut saved, record);
-        Ok(())
-    });
-    assert_eq!(stopped, Err("interrupted".to_owned()));
+    let (saved, stopped) = FakeGpu::new(&config, format, 5).tune(&mut record, &tokens);
+    assert_eq!(stopped, Err(FakeError::Interrupted));
+    assert_eq!(TuningRecord::from_json(&saved).unwrap(), record);
+
+    let mut whole = empty_record(&config, format);
+    let mut gpu = FakeGpu::new(&config, format, usize::MAX);
+    gpu.tune(&mut whole, &tokens).1.unwrap();
+    assert_eq!((gpu.measured, whole.tokens()), (whole.len(), tokens.to_vec()));
+    let may_come = tokens.map(|tokens| gpu.search().ways(tokens).unwrap().len());
+    assert!(whole.len() <= may_come.iter().sum(), "{} of {may_come:?}", whole.len());
 
     let mut resumed = TuningRecord::from_json(&saved).unwrap();
-    assert_eq!(resumed.update(&hashes("1")), Vec::<String>::new());
-    gpu.fails_after = usize::MAX;
-    tune(&mut resumed, &tasks, &mut gpu, |_, _| Ok(())).unwrap();
-    assert_eq!(gpu.measured, tasks.len(), "every step is measured once");
-    assert_eq!(resumed.tokens(), [1, 64, 8192]);
-    assert_eq!(TuningRecord::from_json(&resumed.to_json()).unwrap(), resumed);
+    assert!(resumed.update(&hashes("1")).is_empty());
+    let mut gpu = FakeGpu::new(&config, format, usize::MAX);
+    gpu.tune(&mut resumed, &tokens).1.unwrap();
+    assert_eq!(resumed, whole, "as if it had never stopped");
+    assert_eq!(gpu.measured, whole.len() - 5);
 
     let mut changed = hashes("1");
     changed.insert("decode".to_owned(), "2".to_owned());
     assert_eq!(resumed.update(&changed), ["decode"]);
-    let before = gpu.measured;
-    tune(&mut resumed, &tasks, &mut gpu, |_, _| Ok(())).unwrap();
-    let again = gpu.measured - before;
-    assert!(again > 0 && again < tasks.len(), "{again} of {}", tasks.len());
+    assert!(!resumed.is_empty() && resumed.len() < whole.len(), "prefill is kept");
+    changed.insert("steps".to_owned(), "2".to_owned());
+    assert_eq!(resumed.update(&changed), ["steps"]);
+    assert!(resumed.is_empty(), "every way sorts and sums");
 }
 
 #[test]
-fn a_tuned_plan_follows_the_times_and_the_model_comes_close() {
+fn a_tuned_plan_follows_the_times_and_never_takes_what_was_wrong() {
     for (config, format) in [(minimax(), Format::Fp8Block128), (qwen3(), Format::Bf16)] {
-        let shape = ExpertsShape::of(&config, format);
         let sizes: Vec<usize> = (0..=12).map(|power| 1 << power).collect();
-        let tasks = tasks(h200(), &config, &shape, &sizes).unwrap();
         let mut record = empty_record(&config, format);
-        let mut gpu =
-            FakeGpu { config: config.clone(), format, measured: 0, fails_after: usize::MAX };
-        tune(&mut record, &tasks, &mut gpu, |_, _| Ok(())).unwrap();
-        let tuned = GpuPlan::new(h200(), &config, format, Some(&record), 4096).unwrap();
-        assert_covers(&tuned, 4096);
-        assert!(tuned.is_tuned() && tuned.to_string().contains("tuned on a fake"), "{tuned}");
-        let wrong = |kernel: GemmKernel| kernel.tile.occupancy == 3;
-        for entry in tuned.entries() {
-            let ExpertKernels { first, second } = entry.kernels;
-            assert!(!wrong(first) && !wrong(second), "wrong results are never chosen: {tuned}");
+        FakeGpu::new(&config, format, usize::MAX).tune(&mut record, &sizes).1.unwrap();
+        let plan = GpuPlan::new(h200(), &config, format, Some(&record), 4096).unwrap();
+        assert_covers(&plan, 4096);
+        assert!(plan.is_tuned() && plan.to_string().contains("tuned on a fake"), "{plan}");
+        for GpuPlanEntry { path, kernels, tokens_max, expected, .. } in plan.entries() {
+            let way = Way { path: *path, kernels: *kernels };
+            assert!(!is_wrong(&way), "{plan}");
+            assert_eq!(record.known(&way, *tokens_max), Known::Microseconds(*expected));
         }
+        // Beyond what was measured the model goes on.
+        let longer = GpuPlan::new(h200(), &config, format, Some(&record), 8192).unwrap();
+        assert!(longer.entry(4096).tuned && !longer.entry(8192).tuned, "{longer}");
     }
 }
 
 #[test]
 fn files_that_are_no_records_are_refused() {
-    let record = empty_record(&qwen3(), Format::Bf16);
-    let mut timed = record.clone();
-    let step = Step::Align { block_size: 8 };
-    timed.note(step, 1, Known::Microseconds(4.25));
-    assert_eq!(timed.known(step, 1), Known::Microseconds(4.25));
-    assert_eq!(timed.known(step, 2), Known::Nothing);
-    let text = timed.to_json();
+    let mut record = empty_record(&qwen3(), Format::Bf16);
+    let way = "direct: decode 8x128x128 w4 o2 + decode 8x128x128 w4 o2".parse().unwrap();
+    record.note(&way, 1, Some(4.25));
+    assert_eq!(record.known(&way, 1), Known::Microseconds(4.25));
+    assert_eq!(record.known(&way, 2), Known::Nothing);
+    record.note(&way, 2, None);
+    assert_eq!(record.known(&way, 2), Known::Wrong);
+    let text = record.to_json();
+    assert_eq!(TuningRecord::from_json(&text), Ok(record));
     for bad in [
         String::new(),
         text[..text.len() / 2].to_owned(),
         text.replace("4.25", "-4.25"),
-        text.replace("\"8\": 4.25", "\"aligned decode 8x8\": 4.25"),
+        text.replace("direct:", "straight:"),
         text.replace("\"shape\"", "\"form\""),
     ] {
         assert!(TuningRecord::from_json(&bad).is_err(), "{bad}");
     }
-    let found = TuningRecord::bundled("sm_90", &ExpertsShape::of(&qwen3(), Format::F32)).unwrap();
-    assert_eq!(found, None);
+    let shape = ExpertsShape::of(&qwen3(), Format::F32);
+    assert_eq!(TuningRecord::bundled("sm_90", &shape), Ok(None));
 }

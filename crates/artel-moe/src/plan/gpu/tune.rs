@@ -1,76 +1,99 @@
 //! Making a tuning record: what to measure, in which order, and how to go on after an interruption.
+//!
+//! Batch size by batch size, the first product's kernels are tried with the second kernel that the
+//! model likes best, then the second product's kernels with the first one that was measured best.
+//! What comes next follows from the record alone, so an interrupted search goes on where it stopped.
 
-use std::collections::BTreeSet;
-
-use super::candidates;
+use super::choices::{modelled_ways, second_kernels};
 use super::device::GpuCeilings;
-use super::kernel::GpuProduct;
-use super::model::product_seconds;
-use super::record::{Known, Step, TuningRecord};
-use super::work::ExpertsShape;
+use super::kernel::{ExpertKernels, Way};
+use super::record::{Known, TuningRecord};
 use crate::MoeError;
 use crate::config::MoeConfig;
+use crate::quant::Format;
 
-/// Kernels whose modelled time is more than this times the best one's are not measured.
-const HOPELESS: f64 = 1.8;
+/// Ways whose modelled time is more than this times the best one's are not measured.
+const HOPELESS: f64 = 1.6;
 
-/// One measurement to take.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Task {
-    /// What is measured.
-    pub step: Step,
-    /// Batch size.
-    pub tokens: usize,
+/// What is searched for.
+#[derive(Debug, Clone, Copy)]
+pub struct Search<'a> {
+    /// Limits of the GPU.
+    pub gpu: &'a GpuCeilings,
+    /// Sizes and ranks.
+    pub config: &'a MoeConfig,
+    /// Number format of the experts.
+    pub format: Format,
 }
 
-/// Everything worth measuring: for each batch size in the order given, the kernels with the best
-/// outlook first, so that an interrupted record is of use.
-///
-/// # Errors
-/// [`MoeError::Config`] for a format without kernels on that GPU.
-pub fn tasks(
-    gpu: &GpuCeilings,
-    config: &MoeConfig,
-    shape: &ExpertsShape,
-    tokens: &[usize],
-) -> Result<Vec<Task>, MoeError> {
-    let mut tasks = Vec::new();
-    for &tokens in tokens {
-        let mut block_sizes = BTreeSet::new();
-        for product in GpuProduct::ALL {
-            let mut outlook = Vec::new();
-            for kernel in candidates::kernels(shape, product) {
-                for path in candidates::paths(config, kernel, tokens) {
-                    let seconds = product_seconds(gpu, shape, product, path, kernel, tokens)?;
-                    outlook.push((seconds, Step::Product { product, path, kernel }));
-                }
-            }
-            outlook.sort_by(|a, b| a.0.total_cmp(&b.0));
-            let limit = outlook.first().map_or(0.0, |(best, _)| best * HOPELESS);
-            for (_, step) in outlook.into_iter().take_while(|(seconds, _)| *seconds <= limit) {
-                if let Step::Product { kernel, .. } = step {
-                    block_sizes.insert(kernel.tile.rows);
-                }
-                tasks.push(Task { step, tokens });
+impl Search<'_> {
+    /// The next way to measure at a batch size; `None` when enough is known.
+    ///
+    /// # Errors
+    /// [`MoeError::Config`] for a format without kernels on that GPU.
+    pub fn next(&self, record: &TuningRecord, tokens: usize) -> Result<Option<Way>, MoeError> {
+        let firsts = self.firsts(tokens)?;
+        let unknown = |way: &Way| record.known(way, tokens) == Known::Nothing;
+        if let Some(way) = firsts.iter().copied().find(unknown) {
+            return Ok(Some(way));
+        }
+        let time = |way: &Way| match record.known(way, tokens) {
+            Known::Microseconds(time) => time,
+            Known::Nothing | Known::Wrong => f64::INFINITY,
+        };
+        let Some(best) = firsts.into_iter().min_by(|a, b| time(a).total_cmp(&time(b))) else {
+            return Ok(None);
+        };
+        Ok(self.seconds(best, tokens).into_iter().find(unknown))
+    }
+
+    /// Every way that a search may come to at a batch size: what a kernel pack for it holds.
+    ///
+    /// # Errors
+    /// As [`next`](Self::next).
+    pub fn ways(&self, tokens: usize) -> Result<Vec<Way>, MoeError> {
+        let firsts = self.firsts(tokens)?;
+        let seconds: Vec<Way> =
+            firsts.iter().flat_map(|&first| self.seconds(first, tokens)).collect();
+        Ok(firsts.into_iter().chain(seconds).collect())
+    }
+
+    /// For each path and first kernel the best second one, by the model; best ways first.
+    fn firsts(&self, tokens: usize) -> Result<Vec<Way>, MoeError> {
+        let Self { gpu, config, format } = *self;
+        let ways = modelled_ways(gpu, config, format, tokens)?;
+        let limit = ways.first().map_or(0.0, |(_, best)| best * HOPELESS);
+        let mut firsts: Vec<Way> = Vec::new();
+        for (way, _) in ways.into_iter().take_while(|(_, time)| *time <= limit) {
+            let same =
+                |known: &Way| (known.path, known.kernels.first) == (way.path, way.kernels.first);
+            if !firsts.iter().any(same) {
+                firsts.push(way);
             }
         }
-        let align = |block_size| Task { step: Step::Align { block_size }, tokens };
-        tasks.extend(block_sizes.into_iter().map(align));
+        Ok(firsts)
     }
-    Ok(tasks)
+
+    /// The same path and first kernel with every second kernel.
+    fn seconds(&self, way: Way, tokens: usize) -> Vec<Way> {
+        let Way { path, kernels: ExpertKernels { first, .. } } = way;
+        let seconds = second_kernels(self.config, self.format, path, first, tokens);
+        let way = |second| Way { path, kernels: ExpertKernels { first, second } };
+        seconds.into_iter().map(way).collect()
+    }
 }
 
 /// What takes the measurements.
 pub trait Stopwatch {
     /// What can go wrong besides a wrong result.
-    type Error;
+    type Error: From<MoeError>;
 
-    /// Checks the step's result against a trusted one, then times it: microseconds, or `None` when
-    /// the result is wrong.
+    /// Checks the result of a way against a trusted one, then times it: microseconds, or `None`
+    /// when the result is wrong.
     ///
     /// # Errors
-    /// When nothing can be said about the step.
-    fn measure(&mut self, task: &Task) -> Result<Option<f64>, Self::Error>;
+    /// When nothing can be said about the way.
+    fn measure(&mut self, way: &Way, tokens: usize) -> Result<Option<f64>, Self::Error>;
 }
 
 /// Measures what the record does not know yet; `noted` is called after each, to save the record and
@@ -80,19 +103,17 @@ pub trait Stopwatch {
 /// The first error of the stopwatch or of `noted`; the record keeps what was found until then.
 pub fn tune<W: Stopwatch>(
     record: &mut TuningRecord,
-    tasks: &[Task],
+    search: &Search<'_>,
+    tokens: &[usize],
     stopwatch: &mut W,
-    mut noted: impl FnMut(&TuningRecord, &Task) -> Result<(), W::Error>,
+    mut noted: impl FnMut(&TuningRecord, &Way, usize) -> Result<(), W::Error>,
 ) -> Result<(), W::Error> {
-    for task in tasks {
-        if record.known(task.step, task.tokens) == Known::Nothing {
-            let known = match stopwatch.measure(task)? {
-                Some(microseconds) => Known::Microseconds(microseconds),
-                None => Known::Wrong,
-            };
-            record.note(task.step, task.tokens, known);
+    for &tokens in tokens {
+        while let Some(way) = search.next(record, tokens)? {
+            let time = stopwatch.measure(&way, tokens)?;
+            record.note(&way, tokens, time);
+            noted(record, &way, tokens)?;
         }
-        noted(record, task)?;
     }
     Ok(())
 }
