@@ -234,6 +234,13 @@ unsafe fn dots_fp8<const R: usize, const C: usize>(rows: Fp8Rows<'_>, out: &mut 
 /// Which codes of the two halves of a group a segment has.
 #[inline(always)]
 fn half_masks(segment: &Segment) -> [u64; 2] {
+    if segment.columns.len() == BLOCK { [u64::MAX; 2] } else { partial_masks(segment) }
+}
+
+/// Out of the way of the whole groups, of which there are many more.
+#[cold]
+#[inline(never)]
+fn partial_masks(segment: &Segment) -> [u64; 2] {
     let places = segment.in_group();
     let below = |place: usize| if place == BLOCK { u128::MAX } else { (1 << place) - 1 };
     let mask = below(places.end) & !below(places.start);
