@@ -126,10 +126,10 @@ fn score<T: Element>(scoring: Scoring, logits: &[T], scores: &mut [f32]) {
         Scoring::BeforeSelection(ScoringFunction::Softmax, _) => {
             let max = scores.iter().copied().fold(f32::NEG_INFINITY, f32::max);
             scores.iter_mut().for_each(|x| *x = (*x - max).exp());
-            // One after the other, in order: another order rounds differently, and a tie that
-            // rounding makes or breaks changes ids.
-            let sum: f32 = scores.iter().fold(0.0, |sum, x| sum + x);
-            scores.iter_mut().for_each(|x| *x = finite_or(*x / sum, 0.0));
+            // In float64 and rounded once: a tie that rounding makes or breaks changes ids, and in
+            // float32 every order of the terms would round differently.
+            let sum: f64 = scores.iter().copied().map(f64::from).sum();
+            scores.iter_mut().for_each(|x| *x = finite_or(*x / sum as f32, 0.0));
         }
         Scoring::BeforeSelection(ScoringFunction::Sigmoid, _) => {
             scores.iter_mut().for_each(|x| *x = finite_or(sigmoid(*x), 0.0));

@@ -23,6 +23,8 @@
 mod gate;
 mod config;
 pub mod cpu;
+#[cfg(feature = "cuda")]
+pub mod cuda;
 pub mod reference;
 pub mod simulator;
 

@@ -85,8 +85,9 @@ fn scores(scoring: Scoring, logits: &[f32]) -> Vec<f32> {
         ScoringFunction::Softmax => {
             let max = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
             let exponentials: Vec<f32> = logits.iter().map(|x| (x - max).exp()).collect();
-            let sum = exponentials.iter().fold(0.0, |sum, exponential| sum + exponential);
-            exponentials.iter().map(|exponential| exponential / sum).collect()
+            // In float64, so that the order of the terms does not show in the rounded sum.
+            let sum: f64 = exponentials.iter().copied().map(f64::from).sum();
+            exponentials.iter().map(|exponential| exponential / sum as f32).collect()
         }
     };
     raw.iter().map(|&score| if score.is_finite() { score } else { 0.0 }).collect()

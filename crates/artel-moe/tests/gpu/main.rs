@@ -6,7 +6,9 @@
 //! told otherwise).
 
 mod gpu;
+mod map_and_record;
 mod packing;
+mod router;
 
 use std::path::Path;
 use std::process::ExitCode;
@@ -17,7 +19,7 @@ use libtest_mimic::{Arguments, Failed, Trial};
 
 /// All tests, operation by operation.
 fn cases() -> Vec<Case> {
-    [packing::cases()].into_iter().flatten().collect()
+    [packing::cases(), router::cases(), map_and_record::cases()].into_iter().flatten().collect()
 }
 
 fn main() -> ExitCode {

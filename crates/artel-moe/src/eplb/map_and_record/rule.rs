@@ -38,6 +38,11 @@ impl ReplicaSalt {
     pub fn of_replicated_tokens(layer: usize) -> Self {
         Self(mix((layer as u32).wrapping_mul(0xc2b2_ae3d)))
     }
+
+    /// What is mixed into every choice.
+    pub fn bits(self) -> u32 {
+        self.0
+    }
 }
 
 /// Copy by the published rule: `hash(token) mod copies`.
