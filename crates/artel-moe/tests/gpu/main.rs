@@ -5,6 +5,7 @@
 //! without a GPU, for a machine that has one but no toolkit (`ARTEL_ARCHITECTURE`, sm_90 unless
 //! told otherwise).
 
+mod cuda;
 mod gpu;
 mod map_and_record;
 mod packing;

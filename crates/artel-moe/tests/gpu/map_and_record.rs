@@ -6,6 +6,7 @@ use artel_moe::eplb::Placement;
 use artel_moe::eplb::map_and_record::cuda::{DevicePlacement, MapAndRecord, MapBuffers};
 use artel_moe::eplb::map_and_record::{LoadRecorder, ReplicaRule, ReplicaSalt, reference};
 
+use crate::cuda::replay;
 use crate::gpu::{Case, Gpu};
 
 const TOP_K: usize = 8;
@@ -26,7 +27,7 @@ pub fn cases() -> Vec<Case> {
         }
     }
     cases.push(full_counters());
-    cases.push(replay());
+    cases.push(a_graph());
     cases
 }
 
@@ -140,7 +141,7 @@ fn full_counters() -> Case {
 
 /// A recorded graph obeys the flag and the number of tokens that are on the device when it runs,
 /// and a placement that was overwritten.
-fn replay() -> Case {
+fn a_graph() -> Case {
     let rule = ReplicaRule::TokenHash;
     Case::new("map_and_record::a_graph_obeys_the_device", load(3, rule), move |gpu, map| {
         let mut placement =
@@ -159,8 +160,7 @@ fn replay() -> Case {
             map.launch(stream, 2, &placement, buffers)
         })?;
         let step = || -> Result<(Vec<i32>, Vec<i32>), MoeError> {
-            // SAFETY: every buffer lives.
-            unsafe { graph.launch(&gpu.stream) }?;
+            replay(gpu, &graph)?;
             Ok((gpu.download(&physical_ids), gpu.download(&expert_load)))
         };
         let token_copies = |first: i32, second: i32| [[first; 8], [second; 8]].concat();

@@ -4,6 +4,7 @@ use artel_device::cuda::Graph;
 use artel_moe::packing::cuda::Pack;
 use artel_moe::packing::reference;
 
+use crate::cuda::replay;
 use crate::gpu::{Case, Gpu};
 
 pub fn cases() -> Vec<Case> {
@@ -33,8 +34,7 @@ pub fn cases() -> Vec<Case> {
                 pack.launch(stream, ids.slice(), weights.slice(), &mut packed.slice_mut())
             })?;
             assert!(gpu.download(&packed).iter().all(|&pair| pair == -1), "recording runs nothing");
-            // SAFETY: all three buffers live.
-            unsafe { graph.launch(&gpu.stream) }?;
+            replay(gpu, &graph)?;
             assert_eq!(gpu.download(&packed), expected(&self::ids(100), &self::weights(100)));
             Ok(())
         }),
