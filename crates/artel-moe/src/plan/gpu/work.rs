@@ -85,11 +85,13 @@ impl ExpertsShape {
         let (rows, columns) = self.features(product);
         let weights = (rows * columns) as f64;
         match self.format {
+            Format::F32 => weights * 4.0,
+            Format::F16 | Format::Bf16 => weights * 2.0,
             Format::Fp8Block128 => {
                 weights + (rows.div_ceil(BLOCK) * columns.div_ceil(BLOCK) * 4) as f64
             }
-            Format::F32 => weights * 4.0,
-            _ => weights * 2.0,
+            Format::Fp8Tensor => weights + 4.0,
+            Format::Fp8Channel => weights + (rows * 4) as f64,
         }
     }
 
@@ -97,9 +99,10 @@ impl ExpertsShape {
     pub fn row_bytes(&self, product: GpuProduct) -> f64 {
         let columns = self.features(product).1;
         match self.format {
-            Format::Fp8Block128 => (columns + columns.div_ceil(BLOCK) * 4) as f64,
             Format::F32 => (columns * 4) as f64,
-            _ => (columns * 2) as f64,
+            Format::F16 | Format::Bf16 => (columns * 2) as f64,
+            Format::Fp8Block128 => (columns + columns.div_ceil(BLOCK) * 4) as f64,
+            Format::Fp8Tensor | Format::Fp8Channel => (columns + 4) as f64,
         }
     }
 
