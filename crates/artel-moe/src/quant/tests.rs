@@ -1,5 +1,5 @@
 use artel_device::HostBuffer;
-use half::{bf16, f16};
+use half::bf16;
 use proptest::prelude::*;
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
@@ -36,10 +36,7 @@ fn codes_and_ties_are_those_of_the_definition() {
     for code in 0..=255u8 {
         let (found, expected) = (e4m3_to_f32(code), e4m3_value(code));
         assert!(f64::from(found) == expected || found.is_nan() && expected.is_nan());
-        assert_eq!(
-            found.is_sign_negative(),
-            code >= 128 && !found.is_nan() || found.is_sign_negative() && found.is_nan()
-        );
+        assert!(found.is_nan() || found.is_sign_negative() == (code >= 128), "{code:#x}");
         let magnitude = code & 0x7f;
         if magnitude < 0x7e {
             let sign = if code < 128 { 1.0 } else { -1.0 };
@@ -238,5 +235,4 @@ fn formats_have_names_that_parse() {
         assert_eq!(format.name().parse(), Ok(format));
     }
     assert!("fp8".parse::<Format>().is_err());
-    assert_eq!(f16::NAME, "f16");
 }
