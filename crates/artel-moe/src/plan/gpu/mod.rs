@@ -112,6 +112,15 @@ impl GpuPlan {
         Ok(Self { gpu: *gpu, format, tokens_per_step, record, entries })
     }
 
+    /// The same with every batch served in one way, for measurements. Times are those of the entry
+    /// that serves the largest batch.
+    pub fn with_way(mut self, way: Way) -> Self {
+        let last = self.entries.pop().expect("this is a bug: a plan without entries");
+        let (path, kernels, because) = (way.path, way.kernels, "asked for".to_owned());
+        self.entries = vec![GpuPlanEntry { tokens_min: 1, path, kernels, because, ..last }];
+        self
+    }
+
     /// Number format of the experts.
     pub fn format(&self) -> Format {
         self.format

@@ -131,6 +131,10 @@ fn small_batches_go_direct_and_large_ones_to_prefill() {
         assert_eq!(last.kernels.first.family, GemmFamily::Prefill, "{plan}");
         assert!(last.because.contains("arithmetic"), "{plan}");
         assert!(!plan.is_tuned() && plan.to_string().contains("no tuning record"), "{plan}");
+        let way = Way { path: plan.entry(1).path, kernels: plan.entry(64).kernels };
+        let forced = plan.with_way(way);
+        assert_covers(&forced, 8192);
+        assert_eq!((forced.entry(1).kernels, forced.entry(8192).path), (way.kernels, way.path));
     }
 }
 
