@@ -1,26 +1,50 @@
-//! Every kernel of one layer: what a pack for it holds.
+//! Every kernel of one layer: what a pack for it holds, and what a tuning record is of.
 
-use artel_device::cuda::Kernels;
+use std::collections::{BTreeMap, BTreeSet};
+
+use artel_device::cuda::{Architecture, KernelSpec, Kernels};
 
 use crate::MoeError;
 use crate::config::MoeConfig;
 use crate::packing::cuda::Pack;
 use crate::plan::TOKENS_PER_STEP;
-use crate::plan::gpu::{ExpertsShape, GpuCeilings, GpuPlan, TuningRecord};
+use crate::plan::gpu::record::STEPS;
+use crate::plan::gpu::{ExpertsShape, GemmFamily, GpuCeilings, GpuPlan, TuningRecord};
 use crate::quant::Format;
 use crate::router::RouterConfig;
 
-/// The plan of a layer on the GPU that `kernels` are made for, from the bundled tuning record if
-/// there is one.
+/// Digits of a hash that tell sources apart.
+const HASH_DIGITS: usize = 16;
+
+/// The plan of a layer, from the bundled tuning record as far as it is of this program's kernels,
+/// else from the model of the GPU.
 ///
 /// # Errors
 /// [`MoeError`] when that GPU has no kernels for the format or the sizes, with what it has.
-pub fn plan(kernels: &Kernels, config: &MoeConfig, format: Format) -> Result<GpuPlan, MoeError> {
-    let architecture = kernels.architecture().name();
-    let gpu = GpuCeilings::of_architecture(architecture);
-    let gpu = gpu.expect("this is a bug: an architecture without ceilings");
-    let record = TuningRecord::bundled(architecture, &ExpertsShape::of(config, format))?;
-    GpuPlan::new(gpu, config, format, record.as_ref(), TOKENS_PER_STEP)
+pub fn plan(
+    architecture: Architecture,
+    config: &MoeConfig,
+    format: Format,
+) -> Result<GpuPlan, MoeError> {
+    let gpu = ceilings(architecture);
+    let modelled = GpuPlan::new(gpu, config, format, None, TOKENS_PER_STEP)?;
+    let shape = ExpertsShape::of(config, format);
+    let Some(mut record) = TuningRecord::bundled(architecture.name(), &shape)? else {
+        return Ok(modelled);
+    };
+    let mut kernels = Kernels::list(architecture);
+    load_planned(&mut kernels, config, &modelled)?;
+    record.update(&sources(kernels.specs()));
+    if record.is_empty() {
+        return Ok(modelled);
+    }
+    GpuPlan::new(gpu, config, format, Some(&record), TOKENS_PER_STEP)
+}
+
+/// The ceilings of the GPU that stands for an architecture.
+pub fn ceilings(architecture: Architecture) -> &'static GpuCeilings {
+    let gpu = GpuCeilings::of_architecture(architecture.name());
+    gpu.expect("this is a bug: an architecture without ceilings")
 }
 
 /// Asks for every kernel that a layer may launch.
@@ -33,7 +57,35 @@ pub fn load(
     _router: &RouterConfig,
     format: Format,
 ) -> Result<(), MoeError> {
-    plan(kernels, config, format)?;
+    let plan = plan(kernels.architecture(), config, format)?;
+    load_planned(kernels, config, &plan)
+}
+
+/// Asks for the kernels of the experts that a plan names.
+fn load_planned(
+    kernels: &mut Kernels,
+    _config: &MoeConfig,
+    _plan: &GpuPlan,
+) -> Result<(), MoeError> {
     Pack::load(kernels)?;
     Ok(())
+}
+
+/// What the kernels of each family, and all others, are made of: their names in tuning records with
+/// the hashes of their sources.
+pub fn sources(specs: &[KernelSpec]) -> BTreeMap<String, String> {
+    let mut hashes: BTreeMap<&str, BTreeSet<String>> = BTreeMap::new();
+    for spec in specs {
+        let of_family = |family: &GemmFamily| {
+            spec.operation()
+                .strip_prefix("grouped_gemm/")
+                .is_some_and(|rest| rest.starts_with(family.name()))
+        };
+        let name = GemmFamily::ALL.into_iter().find(of_family).map_or(STEPS, GemmFamily::name);
+        let hash = spec.source_hash();
+        let digits = hash.get(..HASH_DIGITS).unwrap_or(&hash);
+        hashes.entry(name).or_default().insert(digits.to_owned());
+    }
+    let joined = |hashes: BTreeSet<String>| hashes.into_iter().collect::<Vec<_>>().join("+");
+    hashes.into_iter().map(|(name, hashes)| (name.to_owned(), joined(hashes))).collect()
 }
