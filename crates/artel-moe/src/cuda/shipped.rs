@@ -5,13 +5,16 @@ use std::collections::{BTreeMap, BTreeSet};
 use artel_device::cuda::{Architecture, KernelSpec, Kernels};
 
 use crate::MoeError;
-use crate::config::MoeConfig;
+use crate::config::{MoeConfig, MoeShape};
+use crate::eplb::map_and_record::cuda::MapAndRecord;
+use crate::eplb::map_and_record::{ReplicaRule, ReplicaSalt};
 use crate::packing::cuda::Pack;
 use crate::plan::TOKENS_PER_STEP;
 use crate::plan::gpu::record::STEPS;
 use crate::plan::gpu::{ExpertsShape, GemmFamily, GpuCeilings, GpuPlan, TuningRecord};
 use crate::quant::Format;
 use crate::router::RouterConfig;
+use crate::router::cuda::Route;
 
 /// Digits of a hash that tell sources apart.
 const HASH_DIGITS: usize = 16;
@@ -54,20 +57,27 @@ pub fn ceilings(architecture: Architecture) -> &'static GpuCeilings {
 pub fn load(
     kernels: &mut Kernels,
     config: &MoeConfig,
-    _router: &RouterConfig,
+    router: &RouterConfig,
     format: Format,
 ) -> Result<(), MoeError> {
     let plan = plan(kernels.architecture(), config, format)?;
-    load_planned(kernels, config, &plan)
+    load_planned(kernels, config, &plan)?;
+    Route::<f32>::load(kernels, router)?;
+    let MoeShape { top_k, num_experts, .. } = *config.shape();
+    for rule in [ReplicaRule::TokenHash, ReplicaRule::Salted(ReplicaSalt::of_rank(0, 1))] {
+        // The number of slots decides little: a few more than experts take the same kernels.
+        MapAndRecord::load(kernels, top_k, num_experts, rule)?;
+    }
+    Pack::load(kernels)?;
+    Ok(())
 }
 
 /// Asks for the kernels of the experts that a plan names.
 fn load_planned(
-    kernels: &mut Kernels,
+    _kernels: &mut Kernels,
     _config: &MoeConfig,
     _plan: &GpuPlan,
 ) -> Result<(), MoeError> {
-    Pack::load(kernels)?;
     Ok(())
 }
 
