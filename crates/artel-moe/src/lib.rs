@@ -12,6 +12,7 @@ pub mod router;
 pub mod eplb;
 pub mod packing;
 pub mod assignment;
+pub mod permute;
 pub mod quant;
 pub mod grouped_gemm;
 pub mod activation;

@@ -6,6 +6,8 @@
 //! Example, `K = 2`: ids `[3, -1]`, weights `[0.25, 0.75]` and rows `[[8], [anything]]` give `[2]`.
 
 mod cpu;
+#[cfg(feature = "cuda")]
+pub mod cuda;
 pub mod reference;
 #[cfg(test)]
 mod tests;

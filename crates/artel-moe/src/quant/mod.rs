@@ -4,6 +4,7 @@
 //! one output feature) and widened in registers when it is used.
 
 mod any;
+pub mod activations;
 mod bfloat16;
 mod e4m3;
 mod float16;

@@ -5,10 +5,12 @@
 //! without a GPU, for a machine that has one but no toolkit (`ARTEL_ARCHITECTURE`, sm_90 unless
 //! told otherwise).
 
+mod combine;
 mod cuda;
 mod gpu;
 mod map_and_record;
 mod packing;
+mod quant_activations;
 mod router;
 
 use std::path::Path;
@@ -20,7 +22,16 @@ use libtest_mimic::{Arguments, Failed, Trial};
 
 /// All tests, operation by operation.
 fn cases() -> Vec<Case> {
-    [packing::cases(), router::cases(), map_and_record::cases()].into_iter().flatten().collect()
+    [
+        packing::cases(),
+        router::cases(),
+        map_and_record::cases(),
+        combine::cases(),
+        quant_activations::cases(),
+    ]
+    .into_iter()
+    .flatten()
+    .collect()
 }
 
 fn main() -> ExitCode {
