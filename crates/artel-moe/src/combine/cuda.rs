@@ -66,6 +66,42 @@ mod kernels {
         reduce_sum(select(mask, products, nothing), 0i32)
     }
 
+    /// What the zero experts of one token add.
+    unsafe fn identity_term<T: ElementType, const H: i32, const BLOCK: i32>(
+        weights: *mut f32,
+        hidden_states: *mut T,
+        token: i32,
+        column: Tile<i32, { [BLOCK] }>,
+        after: Token,
+    ) -> Tile<f32, { [BLOCK] }> {
+        let row: Tile<i32, { [1] }> = count_from::<1>(token);
+        let always: Tile<bool, { [1] }> = constant(true, const_shape![1]);
+        // SAFETY: the caller vouches for a weight of this token.
+        let weight: Tile<f32, { [1] }> = unsafe { gather(weights, row, always, 0.0f32, after) };
+        // SAFETY: and for its hidden state.
+        unsafe {
+            sum_of_rows::<T, 1, H, BLOCK>(
+                hidden_states, row, always, always, weight, column, after,
+            )
+        }
+    }
+
+    unsafe fn store_sum<T: ElementType, const H: i32, const BLOCK: i32>(
+        out: *mut T,
+        token: i32,
+        column: Tile<i32, { [BLOCK] }>,
+        sum: Tile<f32, { [BLOCK] }>,
+        after: Token,
+    ) {
+        let row: Tile<i32, { [1] }> = count_from::<1>(token);
+        let always: Tile<bool, { [1] }> = constant(true, const_shape![1]);
+        let offsets: Tile<i64, { [1, BLOCK] }> = block_offsets(row, H, column);
+        let mask: Tile<bool, { [1, BLOCK] }> = block_mask(always, below(column, H));
+        let sum: Tile<T, { [BLOCK] }> = convert_tile(sum);
+        // SAFETY: the caller vouches for a row of this token.
+        unsafe { scatter_block(out, offsets, mask, sum.reshape(const_shape![1, BLOCK]), after) };
+    }
+
     /// `SLOTS`: `K` rounded up to a power of two. `ORDER` 0: rows lie by pair and `selectors` holds
     /// ids; 1: the same, packed ids; 2: `selectors` holds the position of each row, -1 for none.
     /// `WEIGHTS` 0: one; 1: float32; 2: packed.
@@ -121,31 +157,15 @@ mod kernels {
         let mut sum: Tile<f32, { [BLOCK] }> = unsafe {
             sum_of_rows::<T, SLOTS, H, BLOCK>(rows, row, is_read, is_added, weight, column, ready)
         };
-        let token: Tile<i32, { [1] }> = count_from::<1>(token);
-        let always: Tile<bool, { [1] }> = constant(true, const_shape![1]);
         if IDENTITY == 1i32 {
-            // SAFETY: one weight a token.
-            let share: Tile<f32, { [1] }> =
-                unsafe { gather(identity_weights, token, always, 0.0f32, ready) };
-            // SAFETY: `H` numbers a token.
-            let state: Tile<f32, { [BLOCK] }> = unsafe {
-                sum_of_rows::<T, 1, H, BLOCK>(
-                    hidden_states,
-                    token,
-                    always,
-                    always,
-                    share,
-                    column,
-                    ready,
-                )
+            // SAFETY: one weight and `H` numbers a token.
+            let term: Tile<f32, { [BLOCK] }> = unsafe {
+                identity_term::<T, H, BLOCK>(identity_weights, hidden_states, token, column, ready)
             };
-            sum = state + sum;
+            sum = term + sum;
         }
-        let sum: Tile<T, { [BLOCK] }> = convert_tile(sum);
-        let offsets: Tile<i64, { [1, BLOCK] }> = block_offsets(token, H, column);
-        let mask: Tile<bool, { [1, BLOCK] }> = block_mask(always, below(column, H));
         // SAFETY: out is `[T, H]`.
-        unsafe { scatter_block(out, offsets, mask, sum.reshape(const_shape![1, BLOCK]), ready) };
+        unsafe { store_sum::<T, H, BLOCK>(out, token, column, sum, ready) };
     }
 }
 

@@ -43,7 +43,8 @@ pub fn cases() -> Vec<Case> {
     cases
 }
 
-const ROWS: [usize; 4] = [0, 1, 5, 67];
+/// Both sides of the switch to larger blocks, and a last block that is not full.
+const ROWS: [usize; 6] = [0, 1, 67, 1023, 1024, 1030];
 
 fn dynamic<A: Element>(
     name: String,

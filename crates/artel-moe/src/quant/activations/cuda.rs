@@ -244,6 +244,38 @@ pub const ROW_COLUMNS_MAX: usize = 16384;
 /// Columns of a block.
 const COLUMNS: usize = 1024;
 
+/// Rows of a block where there are many: fewer, larger blocks keep more reads in flight.
+const MANY_ROWS: usize = 4;
+
+/// From so many rows on, blocks have [`MANY_ROWS`].
+const MANY_ROWS_FROM: usize = 1024;
+
+/// One kernel for blocks of one row and one for blocks of several.
+#[derive(Debug, Clone)]
+struct ByRows {
+    few: Kernel,
+    many: Kernel,
+    many_rows: usize,
+}
+
+impl ByRows {
+    fn load(
+        kernels: &mut Kernels,
+        many_rows: usize,
+        spec: impl Fn(usize) -> KernelSpec,
+    ) -> Result<Self, MoeError> {
+        Ok(Self { few: kernels.get(&spec(1))?, many: kernels.get(&spec(many_rows))?, many_rows })
+    }
+
+    /// The kernel for `rows` rows, and its blocks.
+    fn choose(&self, rows: usize) -> (&Kernel, usize) {
+        match rows < MANY_ROWS_FROM {
+            true => (&self.few, rows),
+            false => (&self.many, rows.div_ceil(self.many_rows)),
+        }
+    }
+}
+
 /// How often a row is stored, and where.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Placement {
@@ -334,7 +366,7 @@ impl QuantizedRows<'_> {
 /// Quantisation with scales chosen from the numbers.
 #[derive(Debug, Clone)]
 pub struct Quantize<A> {
-    kernel: Kernel,
+    kernels: ByRows,
     columns: usize,
     block: usize,
     granularity: Granularity,
@@ -363,17 +395,21 @@ impl<A: Element> Quantize<A> {
             }
             Granularity::Rows => (padded, padded),
         };
-        let shape = [columns, 1, block, block / width, width, granularity.groups(columns)];
-        let module = kernels::__module_ast_self;
-        let spec = KernelSpec::new("quant/quantize_rows", module, "kernels", "quantize_rows")
-            .element(A::NAME)
-            .generics(shape.map(|size| size as i32).into_iter().chain(placement.constants()))
-            .pointers(["input", "positions", "codes", "scales"])
-            .warps(if block > 4096 { 8 } else { 4 })
-            .needs(Architecture::Sm90)
-            .programmatic();
-        let kernel = kernels.get(&spec)?;
-        Ok(Self { kernel, columns, block, granularity, placement, element: PhantomData })
+        let spec = |rows: usize| {
+            let shape = [columns, rows, block, block / width, width, granularity.groups(columns)];
+            let module = kernels::__module_ast_self;
+            KernelSpec::new("quant/quantize_rows", module, "kernels", "quantize_rows")
+                .element(A::NAME)
+                .generics(shape.map(|size| size as i32).into_iter().chain(placement.constants()))
+                .pointers(["input", "positions", "codes", "scales"])
+                .warps(if block > 4096 { 8 } else { 4 })
+                .needs(Architecture::Sm90)
+                .programmatic()
+        };
+        // A row that shares one scale fills a block by itself.
+        let many_rows = if granularity == Granularity::Groups { MANY_ROWS } else { 1 };
+        let kernels = ByRows::load(kernels, many_rows, spec)?;
+        Ok(Self { kernels, columns, block, granularity, placement, element: PhantomData })
     }
 
     /// Quantises `input`.
@@ -406,9 +442,10 @@ impl<A: Element> Quantize<A> {
             .size(rows)
             .size(row_stride)
             .size(group_stride);
-        let grid = [rows, self.columns.div_ceil(self.block), 1];
+        let (kernel, blocks) = self.kernels.choose(rows);
+        let grid = [blocks, self.columns.div_ceil(self.block), 1];
         // SAFETY: the arguments are the kernel's, with the lengths checked above.
-        unsafe { self.kernel.launch(stream, grid, arguments) }?;
+        unsafe { kernel.launch(stream, grid, arguments) }?;
         Ok(())
     }
 }
@@ -416,7 +453,7 @@ impl<A: Element> Quantize<A> {
 /// Quantisation with one given scale.
 #[derive(Debug, Clone)]
 pub struct QuantizeStatic<A> {
-    kernel: Kernel,
+    kernels: ByRows,
     columns: usize,
     placement: Placement,
     element: PhantomData<A>,
@@ -432,16 +469,19 @@ impl<A: Element> QuantizeStatic<A> {
         columns: usize,
         placement: Placement,
     ) -> Result<Self, MoeError> {
-        let shape = [columns, 1, column_block(columns)].map(|size| size as i32);
-        let module = kernels::__module_ast_self;
-        let spec = KernelSpec::new("quant/quantize_static", module, "kernels", "quantize_static")
-            .element(A::NAME)
-            .generics(shape.into_iter().chain(placement.constants()))
-            .pointers(["input", "positions", "codes", "scale"])
-            .warps(4)
-            .needs(Architecture::Sm90)
-            .programmatic();
-        Ok(Self { kernel: kernels.get(&spec)?, columns, placement, element: PhantomData })
+        let spec = |rows: usize| {
+            let shape = [columns, rows, column_block(columns)].map(|size| size as i32);
+            let module = kernels::__module_ast_self;
+            KernelSpec::new("quant/quantize_static", module, "kernels", "quantize_static")
+                .element(A::NAME)
+                .generics(shape.into_iter().chain(placement.constants()))
+                .pointers(["input", "positions", "codes", "scale"])
+                .warps(4)
+                .needs(Architecture::Sm90)
+                .programmatic()
+        };
+        let kernels = ByRows::load(kernels, MANY_ROWS, spec)?;
+        Ok(Self { kernels, columns, placement, element: PhantomData })
     }
 
     /// Quantises `input` to e4m3 `codes` `[rows, columns]`; `scale` is one number.
@@ -465,9 +505,10 @@ impl<A: Element> QuantizeStatic<A> {
             codes.expect_len("codes of quantised rows", input.rows * self.columns)?;
         }
         let arguments = input.arguments().slice_mut(codes).slice(scale).size(input.rows);
-        let grid = [input.rows, self.columns.div_ceil(column_block(self.columns)), 1];
+        let (kernel, blocks) = self.kernels.choose(input.rows);
+        let grid = [blocks, self.columns.div_ceil(column_block(self.columns)), 1];
         // SAFETY: the arguments are the kernel's, with the lengths checked above.
-        unsafe { self.kernel.launch(stream, grid, arguments) }?;
+        unsafe { kernel.launch(stream, grid, arguments) }?;
         Ok(())
     }
 }
