@@ -80,9 +80,7 @@ mod kernels {
         let weight: Tile<f32, { [1] }> = unsafe { gather(weights, row, always, 0.0f32, after) };
         // SAFETY: and for its hidden state.
         unsafe {
-            sum_of_rows::<T, 1, H, BLOCK>(
-                hidden_states, row, always, always, weight, column, after,
-            )
+            sum_of_rows::<T, 1, H, BLOCK>(hidden_states, row, always, always, weight, column, after)
         }
     }
 
