@@ -8,6 +8,10 @@
 //! `224`, `-1` and `0`.
 
 #[cfg(feature = "cuda")]
+pub(crate) mod codes {
+    pub mod cuda;
+}
+#[cfg(feature = "cuda")]
 pub mod cuda;
 pub mod reference;
 
