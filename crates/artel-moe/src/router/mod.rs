@@ -20,7 +20,7 @@
 //! # Ok::<(), artel_moe::MoeError>(())
 //! ```
 
-mod gate;
+pub mod gate;
 mod config;
 pub mod cpu;
 #[cfg(feature = "cuda")]

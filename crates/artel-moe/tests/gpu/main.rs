@@ -7,6 +7,7 @@
 
 mod combine;
 mod cuda;
+mod gate;
 mod gpu;
 mod map_and_record;
 mod packing;
@@ -25,6 +26,7 @@ fn cases() -> Vec<Case> {
     [
         packing::cases(),
         router::cases(),
+        gate::cases(),
         map_and_record::cases(),
         combine::cases(),
         quant_activations::cases(),

@@ -1,3 +1,8 @@
+//! The gate: the linear layer in front of the router.
+
+#[cfg(feature = "cuda")]
+pub mod cuda;
+
 use crate::MoeError;
 use crate::quant::AnyMatrix;
 
