@@ -265,6 +265,32 @@ pub struct EvaluationArgs {
 pub enum BenchCommand {
     /// One mixture-of-experts layer of published sizes, by batch size
     Layer(BenchLayerArgs),
+    /// The small kernels of a layer on a GPU, by batch size
+    Steps(BenchStepsArgs),
+}
+
+/// `artel bench steps`.
+#[derive(Debug, Args)]
+pub struct BenchStepsArgs {
+    /// What computes
+    #[arg(long, value_enum, default_value_t = StepsDevice::Cuda, value_name = "DEVICE")]
+    pub device: StepsDevice,
+    /// Packs to load kernels from; what they lack is compiled where the toolkit is installed
+    #[arg(long, value_name = "FILE")]
+    pub kernels: Vec<PathBuf>,
+    /// Only compile the kernels into a pack, for a GPU on a machine without the toolkit
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["kernels", "save_result"])]
+    pub prepare: Option<PathBuf>,
+    /// Write the measurements as JSON
+    #[arg(long, value_name = "FILE.json")]
+    pub save_result: Option<PathBuf>,
+}
+
+/// What computes the small steps.
+#[derive(Debug, Clone, Copy, ValueEnum)]
+pub enum StepsDevice {
+    /// The first NVIDIA GPU.
+    Cuda,
 }
 
 /// `artel bench layer`.

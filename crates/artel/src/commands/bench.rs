@@ -7,17 +7,38 @@ use artel_moe::quant::Format;
 use clap::ValueEnum;
 
 use crate::bench::layer::{self, MINIMAX_M2_5, Options, QWEN3_30B_A3B};
-use crate::cli::{BenchCommand, BenchLayerArgs, Device, InstructionSet, ShapeArg, WeightFormat};
+use crate::cli::{
+    BenchCommand, BenchLayerArgs, BenchStepsArgs, Device, InstructionSet, ShapeArg, StepsDevice,
+    WeightFormat,
+};
 
 /// Runs the measurement that was asked for.
 ///
 /// # Errors
 /// When an option is out of range or the record cannot be written.
 pub fn bench(command: &BenchCommand) -> anyhow::Result<()> {
-    let BenchCommand::Layer(args) = command;
-    match args.device {
-        Device::Cpu => layer::run(&resolve(args)?).map(|_| ()),
+    match command {
+        BenchCommand::Layer(args) => match args.device {
+            Device::Cpu => layer::run(&resolve(args)?).map(|_| ()),
+        },
+        BenchCommand::Steps(args) => match args.device {
+            StepsDevice::Cuda => steps(args),
+        },
     }
+}
+
+#[cfg(feature = "cuda")]
+fn steps(args: &BenchStepsArgs) -> anyhow::Result<()> {
+    use crate::bench::steps::{self, Options};
+    if let Some(path) = &args.prepare {
+        return steps::prepare(path);
+    }
+    steps::run(&Options { packs: args.kernels.clone(), save_result: args.save_result.clone() })
+}
+
+#[cfg(not(feature = "cuda"))]
+fn steps(_args: &BenchStepsArgs) -> anyhow::Result<()> {
+    Err(super::without_gpu_support("artel bench steps"))
 }
 
 fn resolve(args: &BenchLayerArgs) -> anyhow::Result<Options> {
