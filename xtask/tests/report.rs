@@ -70,7 +70,15 @@ fn the_peer_stands_beside_the_rows_that_it_was_measured_for() {
         "name": "another 1.0", "rows": [{"shape": "a", "tokens": 8, "microseconds": 100.0}]
     });
     put(folder.path(), "benches/peers/vllm-0.22-h200.json", &peer);
-    let steps = json!({"rows": [{"step": "route", "tokens": 8, "microseconds": 2.25}]});
+    let steps = json!({
+        "gpu": "a GPU", "method": "median", "commit": "c0ffee", "date": "2026-01-02",
+        "rows": [
+            {"step": "route", "tokens": 8, "microseconds": 2.0, "floor_microseconds": 0.5,
+             "peer_microseconds": 5.0},
+            {"step": "gate", "tokens": 8, "microseconds": 4.0, "floor_microseconds": 0.25,
+             "peer_microseconds": null},
+        ]
+    });
     put(folder.path(), "benches/results/h200/small-steps.json", &steps);
     assert!(xtask::report::make(folder.path()).unwrap().is_empty());
 
@@ -79,7 +87,8 @@ fn the_peer_stands_beside_the_rows_that_it_was_measured_for() {
     let without = "| 8 | 45.0 | 40.0 | 89 % | 3.50 | 18 | 56.8 | 2.5e-3 | direct";
     assert_eq!(page.matches(with_peer).count(), 1, "{page}");
     assert_eq!(page.matches(without).count(), 2, "{page}");
-    assert!(page.contains("| route | 8 | 2.25 |"), "{page}");
+    assert!(page.contains("| route | 8 | 2.00 | 0.50 | 5.00 | 2.50 |"), "{page}");
+    assert!(page.contains("| gate | 8 | 4.00 | 0.25 | | |"), "{page}");
     let picture = |name: &str| self::page(folder.path(), name);
     assert!(picture("gpu-layer-a.svg").contains("another 1.0, uniform routing"));
     assert!(!picture("gpu-layer-b.svg").contains("another"));

@@ -18,6 +18,8 @@ const COMMAND: &str = "artel bench layer --device cuda --save-result benches/res
 const PEER: &str = "benches/peers/vllm-0.22-h200.json";
 /// Times of the small steps, beside the shapes.
 const SMALL_STEPS: &str = "small-steps.json";
+/// What makes them.
+const STEPS_COMMAND: &str = "artel bench steps --save-result benches/results/h200/small-steps.json";
 /// How tokens choose their experts in the comparison.
 pub(super) const UNIFORM: &str = "uniform";
 
@@ -130,10 +132,11 @@ pub(super) fn make(root: &Path) -> anyhow::Result<Vec<String>> {
         }
     };
     let small_steps = match root.join(RESULTS).join(SMALL_STEPS) {
-        path if path.exists() => Some(read::<SmallSteps>(&path, "artel bench")?),
+        path if path.exists() => Some(read::<SmallSteps>(&path, STEPS_COMMAND)?),
         _ => {
-            missing
-                .push(format!("no times of the small steps: there is no {RESULTS}/{SMALL_STEPS}"));
+            missing.push(format!(
+                "no times of the small steps: there is no {RESULTS}/{SMALL_STEPS}; run `{STEPS_COMMAND}`"
+            ));
             None
         }
     };
@@ -144,7 +147,7 @@ pub(super) fn make(root: &Path) -> anyhow::Result<Vec<String>> {
         chart::draw_shape(&root.join("docs").join(picture(&record.shape)), record, &peer)?;
     }
     if let Some(small_steps) = small_steps {
-        page.push_str(&small_steps.section());
+        page.push_str(&small_steps.section(&peer.name));
     }
     write(&root.join("docs/gpu-layer.md"), &page)?;
     chart::draw_summary(&root.join("docs/gpu-layer.svg"), &records, &peer)?;

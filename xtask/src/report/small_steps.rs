@@ -4,9 +4,13 @@ use std::fmt::Write as _;
 
 use serde::Deserialize;
 
-/// Times of the small steps.
+/// A run of `artel bench steps`.
 #[derive(Debug, Deserialize)]
 pub(super) struct SmallSteps {
+    gpu: String,
+    method: String,
+    commit: String,
+    date: String,
     rows: Vec<Row>,
 }
 
@@ -16,21 +20,29 @@ struct Row {
     step: String,
     tokens: u32,
     microseconds: f64,
-    floor_microseconds: Option<f64>,
+    floor_microseconds: f64,
+    /// The same step of the implementation that the layer is compared with.
     peer_microseconds: Option<f64>,
 }
 
 impl SmallSteps {
-    /// A table with one line for each step and batch size.
-    pub(super) fn section(&self) -> String {
-        let mut text = "\n## Small steps\n\n| step | tokens | us | floor us | peer us |\n\
-                        |:---|---:|---:|---:|---:|\n"
-            .to_owned();
-        let cell = |time: Option<f64>| time.map_or(String::new(), |time| format!("{time:.2}"));
+    /// A table with one line for each step and batch size; `peer` names whom they are compared with.
+    pub(super) fn section(&self, peer: &str) -> String {
+        let Self { gpu, method, commit, date, .. } = self;
+        let peer = if peer.is_empty() { "peer" } else { peer };
+        let mut text = format!(
+            "\n## Small steps\n\n{gpu}. Commit {commit}, {date}. Time: {method}. Floor: every input \
+             read and every output written once.\n\n| step | tokens | us | floor us | {peer} us | its \
+             time over ours |\n|:---|---:|---:|---:|---:|---:|\n"
+        );
         for Row { step, tokens, microseconds, floor_microseconds, peer_microseconds } in &self.rows
         {
-            let (floor, peer) = (cell(*floor_microseconds), cell(*peer_microseconds));
-            let _ = writeln!(text, "| {step} | {tokens} | {microseconds:.2} | {floor} | {peer} |");
+            let beside = peer_microseconds
+                .map_or_else(|| " |".to_owned(), |p| format!(" {p:.2} | {:.2}", p / microseconds));
+            let _ = writeln!(
+                text,
+                "| {step} | {tokens} | {microseconds:.2} | {floor_microseconds:.2} |{beside} |"
+            );
         }
         text
     }
