@@ -22,8 +22,14 @@
 //! ```
 
 pub mod cpu;
+#[cfg(feature = "cuda")]
+pub mod cuda;
 mod path;
 pub mod reference;
+#[cfg(feature = "cuda")]
+mod runs {
+    pub mod cuda;
+}
 
 #[cfg(test)]
 mod properties;

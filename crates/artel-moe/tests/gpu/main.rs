@@ -5,6 +5,7 @@
 //! without a GPU, for a machine that has one but no toolkit (`ARTEL_ARCHITECTURE`, sm_90 unless
 //! told otherwise).
 
+mod assignment;
 mod combine;
 mod cuda;
 mod gate;
@@ -30,6 +31,7 @@ fn cases() -> Vec<Case> {
         map_and_record::cases(),
         combine::cases(),
         quant_activations::cases(),
+        assignment::cases(),
     ]
     .into_iter()
     .flatten()
