@@ -8,6 +8,12 @@
 //! `[silu(0) * 5, silu(1) * 2] = [0, 1.4621172]`.
 
 mod cpu;
+#[cfg(feature = "cuda")]
+pub mod cuda;
+#[cfg(feature = "cuda")]
+mod gate {
+    pub mod cuda;
+}
 pub mod reference;
 #[cfg(test)]
 mod tests;

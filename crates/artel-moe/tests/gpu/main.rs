@@ -5,6 +5,7 @@
 //! without a GPU, for a machine that has one but no toolkit (`ARTEL_ARCHITECTURE`, sm_90 unless
 //! told otherwise).
 
+mod activation;
 mod assignment;
 mod combine;
 mod cuda;
@@ -32,6 +33,7 @@ fn cases() -> Vec<Case> {
         combine::cases(),
         quant_activations::cases(),
         assignment::cases(),
+        activation::cases(),
     ]
     .into_iter()
     .flatten()

@@ -281,6 +281,18 @@ pub struct QuantizedRows<'a> {
 }
 
 impl QuantizedRows<'_> {
+    /// Checks that there is room for `rows` rows.
+    ///
+    /// # Errors
+    /// [`MoeError::Cuda`] when codes or scales are too short.
+    pub fn expect_rows(&self, rows: usize, columns: usize, groups: usize) -> Result<(), MoeError> {
+        self.codes.expect_len("codes of quantised rows", rows * columns)?;
+        let [row_stride, group_stride] = self.scale_strides(groups);
+        let last = rows.saturating_sub(1) * row_stride + (groups - 1) * group_stride;
+        self.scales.expect_len("scales of quantised rows", (last + 1) * rows.min(1))?;
+        Ok(())
+    }
+
     /// Elements between the scales of neighbouring rows and of neighbouring groups.
     pub fn scale_strides(&self, groups: usize) -> [usize; 2] {
         match self.layout {
@@ -358,9 +370,7 @@ impl<A: Element> Quantize<A> {
         let groups = self.granularity.groups(self.columns);
         let [row_stride, group_stride] = out.scale_strides(groups);
         if self.placement == Placement::InPlace {
-            out.codes.expect_len("codes of quantised rows", rows * self.columns)?;
-            let last = rows.saturating_sub(1) * row_stride + (groups - 1) * group_stride;
-            out.scales.expect_len("scales of quantised rows", (last + 1) * rows.min(1))?;
+            out.expect_rows(rows, self.columns, groups)?;
         }
         let arguments = input
             .arguments()
