@@ -12,6 +12,7 @@
 
 mod cpu;
 mod operand;
+pub mod prefill;
 pub mod reference;
 mod schedule;
 mod simd;

@@ -1,0 +1,253 @@
+//! Loading and launching the prefill kernels.
+
+use std::marker::PhantomData;
+
+use artel_device::cuda::{
+    Architecture, Arguments, DeviceSlice, DeviceSliceMut, Kernel, KernelSpec, Kernels, Stream,
+};
+use half::{bf16, f16};
+
+use super::PrefillTile;
+use super::fp8_block::cuda::prefill_fp8_block;
+use super::fp8_channel::cuda::prefill_fp8_channel;
+use super::plain::cuda::prefill_plain;
+use super::tile::RowScales;
+use crate::MoeError;
+use crate::quant::Element;
+use crate::weights::StackLayout;
+
+/// Activations of 16 bits.
+pub trait HalfElement: Element {}
+
+impl HalfElement for bf16 {}
+impl HalfElement for f16 {}
+
+/// The blocks of an aligned assignment.
+#[derive(Debug, Clone, Copy)]
+pub struct Blocks<'a> {
+    /// Expert of each block, or -1: `[M / block_size]` or more.
+    pub expert_ids: DeviceSlice<'a, i32>,
+    /// Rows in use, a multiple of the block size and at most `M`: `[1]`.
+    pub num_tokens_post_padded: DeviceSlice<'a, i32>,
+}
+
+/// FP8 numbers with their scales.
+#[derive(Debug, Clone, Copy)]
+pub struct Fp8Operand<'a> {
+    /// e4m3 codes: rows `[M, K]` or weights `[E, N, K]`.
+    pub numbers: DeviceSlice<'a, u8>,
+    /// Of rows `[ceil(K / 128), M]`, of weights in blocks the stack's
+    /// [`scale_shape`](StackLayout::scale_shape). Where a scale of the weights covers all of `K`, rows
+    /// have one too: `[1, M]`.
+    pub scales: DeviceSlice<'a, f32>,
+}
+
+/// One product in one 16-bit format.
+#[derive(Debug, Clone)]
+pub struct PrefillGemm<A> {
+    product: Product,
+    element: PhantomData<A>,
+}
+
+/// One product with FP8 rows and weights and a 16-bit result.
+#[derive(Debug, Clone)]
+pub struct PrefillFp8Gemm<A> {
+    product: Product,
+    element: PhantomData<A>,
+}
+
+impl<A: HalfElement> PrefillGemm<A> {
+    /// Asks for the kernel that multiplies by weights of `layout` in blocks of `block_size` rows.
+    ///
+    /// # Errors
+    /// [`MoeError`] when the tile does not fit the weights, or the kernel is missing and cannot be
+    /// made.
+    pub fn load(
+        kernels: &mut Kernels,
+        layout: &StackLayout,
+        tile: PrefillTile,
+        block_size: usize,
+    ) -> Result<Self, MoeError> {
+        if RowScales::of(layout) != RowScales::None {
+            return Err(MoeError::config("weights", format!("{layout:?}"), "without scales"));
+        }
+        let module = prefill_plain::__module_ast_self;
+        let name = "grouped_gemm/prefill_plain";
+        let spec = KernelSpec::new(name, module, "prefill_plain", "multiply").element(A::NAME);
+        let product = Product::load(kernels, spec, layout, tile, block_size)?;
+        Ok(Self { product, element: PhantomData })
+    }
+
+    /// `out` `[M, N]` = `rows` `[M, K]` x `weights` `[E, N, K]`; `M` is a multiple of the block size.
+    ///
+    /// # Errors
+    /// [`MoeError::Cuda`] when a slice has another size or the launch fails.
+    pub fn launch(
+        &self,
+        stream: &Stream,
+        blocks: Blocks<'_>,
+        rows: DeviceSlice<'_, A>,
+        weights: DeviceSlice<'_, A>,
+        out: &mut DeviceSliceMut<'_, A>,
+    ) -> Result<(), MoeError> {
+        let StackLayout { experts, rows: features, columns, .. } = self.product.layout;
+        let positions = self.product.positions(blocks, out.len())?;
+        rows.expect_len("rows", positions * columns)?;
+        weights.expect_len("weights", experts * features * columns)?;
+        let arguments = Arguments::new()
+            .tensor_mut(out, &[positions, features])
+            .tensor(rows, &[positions, columns])
+            .tensor(weights, &[experts, features, columns]);
+        self.product.launch(stream, blocks, positions, arguments)
+    }
+}
+
+impl<A: HalfElement> PrefillFp8Gemm<A> {
+    /// Asks for the kernel that multiplies by weights of `layout` in blocks of `block_size` rows.
+    ///
+    /// # Errors
+    /// [`MoeError`] when the tile does not fit the weights, or the kernel is missing and cannot be
+    /// made.
+    pub fn load(
+        kernels: &mut Kernels,
+        layout: &StackLayout,
+        tile: PrefillTile,
+        block_size: usize,
+    ) -> Result<Self, MoeError> {
+        let spec = match RowScales::of(layout) {
+            RowScales::None => {
+                return Err(MoeError::config("weights", format!("{layout:?}"), "with scales"));
+            }
+            RowScales::Rows => {
+                let module = prefill_fp8_channel::__module_ast_self;
+                let name = "grouped_gemm/prefill_fp8_channel";
+                KernelSpec::new(name, module, "prefill_fp8_channel", "multiply")
+            }
+            RowScales::Groups => {
+                let module = prefill_fp8_block::__module_ast_self;
+                let name = "grouped_gemm/prefill_fp8_block";
+                KernelSpec::new(name, module, "prefill_fp8_block", "multiply")
+            }
+        };
+        let spec = spec.element(A::NAME).pointers(["weight_scales"]).needs(Architecture::Sm90);
+        let product = Product::load(kernels, spec, layout, tile, block_size)?;
+        Ok(Self { product, element: PhantomData })
+    }
+
+    /// `out` `[M, N]` = `rows` `[M, K]` x `weights` `[E, N, K]`; `M` is a multiple of the block size.
+    ///
+    /// # Errors
+    /// [`MoeError::Cuda`] when a slice has another size or the launch fails.
+    pub fn launch(
+        &self,
+        stream: &Stream,
+        blocks: Blocks<'_>,
+        rows: Fp8Operand<'_>,
+        weights: Fp8Operand<'_>,
+        out: &mut DeviceSliceMut<'_, A>,
+    ) -> Result<(), MoeError> {
+        let layout = &self.product.layout;
+        let StackLayout { experts, rows: features, columns, .. } = *layout;
+        let positions = self.product.positions(blocks, out.len())?;
+        let groups = RowScales::of(layout).per_row(layout);
+        rows.numbers.expect_len("rows", positions * columns)?;
+        rows.scales.expect_len("scales of rows", groups * positions)?;
+        weights.numbers.expect_len("weights", experts * features * columns)?;
+        weights.scales.expect_len("scales of weights", experts * layout.scales_per_expert())?;
+        let arguments = Arguments::new()
+            .tensor_mut(out, &[positions, features])
+            .tensor(rows.numbers, &[positions, columns])
+            .tensor(rows.scales, &[groups, positions])
+            .tensor(weights.numbers, &[experts, features, columns])
+            .slice(weights.scales);
+        self.product.launch(stream, blocks, positions, arguments)
+    }
+}
+
+/// What all formats have in common.
+#[derive(Debug, Clone)]
+struct Product {
+    kernel: Kernel,
+    layout: StackLayout,
+    tile: PrefillTile,
+    block_size: usize,
+    loops: usize,
+}
+
+impl Product {
+    fn load(
+        kernels: &mut Kernels,
+        spec: KernelSpec,
+        layout: &StackLayout,
+        tile: PrefillTile,
+        block_size: usize,
+    ) -> Result<Self, MoeError> {
+        tile.check(layout, block_size)?;
+        let steps = layout.columns.div_ceil(tile.depth);
+        let unroll = tile.unroll(layout, steps);
+        let (n, k) = (layout.rows as i32, layout.columns as i32);
+        let column_tiles = layout.rows.div_ceil(tile.columns);
+        let sizes = [tile.rows, tile.columns, tile.depth, unroll.steps, unroll.latency];
+        let walk = [layout.experts, block_size / tile.rows, column_tiles];
+        let mut spec = spec
+            .generics(sizes.into_iter().chain(walk).map(|size| size as i32))
+            .tensor("out", &[1, 8], &[n, 1])
+            .tensor("rows", &[1, 8], &[k, 1])
+            .tensor("weights", &[1, 8, 8], &[n * k, k, 1])
+            .pointers(["expert_ids", "rows_padded"])
+            .warps(tile.warps)
+            .occupancy(tile.occupancy)
+            .programmatic();
+        if let Some([scale_rows, scale_columns]) = layout.scale_block {
+            let [_, rows, _] = layout.scale_shape();
+            let sizes = match RowScales::of(layout) {
+                RowScales::Groups => vec![steps, scale_rows, scale_columns, rows],
+                _ => vec![layout.rows, scale_rows, rows],
+            };
+            spec = spec.generics(sizes.into_iter().map(|size| size as i32)).tensor(
+                "row_scales",
+                &[1, 64],
+                &[-1, 1],
+            );
+        }
+        let loops = steps.div_ceil(unroll.steps);
+        let (layout, kernel) = (*layout, kernels.get(&spec)?);
+        Ok(Self { kernel, layout, tile, block_size, loops })
+    }
+
+    /// Rows of an output of `len` numbers.
+    fn positions(&self, blocks: Blocks<'_>, len: usize) -> Result<usize, MoeError> {
+        let positions = len / self.layout.rows.max(1);
+        MoeError::check_shape("output of a product", positions * self.layout.rows, len)?;
+        if !positions.is_multiple_of(self.block_size) {
+            let allowed = format!("a multiple of {}", self.block_size);
+            return Err(MoeError::config("positions", positions, allowed));
+        }
+        let block_count = positions / self.block_size;
+        if blocks.expert_ids.len() < block_count || blocks.num_tokens_post_padded.is_empty() {
+            let found = blocks.expert_ids.len();
+            return Err(MoeError::config("blocks of an assignment", found, block_count));
+        }
+        Ok(positions)
+    }
+
+    fn launch(
+        &self,
+        stream: &Stream,
+        blocks: Blocks<'_>,
+        positions: usize,
+        arguments: Arguments,
+    ) -> Result<(), MoeError> {
+        let arguments = arguments
+            .slice(blocks.expert_ids)
+            .slice(blocks.num_tokens_post_padded)
+            .size(self.loops);
+        let columns = self.layout.rows.div_ceil(self.tile.columns);
+        let tiles = positions / self.tile.rows * columns;
+        let resident = stream.context().multiprocessors()? * self.tile.occupancy;
+        // SAFETY: the arguments are the kernel's; the sizes of all were checked, and what a tile has
+        // over the edges of its tensor is neither read nor written.
+        unsafe { self.kernel.launch(stream, [tiles.min(resident), 1, 1], arguments) }?;
+        Ok(())
+    }
+}

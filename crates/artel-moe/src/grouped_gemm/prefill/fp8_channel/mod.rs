@@ -1,0 +1,3 @@
+//! FP8 weights with a scale per output feature.
+
+pub mod cuda;

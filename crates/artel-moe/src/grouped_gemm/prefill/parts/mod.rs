@@ -1,0 +1,3 @@
+//! What the kernels of all formats share.
+
+pub mod cuda;

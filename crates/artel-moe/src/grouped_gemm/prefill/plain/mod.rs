@@ -1,0 +1,3 @@
+//! Weights and rows of the same 16-bit numbers.
+
+pub mod cuda;
