@@ -13,16 +13,17 @@ use artel_moe::router::{RouterConfig, RoutingMethod, SelectionBias};
 use half::bf16;
 use rand::{RngExt, SeedableRng, rngs::StdRng};
 
+use super::rows::RowSteps;
 use super::{LAUNCHES, REPLAYS};
 
-const EXPERTS: usize = 256;
-const TOP_K: usize = 8;
-const HIDDEN: usize = 3072;
+pub(super) const EXPERTS: usize = 256;
+pub(super) const TOP_K: usize = 8;
+pub(super) const HIDDEN: usize = 3072;
 const REDUNDANT: usize = 32;
 const WARM_UP: usize = 3;
 
 /// Told of a step: name, tokens, bytes that it must move, times of a launch ascending.
-type Report<'a> = dyn FnMut(&str, usize, usize, &[f64]) + 'a;
+pub(super) type Report<'a> = dyn FnMut(&str, usize, usize, &[f64]) + 'a;
 
 /// Every kernel that is measured.
 pub(super) struct Steps {
@@ -31,6 +32,7 @@ pub(super) struct Steps {
     map: MapAndRecord,
     narrow_gate: GateRoute<bf16>,
     wide_gate: GateRoute<f32>,
+    rows: RowSteps,
 }
 
 impl Steps {
@@ -53,6 +55,7 @@ impl Steps {
             map: MapAndRecord::load(kernels, TOP_K, EXPERTS + REDUNDANT, rule)?,
             narrow_gate: GateRoute::load(kernels, &minimax2, HIDDEN, false)?,
             wide_gate: GateRoute::load(kernels, &minimax2, HIDDEN, false)?,
+            rows: RowSteps::load(kernels)?,
         })
     }
 
@@ -74,7 +77,7 @@ impl Steps {
         for tokens in [1, 64, 1024, 8192] {
             self.map(stream, tokens, &mut report)?;
         }
-        Ok(())
+        self.rows.measure(stream, &mut report)
     }
 
     fn pack(&self, stream: &Stream, tokens: usize, report: &mut Report<'_>) -> Result<()> {
@@ -208,22 +211,22 @@ impl Routed {
     }
 }
 
-fn upload<T: bytemuck::Pod>(stream: &Stream, elements: &[T]) -> Result<DeviceBuffer<T>> {
+pub(super) fn upload<T: bytemuck::Pod>(stream: &Stream, elements: &[T]) -> Result<DeviceBuffer<T>> {
     Ok(DeviceBuffer::from_host(stream.context(), elements)?)
 }
 
-fn noise(count: usize) -> Vec<f32> {
+pub(super) fn noise(count: usize) -> Vec<f32> {
     let mut random = StdRng::seed_from_u64(count as u64);
     (0..count).map(|_| random.random_range(-4.0..4.0)).collect()
 }
 
-fn random_ids(count: usize) -> Vec<i32> {
+pub(super) fn random_ids(count: usize) -> Vec<i32> {
     let mut random = StdRng::seed_from_u64(count as u64);
     (0..count).map(|_| random.random_range(0..EXPERTS as i32)).collect()
 }
 
 /// Microseconds of one launch, ascending, one number a replay.
-fn times(
+pub(super) fn times(
     stream: &Stream,
     mut launch: impl FnMut(&Stream) -> Result<(), MoeError>,
 ) -> Result<Vec<f64>> {

@@ -6,6 +6,7 @@
 
 mod cuda;
 mod peer;
+mod rows;
 
 use std::path::{Path, PathBuf};
 
