@@ -39,15 +39,20 @@ pub fn cases() -> Vec<Case> {
     cases
 }
 
-/// No pair, one, a few, and both sides of the switch to larger blocks.
-const PAIRS: [usize; 6] = [0, 1, 9, 4095, 4096, 4100];
+/// No pair, one, a few; and where rows are short both sides of the switch to larger blocks.
+fn batches(form: ActivationForm) -> &'static [usize] {
+    match form.intermediate_size <= 130 {
+        true => &[0, 1, 67, 4095, 4096, 4100],
+        false => &[0, 1, 67],
+    }
+}
 
 fn alone<A: Element>(form: ActivationForm, tolerance: f64) -> Case {
     let ActivationForm { activation, intermediate_size, sorted } = form;
     let kind = format!("{activation:?}").replace([' ', '{', '}', ':'], "_");
     let name = format!("activation::{}_{kind}_{intermediate_size}_sorted_{sorted}", A::NAME);
     let run = move |gpu: &Gpu, activate: &Activate<A>| {
-        for pairs in PAIRS {
+        for &pairs in batches(form) {
             let batch = Batch::<A>::new(gpu, form, pairs);
             let mut out = gpu.poisoned::<A>(batch.rows * intermediate_size);
             activate.launch(&gpu.stream, batch.gate_up(), &mut out.slice_mut())?;
@@ -77,7 +82,7 @@ fn with_codes<A: Element>(form: ActivationForm, granularity: Granularity) -> Cas
     );
     let load = move |kernels: &mut _| ActivateQuantize::<A>::load(kernels, form, granularity);
     Case::new(name, load, move |gpu, activate| {
-        for pairs in PAIRS {
+        for &pairs in batches(form) {
             check_codes(gpu, activate, form, granularity, pairs)?;
         }
         Ok(())

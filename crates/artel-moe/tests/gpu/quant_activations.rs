@@ -32,19 +32,26 @@ pub fn cases() -> Vec<Case> {
             let name = format!("quantize::static_{columns}_{placement:?}");
             let load = move |kernels: &mut _| QuantizeStatic::load(kernels, columns, placement);
             cases.push(Case::new(name, load, move |gpu, quantize| {
-                ROWS.into_iter().try_for_each(|rows| given(gpu, quantize, columns, rows, placement))
+                batches(columns)
+                    .iter()
+                    .try_for_each(|&rows| given(gpu, quantize, columns, rows, placement))
             }));
         }
         let load = move |kernels: &mut _| Permute::load(kernels, columns, TOP_K);
         cases.push(Case::new(format!("permute::{columns}"), load, move |gpu, permute| {
-            ROWS.into_iter().try_for_each(|rows| permuted(gpu, permute, columns, rows))
+            batches(columns).iter().try_for_each(|&rows| permuted(gpu, permute, columns, rows))
         }));
     }
     cases
 }
 
-/// Both sides of the switch to larger blocks, and a last block that is not full.
-const ROWS: [usize; 6] = [0, 1, 67, 1023, 1024, 1030];
+/// No row, one, a few; and where rows are short both sides of the switch to larger blocks.
+fn batches(columns: usize) -> &'static [usize] {
+    match columns <= 130 {
+        true => &[0, 1, 67, 1023, 1024, 1030],
+        false => &[0, 1, 67],
+    }
+}
 
 fn dynamic<A: Element>(
     name: String,
@@ -54,7 +61,7 @@ fn dynamic<A: Element>(
 ) -> Case {
     let load = move |kernels: &mut _| Quantize::load(kernels, columns, granularity, placement);
     Case::new(name, load, move |gpu, quantize: &Quantize<A>| {
-        for rows in ROWS {
+        for &rows in batches(columns) {
             for by_group in [false, true] {
                 chosen(gpu, quantize, [rows, columns], granularity, placement, by_group)?;
             }
