@@ -11,6 +11,7 @@
 //! `pairs_per_row = 2` its matrix meets token 0 once and token 1 twice; rows 0, 2 and 3 are written.
 
 mod cpu;
+pub mod decode;
 mod operand;
 pub mod prefill;
 pub mod reference;

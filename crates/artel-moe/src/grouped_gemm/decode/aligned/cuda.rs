@@ -1,0 +1,259 @@
+//! Launches of the aligned form.
+
+use std::marker::PhantomData;
+
+use artel_device::cuda::{
+    Arguments, DeviceSlice, DeviceSliceMut, Kernel, KernelSpec, Kernels, Stream,
+};
+
+use super::super::arguments::{BlockSlices, ExpertSlices, constant};
+use super::super::fp8_aligned::cuda::fp8_aligned;
+use super::super::plain_aligned::cuda::plain_aligned;
+use super::super::quantize::cuda::{LEAST_INNER, LEAST_ROW, QuantizeRows, Release};
+use super::super::workspace::DecodeWorkspace;
+use super::super::{DecodeShape, DecodeTile, WeightNumbers};
+use crate::MoeError;
+use crate::quant::{BLOCK, Element};
+
+/// Both products of the aligned form.
+#[derive(Debug, Clone)]
+pub struct AlignedExperts<A> {
+    shape: DecodeShape,
+    tiles: [DecodeTile; 2],
+    first: Kernel,
+    second: Kernel,
+    quantize: Option<QuantizeRows>,
+    /// Where the first product's tiles are not those of the quantisation.
+    quantize_inner: Option<QuantizeRows>,
+    element: PhantomData<A>,
+}
+
+/// What is multiplied.
+#[derive(Debug, Clone, Copy)]
+pub struct AlignedStep<'a, A: Element> {
+    /// `[T, H]`.
+    pub hidden_states: DeviceSlice<'a, A>,
+    /// `T`.
+    pub tokens: usize,
+    /// Blocks of as many rows as the tiles have.
+    pub blocks: BlockSlices<'a>,
+    /// All experts.
+    pub experts: ExpertSlices<'a>,
+}
+
+impl<A: Element> AlignedExperts<A> {
+    /// Asks for the kernels.
+    ///
+    /// # Errors
+    /// [`MoeError::Config`] for tiles that do not fit, [`MoeError::Cuda`] when a kernel is missing
+    /// and cannot be made.
+    pub fn load(
+        kernels: &mut Kernels,
+        shape: DecodeShape,
+        tiles: [DecodeTile; 2],
+    ) -> Result<Self, MoeError> {
+        let [w13, w2] = shape.scale_blocks();
+        tiles[0].check(w13)?;
+        tiles[1].check(w2)?;
+        if tiles[0].rows != tiles[1].rows {
+            let allowed = "as many as of the first product";
+            return Err(MoeError::config("rows of the second tile", tiles[1].rows, allowed));
+        }
+        let (hidden, inner) = (shape.hidden_size, shape.intermediate_size);
+        let is_fp8 = shape.numbers != WeightNumbers::Plain;
+        let mut quantize = |needed: bool, element, columns, release| match needed {
+            true => QuantizeRows::load(kernels, element, columns, release).map(Some),
+            false => Ok(None),
+        };
+        let rows = quantize(is_fp8, A::NAME, hidden, Release::AfterWait)?;
+        let apart = is_fp8 && !quantizes(tiles[0]);
+        let quantize_inner = quantize(apart, "f32", inner, Release::BeforeWait)?;
+        let first = kernels.get(&first_spec::<A>(&shape, tiles[0]))?;
+        let second = kernels.get(&second_spec::<A>(&shape, tiles[1]))?;
+        let element = PhantomData;
+        Ok(Self { shape, tiles, first, second, quantize: rows, quantize_inner, element })
+    }
+
+    /// Rows of a block.
+    pub fn block_size(&self) -> usize {
+        self.tiles[0].rows
+    }
+
+    /// Runs both products; row `p` of `out` `[positions, H]` is position `p`.
+    ///
+    /// # Errors
+    /// [`MoeError`] for slices that are too short or a launch that fails.
+    pub fn launch(
+        &self,
+        stream: &Stream,
+        step: &AlignedStep<'_, A>,
+        workspace: &mut DecodeWorkspace,
+        out: &mut DeviceSliceMut<'_, A>,
+    ) -> Result<(), MoeError> {
+        let positions = step.blocks.blocks * self.tiles[0].rows;
+        let (hidden, tokens) = (self.shape.hidden_size, step.tokens);
+        step.blocks.check(self.tiles[0].rows)?;
+        step.hidden_states.expect_len("hidden states", tokens * hidden)?;
+        step.experts.check::<A>(&self.shape)?;
+        workspace.check(&self.shape, [tokens, 1], positions)?;
+        out.expect_len("rows of positions", positions * hidden)?;
+        constant(tokens * hidden);
+        if tokens == 0 || positions == 0 {
+            return Ok(());
+        }
+        if let Some(quantize) = &self.quantize {
+            let (codes, scales) = (workspace.codes.slice_mut(), workspace.scales.slice_mut());
+            let x = step.hidden_states;
+            quantize.launch(stream, x, tokens, (codes, scales, tokens), LEAST_ROW)?;
+        }
+        self.launch_first(stream, step, workspace)?;
+        if let Some(quantize) = &self.quantize_inner {
+            let codes = workspace.inner_codes.slice_mut();
+            let scales = workspace.inner_scales.slice_mut();
+            let inner = workspace.inner.slice();
+            quantize.launch(stream, inner, positions, (codes, scales, positions), LEAST_INNER)?;
+        }
+        self.launch_second(stream, step, workspace, out)
+    }
+
+    fn launch_first(
+        &self,
+        stream: &Stream,
+        step: &AlignedStep<'_, A>,
+        workspace: &mut DecodeWorkspace,
+    ) -> Result<(), MoeError> {
+        let DecodeShape { experts, top_k, hidden_size, intermediate_size: inner, .. } = self.shape;
+        let (blocks, w13) = (&step.blocks, step.experts.w13);
+        let positions = blocks.blocks * self.tiles[0].rows;
+        let weights = [experts, 2, inner, hidden_size];
+        let arguments = match self.shape.numbers {
+            WeightNumbers::Plain => Arguments::new()
+                .slice_mut(&workspace.inner.slice_mut())
+                .slice(step.hidden_states)
+                .tensor(w13.numbers, &weights),
+            WeightNumbers::Fp8Blocks { .. } => {
+                let out = match self.quantize_inner {
+                    Some(_) => workspace.inner.slice_mut(),
+                    None => workspace.inner_codes.slice_mut(),
+                };
+                Arguments::new()
+                    .slice_mut(&out)
+                    .slice_mut(&workspace.inner_scales.slice_mut())
+                    .slice(workspace.codes.slice())
+                    .slice(workspace.scales.slice())
+                    .tensor(w13.numbers, &weights)
+                    .slice(w13.scales)
+            }
+        };
+        let arguments = arguments
+            .slice(blocks.sorted_token_ids)
+            .slice(blocks.expert_ids)
+            .slice(blocks.num_tokens_post_padded)
+            .size(step.tokens * top_k);
+        let arguments = match self.shape.numbers {
+            WeightNumbers::Plain => arguments,
+            WeightNumbers::Fp8Blocks { .. } => arguments.size(step.tokens).size(positions),
+        };
+        let grid = [inner.div_ceil(self.tiles[0].columns), blocks.blocks, 1];
+        // SAFETY: the arguments are the kernel's; `launch` has compared all lengths.
+        unsafe { self.first.launch(stream, grid, arguments) }?;
+        Ok(())
+    }
+
+    fn launch_second(
+        &self,
+        stream: &Stream,
+        step: &AlignedStep<'_, A>,
+        workspace: &DecodeWorkspace,
+        out: &mut DeviceSliceMut<'_, A>,
+    ) -> Result<(), MoeError> {
+        let DecodeShape { experts, hidden_size, intermediate_size: inner, .. } = self.shape;
+        let (blocks, w2) = (&step.blocks, step.experts.w2);
+        let positions = blocks.blocks * self.tiles[1].rows;
+        let arguments = Arguments::new().slice_mut(out);
+        let weights = [experts, 1, hidden_size, inner];
+        let arguments = match self.shape.numbers {
+            WeightNumbers::Plain => arguments
+                .tensor(workspace.inner.slice(), &[positions, inner])
+                .tensor(w2.numbers, &weights),
+            WeightNumbers::Fp8Blocks { .. } => arguments
+                .tensor(workspace.inner_codes.slice(), &[positions, inner])
+                .tensor(workspace.inner_scales.slice(), &[inner.div_ceil(BLOCK), positions])
+                .tensor(w2.numbers, &weights)
+                .slice(w2.scales),
+        };
+        let arguments = arguments.slice(blocks.expert_ids).slice(blocks.num_tokens_post_padded);
+        let grid = [hidden_size.div_ceil(self.tiles[1].columns), blocks.blocks, 1];
+        // SAFETY: the arguments are the kernel's; `launch` has compared all lengths.
+        unsafe { self.second.launch(stream, grid, arguments) }?;
+        Ok(())
+    }
+}
+
+/// Whether a tile of the first product is one group of the quantisation.
+fn quantizes(tile: DecodeTile) -> bool {
+    tile.columns == BLOCK
+}
+
+fn first_spec<A: Element>(shape: &DecodeShape, tile: DecodeTile) -> KernelSpec {
+    let [hidden, inner] = [shape.hidden_size, shape.intermediate_size].map(constant);
+    let [rows, columns, depth] = [tile.rows, tile.columns, tile.depth].map(constant);
+    let [experts, top_k] = [shape.experts, shape.top_k].map(constant);
+    let operation = "grouped_gemm/aligned_gate_up";
+    let spec = match shape.numbers {
+        WeightNumbers::Plain => {
+            let module = plain_aligned::__module_ast_self;
+            KernelSpec::new(operation, module, "plain_aligned", "aligned_first")
+                .element(A::NAME)
+                .generics([rows, columns, depth, inner, hidden, experts, top_k])
+        }
+        WeightNumbers::Fp8Blocks { w13: [scale_rows, scale_columns], .. } => {
+            let module = fp8_aligned::__module_ast_self;
+            let [scale_rows, scale_columns] = [scale_rows, scale_columns].map(constant);
+            KernelSpec::new(operation, module, "fp8_aligned", "aligned_first")
+                .element(A::NAME)
+                .element(if quantizes(tile) { "f8e4m3fn" } else { "f32" })
+                .generics([rows, columns, depth, inner, hidden, scale_rows, scale_columns])
+                .generics([experts, top_k, i32::from(quantizes(tile))])
+                .pointers(["out_scales", "x_scales", "w_scales"])
+        }
+    };
+    spec.pointers(["out", "x", "sorted_token_ids", "expert_ids", "num_tokens_post_padded"])
+        .tensor("w", &[1; 4], &[2 * inner * hidden, inner * hidden, hidden, 1])
+        .warps(tile.warps)
+        .occupancy(tile.occupancy)
+        .programmatic()
+}
+
+fn second_spec<A: Element>(shape: &DecodeShape, tile: DecodeTile) -> KernelSpec {
+    let [hidden, inner] = [shape.hidden_size, shape.intermediate_size].map(constant);
+    let sizes = [tile.rows, tile.columns, tile.depth].map(constant);
+    let experts = constant(shape.experts);
+    let operation = "grouped_gemm/aligned_down";
+    let spec = match shape.numbers {
+        WeightNumbers::Plain => {
+            let module = plain_aligned::__module_ast_self;
+            KernelSpec::new(operation, module, "plain_aligned", "aligned_second")
+                .element(A::NAME)
+                .generics(sizes)
+                .generics([hidden, inner, experts])
+        }
+        WeightNumbers::Fp8Blocks { w2, .. } => {
+            let module = fp8_aligned::__module_ast_self;
+            KernelSpec::new(operation, module, "fp8_aligned", "aligned_second")
+                .element(A::NAME)
+                .generics(sizes)
+                .generics([hidden, inner])
+                .generics(w2.map(constant))
+                .generics([experts])
+                .pointers(["w_scales"])
+                .tensor("x_scales", &[1, 1], &[-1, 1])
+        }
+    };
+    spec.pointers(["out", "expert_ids", "num_tokens_post_padded"])
+        .tensor("x", &[1, 1], &[inner, 1])
+        .tensor("w", &[1; 4], &[hidden * inner, hidden * inner, inner, 1])
+        .warps(tile.warps)
+        .occupancy(tile.occupancy)
+        .programmatic()
+}

@@ -1,0 +1,314 @@
+//! Launches of the direct form.
+
+use std::marker::PhantomData;
+
+use artel_device::cuda::{
+    Arguments, DeviceSlice, DeviceSliceMut, Kernel, KernelSpec, Kernels, Stream,
+};
+
+use super::super::arguments::{ExpertSlices, constant};
+use super::super::fp8_direct::cuda::fp8_direct;
+use super::super::plain_direct::cuda::plain_direct;
+use super::super::quantize::cuda::{LEAST_INNER, LEAST_ROW, QuantizeRows, Release};
+use super::super::workspace::DecodeWorkspace;
+use super::super::{DecodeShape, DecodeTile, WeightNumbers};
+use crate::MoeError;
+use crate::quant::Element;
+
+/// What the kernels of the direct form are made for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct DirectForm {
+    /// Ids come packed with their weights; see [`packing`](crate::packing).
+    pub packed: bool,
+    /// Tokens with the same expert share one block. Without it every pair has its own.
+    pub shared: bool,
+    /// The second product sums the pairs of each token as well.
+    pub sum: bool,
+}
+
+/// Both products of the direct form.
+#[derive(Debug, Clone)]
+pub struct DirectExperts<A> {
+    shape: DecodeShape,
+    form: DirectForm,
+    tiles: [DecodeTile; 2],
+    first: Kernel,
+    second: Kernel,
+    quantize: Option<[QuantizeRows; 2]>,
+    element: PhantomData<A>,
+}
+
+/// What is multiplied.
+#[derive(Debug, Clone, Copy)]
+pub struct DirectStep<'a, A: Element> {
+    /// `[T, H]`.
+    pub hidden_states: DeviceSlice<'a, A>,
+    /// Ids or packed pairs `[T, K]`. They were there before the kernel before the next launch let
+    /// its successor start, when the weights are plain; else before that launch.
+    pub ids: DeviceSlice<'a, i32>,
+    /// `T`.
+    pub tokens: usize,
+    /// All experts.
+    pub experts: ExpertSlices<'a>,
+}
+
+/// Where results go.
+#[derive(Debug)]
+pub enum DirectOut<'a, A: Element> {
+    /// Rows `[T * K, H]`, one for each pair.
+    Rows(DeviceSliceMut<'a, A>),
+    /// The same, and their sums `[T, H]` with the router's weights `[T, K]`.
+    Sum {
+        /// `[T * K, H]`.
+        rows: DeviceSliceMut<'a, A>,
+        /// `[T, K]`.
+        weights: DeviceSlice<'a, f32>,
+        /// `[T, H]`.
+        out: DeviceSliceMut<'a, A>,
+    },
+}
+
+impl<A: Element> DirectExperts<A> {
+    /// Asks for the kernels.
+    ///
+    /// # Errors
+    /// [`MoeError::Config`] for tiles that do not fit, [`MoeError::Cuda`] when a kernel is missing
+    /// and cannot be made.
+    pub fn load(
+        kernels: &mut Kernels,
+        shape: DecodeShape,
+        form: DirectForm,
+        tiles: [DecodeTile; 2],
+    ) -> Result<Self, MoeError> {
+        let [w13, w2] = shape.scale_blocks();
+        tiles[0].check(w13)?;
+        tiles[1].check(w2)?;
+        if tiles[0].rows != tiles[1].rows {
+            let allowed = "as many as of the first product";
+            return Err(MoeError::config("rows of the second tile", tiles[1].rows, allowed));
+        }
+        let quantize = match shape.numbers {
+            WeightNumbers::Plain => None,
+            WeightNumbers::Fp8Blocks { .. } => Some([
+                QuantizeRows::load(kernels, A::NAME, shape.hidden_size, Release::AfterWait)?,
+                QuantizeRows::load(kernels, "f32", shape.intermediate_size, Release::BeforeWait)?,
+            ]),
+        };
+        let first = kernels.get(&first_spec::<A>(&shape, form, tiles[0]))?;
+        let second = kernels.get(&second_spec::<A>(&shape, form, tiles[1]))?;
+        Ok(Self { shape, form, tiles, first, second, quantize, element: PhantomData })
+    }
+
+    /// Rows of the workspace that a step of `tokens` tokens takes.
+    pub fn workspace_rows(&self, tokens: usize) -> usize {
+        tokens * self.shape.top_k * self.tiles[0].rows
+    }
+
+    /// Runs both products.
+    ///
+    /// # Errors
+    /// [`MoeError`] for more tokens than the tile has rows, slices that are too short, an output
+    /// that the kernels were not made for, or a launch that fails.
+    pub fn launch(
+        &self,
+        stream: &Stream,
+        step: &DirectStep<'_, A>,
+        workspace: &mut DecodeWorkspace,
+        out: &mut DirectOut<'_, A>,
+    ) -> Result<(), MoeError> {
+        self.check(step, workspace, out)?;
+        if step.tokens == 0 {
+            return Ok(());
+        }
+        let rows = self.tiles[0].rows;
+        if let Some([quantize, _]) = &self.quantize {
+            let (codes, scales) = (workspace.codes.slice_mut(), workspace.scales.slice_mut());
+            let x = step.hidden_states;
+            quantize.launch(stream, x, step.tokens, (codes, scales, rows), LEAST_ROW)?;
+        }
+        self.launch_first(stream, step, workspace)?;
+        let all = self.workspace_rows(step.tokens);
+        if let Some([_, quantize]) = &self.quantize {
+            let codes = workspace.inner_codes.slice_mut();
+            let scales = workspace.inner_scales.slice_mut();
+            let inner = workspace.inner.slice();
+            quantize.launch(stream, inner, all, (codes, scales, all), LEAST_INNER)?;
+        }
+        self.launch_second(stream, step, workspace, out)
+    }
+
+    fn check(
+        &self,
+        step: &DirectStep<'_, A>,
+        workspace: &DecodeWorkspace,
+        out: &DirectOut<'_, A>,
+    ) -> Result<(), MoeError> {
+        let (hidden, tokens) = (self.shape.hidden_size, step.tokens);
+        let pairs = tokens * self.shape.top_k;
+        if tokens > self.tiles[0].rows {
+            let allowed = format!("at most {} in this tile", self.tiles[0].rows);
+            return Err(MoeError::config("tokens of a direct step", tokens, allowed));
+        }
+        step.hidden_states.expect_len("hidden states", tokens * hidden)?;
+        step.ids.expect_len("ids", pairs)?;
+        step.experts.check::<A>(&self.shape)?;
+        workspace.check(&self.shape, [tokens, self.tiles[0].rows], self.workspace_rows(tokens))?;
+        match (out, self.form.sum) {
+            (DirectOut::Rows(rows), false) => rows.expect_len("rows of pairs", pairs * hidden)?,
+            (DirectOut::Sum { rows, weights, out }, true) => {
+                rows.expect_len("rows of pairs", pairs * hidden)?;
+                weights.expect_len("router weights", pairs)?;
+                out.expect_len("output hidden states", tokens * hidden)?;
+            }
+            (DirectOut::Rows(_), true) => {
+                return Err(MoeError::config("output", "rows", "sums: the kernels make sums"));
+            }
+            (DirectOut::Sum { .. }, false) => {
+                return Err(MoeError::config("output", "sums", "rows: the kernels make rows"));
+            }
+        }
+        Ok(())
+    }
+
+    fn launch_first(
+        &self,
+        stream: &Stream,
+        step: &DirectStep<'_, A>,
+        workspace: &mut DecodeWorkspace,
+    ) -> Result<(), MoeError> {
+        let DecodeShape { experts, top_k, hidden_size, intermediate_size: inner, .. } = self.shape;
+        let (tokens, rows) = (step.tokens, self.tiles[0].rows);
+        let w13 = step.experts.w13;
+        let mut arguments = Arguments::new().slice_mut(&workspace.inner.slice_mut());
+        arguments = match self.shape.numbers {
+            WeightNumbers::Plain => arguments.tensor(step.hidden_states, &[tokens, hidden_size]),
+            WeightNumbers::Fp8Blocks { .. } => arguments
+                .tensor(workspace.codes.slice(), &[tokens, hidden_size])
+                .tensor(workspace.scales.slice(), &[hidden_size.div_ceil(128), rows]),
+        };
+        arguments = arguments.tensor(w13.numbers, &[experts, 2, inner, hidden_size]);
+        if self.quantize.is_some() {
+            arguments = arguments.slice(w13.scales);
+        }
+        let arguments = arguments.slice(step.ids).size(tokens);
+        let grid = [tokens * top_k, inner.div_ceil(self.tiles[0].columns), 1];
+        // SAFETY: the arguments are the kernel's; `check` has compared all lengths.
+        unsafe { self.first.launch(stream, grid, arguments) }?;
+        Ok(())
+    }
+
+    fn launch_second(
+        &self,
+        stream: &Stream,
+        step: &DirectStep<'_, A>,
+        workspace: &mut DecodeWorkspace,
+        out: &mut DirectOut<'_, A>,
+    ) -> Result<(), MoeError> {
+        let DecodeShape { experts, top_k, hidden_size, intermediate_size: inner, .. } = self.shape;
+        let all = self.workspace_rows(step.tokens);
+        let w2 = step.experts.w2;
+        let mut arguments = match out {
+            DirectOut::Rows(rows) => Arguments::new().no_slice().slice_mut(rows),
+            DirectOut::Sum { rows, out, .. } => Arguments::new().slice_mut(out).slice_mut(rows),
+        };
+        arguments = arguments.slice_mut(&workspace.counters.slice_mut());
+        arguments = match self.shape.numbers {
+            WeightNumbers::Plain => arguments.tensor(workspace.inner.slice(), &[all, inner]),
+            WeightNumbers::Fp8Blocks { .. } => arguments
+                .tensor(workspace.inner_codes.slice(), &[all, inner])
+                .tensor(workspace.inner_scales.slice(), &[inner.div_ceil(128), all]),
+        };
+        arguments = arguments.tensor(w2.numbers, &[experts, 1, hidden_size, inner]);
+        if self.quantize.is_some() {
+            arguments = arguments.slice(w2.scales);
+        }
+        arguments = arguments.slice(step.ids);
+        arguments = match out {
+            DirectOut::Rows(_) => arguments.no_slice(),
+            DirectOut::Sum { weights, .. } => arguments.slice(*weights),
+        };
+        let grid = [step.tokens * top_k, hidden_size.div_ceil(self.tiles[1].columns), 1];
+        // SAFETY: the arguments are the kernel's; `check` has compared all lengths.
+        unsafe { self.second.launch(stream, grid, arguments.size(step.tokens)) }?;
+        Ok(())
+    }
+}
+
+/// Constants that both products take after their sizes.
+fn form_constants(shape: &DecodeShape, form: DirectForm) -> [i32; 5] {
+    let slots = constant(shape.top_k.next_power_of_two());
+    let (shared, packed) = (i32::from(form.shared), i32::from(form.packed));
+    [constant(shape.experts), constant(shape.top_k), slots, shared, packed]
+}
+
+fn first_spec<A: Element>(shape: &DecodeShape, form: DirectForm, tile: DecodeTile) -> KernelSpec {
+    let [hidden, inner] = [shape.hidden_size, shape.intermediate_size].map(constant);
+    let [rows, columns, depth] = [tile.rows, tile.columns, tile.depth].map(constant);
+    let sizes = [rows, 2 * columns, columns, depth, inner, hidden];
+    let weights = [2 * inner * hidden, inner * hidden, hidden, 1];
+    let spec = match shape.numbers {
+        WeightNumbers::Plain => KernelSpec::new(
+            "grouped_gemm/direct_gate_up",
+            plain_direct::__module_ast_self,
+            "plain_direct",
+            "direct_first",
+        )
+        .element(A::NAME)
+        .generics(sizes)
+        .pointers(["out", "ids"]),
+        WeightNumbers::Fp8Blocks { w13, .. } => KernelSpec::new(
+            "grouped_gemm/direct_gate_up",
+            fp8_direct::__module_ast_self,
+            "fp8_direct",
+            "direct_first",
+        )
+        .element(A::NAME)
+        .generics(sizes)
+        .generics(w13.map(constant))
+        .pointers(["out", "w_scales", "ids"])
+        .tensor("x_scales", &[1, 1], &[rows, 1]),
+    };
+    spec.generics(form_constants(shape, form))
+        .tensor("x", &[1, 1], &[hidden, 1])
+        .tensor("w", &[1; 4], &weights)
+        .warps(tile.warps)
+        .occupancy(tile.occupancy)
+        .programmatic()
+}
+
+fn second_spec<A: Element>(shape: &DecodeShape, form: DirectForm, tile: DecodeTile) -> KernelSpec {
+    let [hidden, inner] = [shape.hidden_size, shape.intermediate_size].map(constant);
+    let sizes = [tile.rows, tile.columns, tile.depth].map(constant);
+    let weights = [hidden * inner, hidden * inner, inner, 1];
+    let spec = match shape.numbers {
+        WeightNumbers::Plain => KernelSpec::new(
+            "grouped_gemm/direct_down",
+            plain_direct::__module_ast_self,
+            "plain_direct",
+            "direct_second",
+        )
+        .element(A::NAME)
+        .generics(sizes)
+        .generics([hidden, inner])
+        .pointers(["out", "rows_out", "counters", "ids", "weights"]),
+        WeightNumbers::Fp8Blocks { w2, .. } => KernelSpec::new(
+            "grouped_gemm/direct_down",
+            fp8_direct::__module_ast_self,
+            "fp8_direct",
+            "direct_second",
+        )
+        .element(A::NAME)
+        .generics(sizes)
+        .generics([hidden, inner])
+        .generics(w2.map(constant))
+        .pointers(["out", "rows_out", "counters", "w_scales", "ids", "weights"])
+        .tensor("x_scales", &[1, 1], &[-1, 1]),
+    };
+    spec.generics(form_constants(shape, form))
+        .generics([i32::from(form.sum)])
+        .tensor("x", &[1, 1], &[inner, 1])
+        .tensor("w", &[1; 4], &weights)
+        .warps(tile.warps)
+        .occupancy(tile.occupancy)
+        .programmatic()
+}

@@ -1,0 +1,289 @@
+//! Products of the aligned form on FP8 weights with 128-blocks.
+
+// The launchers that the macro generates carry no documentation.
+#![allow(missing_docs)]
+
+/// FP8 rows with a scale per 128 columns, FP8 weights with a scale per block.
+#[cutile::module]
+pub mod fp8_aligned {
+    use crate::cuda::device_code::*;
+    use crate::grouped_gemm::decode::fp8_direct::cuda::fp8_direct::*;
+    use crate::grouped_gemm::decode::parts::cuda::decode_parts::*;
+    use crate::grouped_gemm::decode::routes::cuda::decode_routes::*;
+    use cutile::core::*;
+
+    /// First product of a block and `silu(gate) * up`: `out` `[positions, I]`. With `QUANTIZE` in FP8
+    /// with `out_scales` `[I / HB, positions]`, for `HB = 128`.
+    #[cutile::entry(unchecked_accesses = true)]
+    pub unsafe fn aligned_first<
+        A: ElementType,
+        O: ElementType,
+        const BM: i32,
+        const HB: i32,
+        const BK: i32,
+        const I: i32,
+        const K: i32,
+        const SR: i32,
+        const SC: i32,
+        const NE: i32,
+        const TOP_K: i32,
+        const QUANTIZE: i32,
+        const PDL: i32,
+    >(
+        out: *mut O,
+        out_scales: *mut f32,
+        x: *mut f8e4m3fn,
+        x_scales: *mut f32,
+        w: &Tensor<f8e4m3fn, { [-1, -1, -1, -1] }>,
+        w_scales: *mut f32,
+        sorted_token_ids: *mut i32,
+        expert_ids: *mut i32,
+        num_tokens_post_padded: *mut i32,
+        pairs: i32,
+        x_stride: i32,
+        out_stride: i32,
+    ) {
+        let (column, block, _): (i32, i32, i32) = get_tile_block_id();
+        // SAFETY: nothing is written before the wait.
+        let ready: Token = unsafe { wait_then_release::<PDL>(new_token_unordered()) };
+        // SAFETY: the assignment has an expert for every block in use.
+        let expert: i32 =
+            unsafe { expert_of_block::<BM, NE>(expert_ids, num_tokens_post_padded, block, ready) };
+        if expert >= 0i32 {
+            // SAFETY: the block is in use.
+            let rows: Tile<i32, { [BM] }> =
+                unsafe { rows_of_block::<BM, TOP_K>(sorted_token_ids, block, pairs, ready) };
+            let row: i32 = expert * ceil_div(2i32 * I, SR);
+            let gate: i32 = (row + column * HB / SR) * ceil_div(K, SC);
+            let up: i32 = (row + (I + column * HB) / SR) * ceil_div(K, SC);
+            let place: [i32; 3] = [expert, column, x_stride];
+            // SAFETY: expert, columns and scales are inside the weights.
+            let (gate, up): (Tile<f32, { [HB, BM] }>, Tile<f32, { [HB, BM] }>) = unsafe {
+                gathered_pair::<BM, HB, BK, K, SC>(
+                    w,
+                    x,
+                    x_scales,
+                    w_scales,
+                    rows,
+                    place,
+                    [gate, up],
+                    ready,
+                )
+            };
+            let h: Tile<f32, { [HB, BM] }> = silu_and_multiply::<A, HB, BM>(gate, up);
+            let mut scales: Tile<f32, { [BM] }> = constant(1.0f32, const_shape![BM]);
+            if QUANTIZE == 1i32 {
+                scales = column_scales::<HB, BM>(h, 0.0000043596542f32);
+                let at: Tile<i32, { [BM] }> = count_from::<BM>(column * out_stride + block * BM);
+                let all: Tile<bool, { [BM] }> = ge_tile(rows, splat::<BM>(0i32));
+                // SAFETY: every position has a scale for every `HB` columns.
+                unsafe { scatter(out_scales, at, all, scales, ready) };
+            }
+            let h: Tile<O, { [HB, BM] }> = scaled_columns::<O, HB, BM>(h, scales);
+            let h: Tile<O, { [BM, HB] }> = h.transpose();
+            // SAFETY: `out` has a row for every position.
+            unsafe { store_block::<O, BM, HB>(out, [block, column, BM, I], h) };
+        }
+    }
+
+    /// One product of a block, `out` `[positions, N]`; with `TOP_K` the rows of `x` are tokens, with 0
+    /// they are positions.
+    #[cutile::entry(unchecked_accesses = true)]
+    pub unsafe fn aligned_product<
+        A: ElementType,
+        const BM: i32,
+        const BN: i32,
+        const BK: i32,
+        const N: i32,
+        const K: i32,
+        const SR: i32,
+        const SC: i32,
+        const NE: i32,
+        const TOP_K: i32,
+        const PDL: i32,
+    >(
+        out: *mut A,
+        x: *mut f8e4m3fn,
+        x_scales: *mut f32,
+        w: &Tensor<f8e4m3fn, { [-1, -1, -1, -1] }>,
+        w_scales: *mut f32,
+        sorted_token_ids: *mut i32,
+        expert_ids: *mut i32,
+        num_tokens_post_padded: *mut i32,
+        pairs: i32,
+        x_stride: i32,
+    ) {
+        let (column, block, _): (i32, i32, i32) = get_tile_block_id();
+        // SAFETY: nothing is written before the wait.
+        let ready: Token = unsafe { wait_then_release::<PDL>(new_token_unordered()) };
+        // SAFETY: the assignment has an expert for every block in use.
+        let expert: i32 =
+            unsafe { expert_of_block::<BM, NE>(expert_ids, num_tokens_post_padded, block, ready) };
+        if expert >= 0i32 {
+            // SAFETY: the block is in use.
+            let rows: Tile<i32, { [BM] }> =
+                unsafe { rows_of_block::<BM, TOP_K>(sorted_token_ids, block, pairs, ready) };
+            let at: i32 = (expert * ceil_div(N, SR) + column * BN / SR) * ceil_div(K, SC);
+            let place: [i32; 4] = [expert, column, x_stride, at];
+            // SAFETY: expert, columns and scales are inside the weights.
+            let sum: Tile<f32, { [BN, BM] }> = unsafe {
+                gathered_one::<BM, BN, BK, K, SC>(w, x, x_scales, w_scales, rows, place, ready)
+            };
+            let y: Tile<A, { [BN, BM] }> = convert_tile(sum);
+            let y: Tile<A, { [BM, BN] }> = y.transpose();
+            // SAFETY: `out` has a row for every position.
+            unsafe { store_block::<A, BM, BN>(out, [block, column, BM, N], y) };
+        }
+    }
+
+    /// Second product of a block, whose rows lie at their positions.
+    #[cutile::entry(unchecked_accesses = true)]
+    pub unsafe fn aligned_second<
+        A: ElementType,
+        const BM: i32,
+        const BN: i32,
+        const BK: i32,
+        const H: i32,
+        const I: i32,
+        const SR: i32,
+        const SC: i32,
+        const NE: i32,
+        const PDL: i32,
+    >(
+        out: *mut A,
+        x: &Tensor<f8e4m3fn, { [-1, -1] }>,
+        x_scales: &Tensor<f32, { [-1, -1] }>,
+        w: &Tensor<f8e4m3fn, { [-1, -1, -1, -1] }>,
+        w_scales: *mut f32,
+        expert_ids: *mut i32,
+        num_tokens_post_padded: *mut i32,
+    ) {
+        let (column, block, _): (i32, i32, i32) = get_tile_block_id();
+        let early: Token = new_token_unordered();
+        // SAFETY: the kernel before let this one start when the assignment was there.
+        let expert: i32 =
+            unsafe { expert_of_block::<BM, NE>(expert_ids, num_tokens_post_padded, block, early) };
+        // SAFETY: nothing is written before the wait.
+        let ready: Token = unsafe { wait_then_release::<PDL>(early) };
+        // SAFETY: the token stands for the end of the kernel before.
+        unsafe { x.set_token(ready) };
+        // SAFETY: as above.
+        unsafe { x_scales.set_token(ready) };
+        if expert >= 0i32 {
+            // SAFETY: the expert exists and the column tile begins inside its weights.
+            let y: Tile<A, { [BM, BN] }> = unsafe {
+                let place: [i32; 3] = [expert, column, block];
+                down_tile::<A, BM, BN, BK, H, I, SR, SC>(w, x, x_scales, w_scales, place, early)
+            };
+            // SAFETY: `out` has a row for every position.
+            unsafe { store_block::<A, BM, BN>(out, [block, column, BM, H], y) };
+        }
+    }
+
+    /// Gate and up, each `[HB, BM]`, of rows of `x` anywhere. `place` is expert, column tile and the
+    /// stride of the scales of `x`, `scales_at` where the scales of gate and of up begin.
+    pub unsafe fn gathered_pair<
+        const BM: i32,
+        const HB: i32,
+        const BK: i32,
+        const K: i32,
+        const SC: i32,
+    >(
+        w: &Tensor<f8e4m3fn, { [-1, -1, -1, -1] }>,
+        x: *mut f8e4m3fn,
+        x_scales: *mut f32,
+        w_scales: *mut f32,
+        rows: Tile<i32, { [BM] }>,
+        place: [i32; 3],
+        scales_at: [i32; 2],
+        after: Token,
+    ) -> (Tile<f32, { [HB, BM] }>, Tile<f32, { [HB, BM] }>) {
+        let weights: Partition<f8e4m3fn, { [1, 1, HB, BK] }> =
+            w.partition(const_shape![1, 1, HB, BK]);
+        let mut xp: PointerTile<*mut f8e4m3fn, { [BM, BK] }> =
+            row_pointers::<f8e4m3fn, BM, BK>(x, rows, K);
+        let step: Tile<i32, { [BM, BK] }> = broadcast_scalar(BK, const_shape![BM, BK]);
+        let mut gate: Tile<f32, { [HB, BM] }> = constant(0.0f32, const_shape![HB, BM]);
+        let mut up: Tile<f32, { [HB, BM] }> = constant(0.0f32, const_shape![HB, BM]);
+        for k in 0i32..ceil_div(K, BK) {
+            let wg: Tile<f8e4m3fn, { [1, 1, HB, BK] }> =
+                weights.load([place[0], 0i32, place[1], k]);
+            let wu: Tile<f8e4m3fn, { [1, 1, HB, BK] }> =
+                weights.load([place[0], 1i32, place[1], k]);
+            // SAFETY: the rows exist and have K columns.
+            let xk: Tile<f8e4m3fn, { [BM, BK] }> =
+                unsafe { load_rows::<f8e4m3fn, BM, BK, K>(xp, k * BK, after) };
+            let xk: Tile<f8e4m3fn, { [BK, BM] }> = xk.transpose();
+            let at: Tile<i32, { [BM] }> = rows + splat::<BM>(k * BK / 128i32 * place[2]);
+            // SAFETY: every row has a scale for every 128 columns.
+            let sx: Tile<f32, { [BM] }> = unsafe { gather_all(x_scales, at, after) };
+            let at: i32 = k * BK / SC;
+            // SAFETY: no two numbers of a part's tile have different scales.
+            let sg: f32 = unsafe { load_f32(w_scales, scales_at[0] + at, after) };
+            // SAFETY: as above.
+            let su: f32 = unsafe { load_f32(w_scales, scales_at[1] + at, after) };
+            gate = scaled_step::<BM, HB, BK>(wg, xk, sx, sg, gate);
+            up = scaled_step::<BM, HB, BK>(wu, xk, sx, su, up);
+            xp = xp.offset_tile(step);
+        }
+        (gate, up)
+    }
+
+    /// `sum + wk . xk * sx * sw`.
+    pub fn scaled_step<const BM: i32, const HB: i32, const BK: i32>(
+        wk: Tile<f8e4m3fn, { [1, 1, HB, BK] }>,
+        xk: Tile<f8e4m3fn, { [BK, BM] }>,
+        sx: Tile<f32, { [BM] }>,
+        sw: f32,
+        sum: Tile<f32, { [HB, BM] }>,
+    ) -> Tile<f32, { [HB, BM] }> {
+        let wk: Tile<f8e4m3fn, { [HB, BK] }> = wk.reshape(const_shape![HB, BK]);
+        let zero: Tile<f32, { [HB, BM] }> = constant(0.0f32, const_shape![HB, BM]);
+        // SAFETY: every step begins with a fresh accumulator and is added in float32.
+        let product: Tile<f32, { [HB, BM] }> =
+            unsafe { mmaf_with_fast_acc(wk, xk, zero, fast_acc::Enabled) };
+        let sw: Tile<f32, { [BM] }> = broadcast_scalar(sw, const_shape![BM]);
+        let scales: Tile<f32, { [HB, BM] }> = under_each_other::<HB, BM>(sx * sw);
+        fma(product, scales, sum, rounding::NearestEven, ftz::Disabled)
+    }
+
+    /// One product, `[BN, BM]`, of rows of `x` anywhere; see [`gathered_pair`].
+    pub unsafe fn gathered_one<
+        const BM: i32,
+        const BN: i32,
+        const BK: i32,
+        const K: i32,
+        const SC: i32,
+    >(
+        w: &Tensor<f8e4m3fn, { [-1, -1, -1, -1] }>,
+        x: *mut f8e4m3fn,
+        x_scales: *mut f32,
+        w_scales: *mut f32,
+        rows: Tile<i32, { [BM] }>,
+        place: [i32; 4],
+        after: Token,
+    ) -> Tile<f32, { [BN, BM] }> {
+        let weights: Partition<f8e4m3fn, { [1, 1, BN, BK] }> =
+            w.partition(const_shape![1, 1, BN, BK]);
+        let mut xp: PointerTile<*mut f8e4m3fn, { [BM, BK] }> =
+            row_pointers::<f8e4m3fn, BM, BK>(x, rows, K);
+        let step: Tile<i32, { [BM, BK] }> = broadcast_scalar(BK, const_shape![BM, BK]);
+        let mut sum: Tile<f32, { [BN, BM] }> = constant(0.0f32, const_shape![BN, BM]);
+        for k in 0i32..ceil_div(K, BK) {
+            let wk: Tile<f8e4m3fn, { [1, 1, BN, BK] }> =
+                weights.load([place[0], 0i32, place[1], k]);
+            // SAFETY: the rows exist and have K columns.
+            let xk: Tile<f8e4m3fn, { [BM, BK] }> =
+                unsafe { load_rows::<f8e4m3fn, BM, BK, K>(xp, k * BK, after) };
+            let xk: Tile<f8e4m3fn, { [BK, BM] }> = xk.transpose();
+            let at: Tile<i32, { [BM] }> = rows + splat::<BM>(k * BK / 128i32 * place[2]);
+            // SAFETY: every row has a scale for every 128 columns.
+            let sx: Tile<f32, { [BM] }> = unsafe { gather_all(x_scales, at, after) };
+            // SAFETY: no two numbers of a tile have different scales.
+            let sw: f32 = unsafe { load_f32(w_scales, place[3] + k * BK / SC, after) };
+            sum = scaled_step::<BM, BN, BK>(wk, xk, sx, sw, sum);
+            xp = xp.offset_tile(step);
+        }
+        sum
+    }
+}

@@ -1,0 +1,209 @@
+//! Rows to FP8 with a scale for every 128 columns.
+
+// The launchers that the macro generates carry no documentation.
+#![allow(missing_docs)]
+
+use artel_device::cuda::{
+    Arguments, DeviceSlice, DeviceSliceMut, Kernel, KernelSpec, Kernels, Stream,
+};
+use bytemuck::Pod;
+
+use super::super::arguments::constant;
+use crate::MoeError;
+
+/// Least scale of hidden states: those of rows of zeros.
+pub(in super::super) const LEAST_ROW: f32 = 1e-10 / 448.0;
+
+/// Least scale of the activation between the products.
+pub(in super::super) const LEAST_INNER: f32 = 1.0 / (448.0 * 512.0);
+
+/// Groups that one block quantises.
+const GROUPS: usize = 4;
+
+/// When the kernel lets the next one start.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Release {
+    /// When it may begin itself: what was there before this launch is then there for the next.
+    AfterWait,
+    /// At once, for a next kernel that reads only what is older than the kernel before this one.
+    BeforeWait,
+}
+
+/// Quantises rows to FP8 with a float32 scale for 128 columns.
+#[derive(Debug, Clone)]
+pub struct QuantizeRows {
+    columns: usize,
+    element_bytes: usize,
+    kernel: Kernel,
+}
+
+impl QuantizeRows {
+    /// Asks for the kernel: rows of `columns` numbers of type `element`, `f32`, `f16` or `bf16`.
+    ///
+    /// # Errors
+    /// [`MoeError::Cuda`] when it is missing and cannot be made.
+    pub fn load(
+        kernels: &mut Kernels,
+        element: &'static str,
+        columns: usize,
+        release: Release,
+    ) -> Result<Self, MoeError> {
+        let early = i32::from(release == Release::BeforeWait);
+        let module = decode_quantize::__module_ast_self;
+        let entry = "quantize_groups";
+        let spec = KernelSpec::new("grouped_gemm/quantize", module, "decode_quantize", entry)
+            .element(element)
+            .generics([constant(GROUPS), constant(columns), early])
+            .pointers(["codes", "scales", "x"])
+            .programmatic();
+        let element_bytes = if element == "f32" { 4 } else { 2 };
+        Ok(Self { columns, element_bytes, kernel: kernels.get(&spec)? })
+    }
+
+    /// Quantises `rows` rows of `x`: codes `[rows, columns]`, scales `[columns / 128, stride]` of at
+    /// least `least`. `out` is both and the stride.
+    ///
+    /// # Errors
+    /// [`MoeError::Cuda`] when a slice is too short or the launch fails.
+    pub fn launch<A: Pod>(
+        &self,
+        stream: &Stream,
+        x: DeviceSlice<'_, A>,
+        rows: usize,
+        out: (DeviceSliceMut<'_, u8>, DeviceSliceMut<'_, f32>, usize),
+        least: f32,
+    ) -> Result<(), MoeError> {
+        let (codes, scales, stride) = out;
+        let groups = self.columns.div_ceil(128);
+        let elements = rows * self.columns * self.element_bytes / size_of::<A>();
+        x.expect_len("rows to quantise", elements)?;
+        codes.expect_len("quantised rows", rows * self.columns)?;
+        scales.expect_len("scales of quantised rows", groups * stride.max(rows))?;
+        let arguments = Arguments::new().slice_mut(&codes).slice_mut(&scales).slice(x);
+        let arguments = arguments.size(stride).f32(least);
+        let grid = [rows, groups.div_ceil(GROUPS), 1];
+        // SAFETY: the arguments are the kernel's; all lengths are checked above.
+        unsafe { self.kernel.launch(stream, grid, arguments) }?;
+        Ok(())
+    }
+}
+
+/// Quantisation of the rows of a product.
+#[cutile::module]
+pub mod decode_quantize {
+    use crate::cuda::device_code::*;
+    use crate::grouped_gemm::decode::parts::cuda::decode_parts::*;
+    use cutile::core::*;
+
+    /// `BG` groups of 128 columns of one row `[K]`. Scales go to `[groups, scale_stride]`. `EARLY = 1`:
+    /// the next kernel starts before this one waits, for one that reads nothing but its results.
+    #[cutile::entry(unchecked_accesses = true)]
+    pub unsafe fn quantize_groups<
+        A: ElementType,
+        const BG: i32,
+        const K: i32,
+        const EARLY: i32,
+        const PDL: i32,
+    >(
+        codes: *mut f8e4m3fn,
+        scales: *mut f32,
+        x: *mut A,
+        scale_stride: i32,
+        least: f32,
+    ) {
+        let (row, part, _): (i32, i32, i32) = get_tile_block_id();
+        let mut ready: Token = new_token_unordered();
+        if EARLY == 1i32 {
+            // SAFETY: nothing is written before the wait.
+            ready = unsafe { release_then_wait::<PDL>(ready) };
+        } else {
+            // SAFETY: as above.
+            ready = unsafe { wait_then_release::<PDL>(ready) };
+        }
+        let groups: Tile<i32, { [BG] }> = count_from::<BG>(part * BG);
+        let start: Tile<i32, { [BG] }> = groups * splat::<BG>(128i32);
+        let start: Tile<i32, { [BG, 1] }> = start.reshape(const_shape![BG, 1]);
+        let start: Tile<i32, { [BG, 128] }> = start.broadcast(const_shape![BG, 128]);
+        let within: Tile<i32, { [128] }> = iota(const_shape![128]);
+        let within: Tile<i32, { [1, 128] }> = within.reshape(const_shape![1, 128]);
+        let columns: Tile<i32, { [BG, 128] }> = start + within.broadcast(const_shape![BG, 128]);
+        let end: Tile<i32, { [BG, 128] }> = broadcast_scalar(K, const_shape![BG, 128]);
+        let inside: Tile<bool, { [BG, 128] }> = lt_tile(columns, end);
+        // SAFETY: the row exists; the mask keeps inside it.
+        let x: Tile<A, { [BG, 128] }> =
+            unsafe { load_groups::<A, BG, K>(x, row, columns, inside, ready) };
+        let x: Tile<f32, { [BG, 128] }> = convert_tile(x);
+        let none: Tile<f32, { [BG, 128] }> = constant(0.0f32, const_shape![BG, 128]);
+        let x: Tile<f32, { [BG, 128] }> = select(inside, x, none);
+        let scale: Tile<f32, { [BG] }> = row_scales::<BG, 128>(x, least);
+        let code: Tile<f8e4m3fn, { [BG, 128] }> = to_e4m3::<BG, 128>(x, scale);
+        // SAFETY: as above.
+        unsafe { store_groups::<f8e4m3fn, BG, K>(codes, row, columns, inside, code) };
+        let whole: Tile<bool, { [BG] }> = lt_tile(groups, splat::<BG>(ceil_div(K, 128i32)));
+        let place: Tile<i32, { [BG] }> = groups * splat::<BG>(scale_stride) + splat::<BG>(row);
+        // SAFETY: every group has a scale.
+        unsafe { scatter(scales, place, whole, scale, ready) };
+    }
+
+    /// Pointers to some columns of one row of a matrix with `K` columns.
+    pub fn group_pointers<E: ElementType, const BG: i32, const K: i32>(
+        base: *mut E,
+        row: i32,
+        columns: Tile<i32, { [BG, 128] }>,
+    ) -> PointerTile<*mut E, { [BG, 128] }> {
+        let row: Tile<i32, { [BG, 128] }> = broadcast_scalar(row, const_shape![BG, 128]);
+        let size: Tile<i32, { [BG, 128] }> = broadcast_scalar(K, const_shape![BG, 128]);
+        let row: Tile<i64, { [BG, 128] }> = exti(row);
+        let size: Tile<i64, { [BG, 128] }> = exti(size);
+        let pointer: PointerTile<*mut E, { [] }> = pointer_to_tile(base);
+        let pointer: PointerTile<*mut E, { [1, 1] }> = pointer.reshape(const_shape![1, 1]);
+        let pointer: PointerTile<*mut E, { [BG, 128] }> = pointer.broadcast(const_shape![BG, 128]);
+        let pointer: PointerTile<*mut E, { [BG, 128] }> = pointer.offset_tile(row * size);
+        pointer.offset_tile(columns)
+    }
+
+    /// Some columns of one row where the mask is on, anything elsewhere.
+    pub unsafe fn load_groups<E: ElementType, const BG: i32, const K: i32>(
+        base: *mut E,
+        row: i32,
+        columns: Tile<i32, { [BG, 128] }>,
+        mask: Tile<bool, { [BG, 128] }>,
+        after: Token,
+    ) -> Tile<E, { [BG, 128] }> {
+        // SAFETY: the caller vouches for the unmasked columns of the row.
+        let (values, _read): (Tile<E, { [BG, 128] }>, Token) = unsafe {
+            load_ptr_tko(
+                group_pointers::<E, BG, K>(base, row, columns),
+                ordering::Weak,
+                None::<scope::TileBlock>,
+                Some(mask),
+                None,
+                Some(after),
+                Latency::<0>,
+            )
+        };
+        values
+    }
+
+    /// Writes some columns of one row where the mask is on.
+    pub unsafe fn store_groups<E: ElementType, const BG: i32, const K: i32>(
+        base: *mut E,
+        row: i32,
+        columns: Tile<i32, { [BG, 128] }>,
+        mask: Tile<bool, { [BG, 128] }>,
+        values: Tile<E, { [BG, 128] }>,
+    ) {
+        // SAFETY: the caller vouches for the unmasked columns of the row.
+        let _written: Token = unsafe {
+            store_ptr_tko(
+                group_pointers::<E, BG, K>(base, row, columns),
+                values,
+                ordering::Weak,
+                None::<scope::TileBlock>,
+                Some(mask),
+                None,
+                Latency::<0>,
+            )
+        };
+    }
+}

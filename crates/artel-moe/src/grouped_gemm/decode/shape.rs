@@ -1,0 +1,145 @@
+use crate::MoeError;
+
+/// How the weights of both products are stored.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum WeightNumbers {
+    /// As the activations.
+    Plain,
+    /// FP8 with a scale for `w13` and `w2` blocks of so many rows and columns, at most 128 each; see
+    /// [`StackLayout`](crate::weights::StackLayout).
+    Fp8Blocks {
+        /// Rows and columns that share a scale in the first product.
+        w13: [usize; 2],
+        /// The same in the second product.
+        w2: [usize; 2],
+    },
+}
+
+/// Sizes of the experts of one layer, as this rank has them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct DecodeShape {
+    /// `E`.
+    pub experts: usize,
+    /// `K` of a token.
+    pub top_k: usize,
+    /// `H`.
+    pub hidden_size: usize,
+    /// `I`.
+    pub intermediate_size: usize,
+    /// Format of `w13` `[E, 2, I, H]` and `w2` `[E, H, I]`.
+    pub numbers: WeightNumbers,
+}
+
+/// Sizes of the work of one block of threads.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct DecodeTile {
+    /// Rows of activations: of the direct form at least the tokens, of the aligned form its blocks.
+    pub rows: usize,
+    /// Weight rows, of gate and of up each where both are computed.
+    pub columns: usize,
+    /// Input features of a step.
+    pub depth: usize,
+    /// Warps that compute, 4 or 8.
+    pub warps: usize,
+    /// Blocks that are to share a multiprocessor.
+    pub occupancy: usize,
+}
+
+impl DecodeTile {
+    const fn new([rows, columns, depth, warps, occupancy]: [usize; 5]) -> Self {
+        Self { rows, columns, depth, warps, occupancy }
+    }
+
+    /// The fastest of each product that was measured for so many tokens in the direct form; at most
+    /// 64 tokens.
+    pub fn direct(shape: &DecodeShape, tokens: usize) -> [Self; 2] {
+        let rows = tokens.next_power_of_two().max(8);
+        let tiles = match (shape.numbers, tokens) {
+            (WeightNumbers::Plain, 0..=1) => [[32, 128, 4, 4], [64, 64, 4, 4]],
+            (WeightNumbers::Plain, 2) => [[32, 128, 4, 3], [128, 64, 4, 2]],
+            (WeightNumbers::Plain, _) => [[32, 128, 4, 3], [128, 128, 4, 2]],
+            (_, 0..=1) => [[32, 128, 4, 4], [128, 128, 4, 3]],
+            (_, 2) => [[64, 128, 4, 2], [128, 128, 4, 3]],
+            (_, 3..=4) => [[32, 128, 4, 3], [128, 128, 4, 3]],
+            _ => [[64, 128, 4, 2], [128, 128, 4, 2]],
+        };
+        Self::fitted(shape, rows, tiles)
+    }
+
+    /// The fastest of each product that was measured for so many tokens in the aligned form.
+    pub fn aligned(shape: &DecodeShape, tokens: usize) -> [Self; 2] {
+        // Rows of an expert, were they spread evenly.
+        let share = tokens * shape.top_k / shape.experts.max(1);
+        let (rows, tiles) = match (shape.numbers, share) {
+            (WeightNumbers::Plain, 0..=4) => (8, [[64, 128, 4, 1], [128, 64, 4, 3]]),
+            (WeightNumbers::Plain, 5..=8) => (16, [[64, 128, 4, 1], [128, 64, 4, 3]]),
+            (WeightNumbers::Plain, _) => (32, [[64, 64, 4, 1], [128, 64, 4, 2]]),
+            (_, 0..=4) => (8, [[128, 128, 4, 2], [128, 128, 4, 4]]),
+            _ => (16, [[128, 128, 4, 2], [128, 128, 4, 3]]),
+        };
+        Self::fitted(shape, rows, tiles)
+    }
+
+    /// All tiles of the first and of the second product that are worth measuring for blocks of
+    /// `rows` rows.
+    pub fn candidates(shape: &DecodeShape, direct: bool, rows: usize) -> [Vec<Self>; 2] {
+        let pairs: &[[usize; 4]] = match (shape.numbers, direct) {
+            (WeightNumbers::Plain, true) => {
+                &[[32, 128, 4, 4], [32, 128, 4, 3], [64, 64, 4, 2], [64, 128, 4, 2]]
+            }
+            (WeightNumbers::Plain, false) => {
+                &[[64, 128, 4, 1], [64, 64, 4, 3], [64, 64, 4, 2], [128, 64, 4, 1]]
+            }
+            (_, true) => &[[32, 128, 4, 4], [32, 128, 4, 3], [64, 128, 4, 2], [64, 128, 4, 3]],
+            (_, false) => &[[128, 128, 4, 2], [128, 128, 8, 2], [128, 128, 8, 1]],
+        };
+        let seconds: &[[usize; 4]] = match shape.numbers {
+            WeightNumbers::Plain => {
+                &[[128, 64, 4, 2], [128, 64, 4, 3], [64, 64, 4, 4], [128, 128, 4, 2]]
+            }
+            _ => &[[128, 128, 4, 2], [128, 128, 4, 3], [128, 128, 4, 4], [64, 128, 4, 3]],
+        };
+        let fitted = |tiles: &[[usize; 4]], product: usize| {
+            let mut all: Vec<Self> = Vec::new();
+            for &tile in tiles {
+                let tile = Self::fitted(shape, rows, [tile; 2])[product];
+                if !all.contains(&tile) {
+                    all.push(tile);
+                }
+            }
+            all
+        };
+        [fitted(pairs, 0), fitted(seconds, 1)]
+    }
+
+    /// Tiles with no more rows and columns than share a scale.
+    fn fitted(shape: &DecodeShape, rows: usize, tiles: [[usize; 4]; 2]) -> [Self; 2] {
+        let blocks = match shape.numbers {
+            WeightNumbers::Plain => [[usize::MAX; 2]; 2],
+            WeightNumbers::Fp8Blocks { w13, w2 } => [w13, w2],
+        };
+        let fit = |[columns, depth, warps, occupancy]: [usize; 4], block: [usize; 2]| {
+            Self::new([rows, columns.min(block[0]), depth.min(block[1]), warps, occupancy])
+        };
+        [fit(tiles[0], blocks[0]), fit(tiles[1], blocks[1])]
+    }
+
+    /// Checks what a kernel needs of its tile.
+    pub(super) fn check(&self, scale_block: Option<[usize; 2]>) -> Result<(), MoeError> {
+        let powers =
+            [self.rows, self.columns, self.depth].iter().all(|size| size.is_power_of_two());
+        if !powers || self.rows < 8 || !matches!(self.warps, 4 | 8) || self.occupancy == 0 {
+            let allowed = "powers of two, at least 8 rows, 4 or 8 warps";
+            return Err(MoeError::config("a decode tile", format!("{self:?}"), allowed));
+        }
+        match scale_block {
+            Some([rows, columns])
+                if rows % self.columns != 0 || columns % self.depth != 0 || self.depth > 128 =>
+            {
+                let allowed = format!("within scale blocks of {rows} x {columns}");
+                Err(MoeError::config("a decode tile", format!("{self:?}"), allowed))
+            }
+            _ => Ok(()),
+        }
+    }
+}

@@ -1,0 +1,111 @@
+//! The sum over a token's pairs inside the second product.
+
+// The launchers that the macro generates carry no documentation.
+#![allow(missing_docs)]
+
+/// Summing where the last block of a column has written.
+#[cutile::module]
+pub mod decode_sum {
+    use crate::cuda::device_code::*;
+    use crate::grouped_gemm::decode::parts::cuda::decode_parts::*;
+    use crate::grouped_gemm::decode::routes::cuda::decode_routes::*;
+    use cutile::core::*;
+
+    /// The last block of a column to come here sums the pairs of every token, slot by slot, and
+    /// leaves the column's counter at 0. `place` is the number of tokens and the column tile.
+    pub unsafe fn sum_pairs<
+        A: ElementType,
+        const BN: i32,
+        const H: i32,
+        const NE: i32,
+        const TOP_K: i32,
+        const PACKED: i32,
+    >(
+        out: *mut A,
+        rows: *mut A,
+        counters: *mut i32,
+        ids: *mut i32,
+        weights: *mut f32,
+        place: [i32; 2],
+        written: Token,
+    ) {
+        let counter: PointerTile<*mut i32, { [] }> = pointer_to_tile(counters);
+        let at: Tile<i32, { [] }> = scalar_to_tile(place[1]);
+        let counter: PointerTile<*mut i32, { [] }> = counter.offset_tile(at);
+        let one: Tile<i32, { [] }> = scalar_to_tile(1i32);
+        // SAFETY: every column has a counter. The order makes the rows of all blocks visible to the
+        // last of them.
+        let (arrived, counted): (Tile<i32, { [] }>, Token) = unsafe {
+            atomic_rmw_tko(
+                counter,
+                one,
+                atomic::Add,
+                ordering::AcqRel,
+                scope::Device,
+                None,
+                Some(written),
+            )
+        };
+        let arrived: i32 = tile_to_scalar(arrived);
+        if arrived == get_num_tile_blocks().0 - 1i32 {
+            // SAFETY: nobody else comes to this counter any more.
+            unsafe { store_i32(counters, place[1], 0i32, counted) };
+            for token in 0i32..place[0] {
+                // SAFETY: the rows of all pairs have been written.
+                unsafe {
+                    sum_token::<A, BN, H, NE, TOP_K, PACKED>(
+                        out,
+                        rows,
+                        ids,
+                        weights,
+                        token,
+                        place[1] * BN,
+                        counted,
+                    )
+                };
+            }
+        }
+    }
+
+    /// `BN` columns of one token.
+    pub unsafe fn sum_token<
+        A: ElementType,
+        const BN: i32,
+        const H: i32,
+        const NE: i32,
+        const TOP_K: i32,
+        const PACKED: i32,
+    >(
+        out: *mut A,
+        rows: *mut A,
+        ids: *mut i32,
+        weights: *mut f32,
+        token: i32,
+        first: i32,
+        after: Token,
+    ) {
+        let columns: Tile<i32, { [BN] }> = count_from::<BN>(first);
+        let inside: Tile<bool, { [BN] }> = lt_tile(columns, splat::<BN>(H));
+        let mut sum: Tile<f32, { [BN] }> = constant(0.0f32, const_shape![BN]);
+        for slot in 0i32..TOP_K {
+            let pair: i32 = token * TOP_K + slot;
+            // SAFETY: ids and weights hold all pairs.
+            let expert: i32 = unsafe { expert_of::<NE, PACKED>(ids, pair, after) };
+            // SAFETY: as above.
+            let weight: f32 = unsafe { load_f32(weights, pair, after) };
+            let weight: Tile<f32, { [BN] }> = broadcast_scalar(weight, const_shape![BN]);
+            let computed: Tile<bool, { [BN] }> = ge_tile(splat::<BN>(expert), splat::<BN>(0i32));
+            let computed: Tile<bool, { [BN] }> = computed & inside;
+            let at: Tile<i32, { [BN] }> = columns + splat::<BN>(pair * H);
+            // SAFETY: every pair has a row; one without an expert is not read.
+            let y: Tile<A, { [BN] }> = unsafe { gather_known(rows, at, computed, after) };
+            let y: Tile<f32, { [BN] }> = convert_tile(y);
+            let with: Tile<f32, { [BN] }> =
+                fma(y, weight, sum, rounding::NearestEven, ftz::Disabled);
+            sum = select(computed, with, sum);
+        }
+        let sum: Tile<A, { [BN] }> = convert_tile(sum);
+        // SAFETY: `out` has a row for every token.
+        unsafe { scatter(out, columns + splat::<BN>(token * H), inside, sum, after) };
+    }
+}
