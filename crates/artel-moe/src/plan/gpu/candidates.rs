@@ -1,54 +1,92 @@
-//! Which kernels there are to choose from.
+//! Which ways there are to serve a batch: what the kernels' authors found worth measuring, and what
+//! they found fastest.
 
-use super::kernel::{GemmFamily, GemmKernel, GpuPath, GpuProduct, Tile};
+use super::kernel::{ExpertKernels, GemmFamily, GemmKernel, GpuPath, GpuProduct, Tile, Way};
 use super::work::ExpertsShape;
+use crate::MoeError;
 use crate::assignment::{AssignmentPath, PathQuery, choose_path};
 use crate::config::{MoeConfig, Parallelism};
+use crate::grouped_gemm::decode::DecodeTile;
+use crate::grouped_gemm::prefill::PrefillTile;
 use crate::quant::Format;
 
-/// Rows, columns, depth, warps, occupancy.
-type Sizes = [usize; 5];
+/// Most tokens of the direct form, whose tiles have a row for every token.
+pub(super) const DIRECT_TOKENS_MAX: usize = 64;
+/// Rows of a block where experts have few.
+const DECODE_ROWS: [usize; 3] = [8, 16, 32];
 
-const DECODE: [Sizes; 8] = [
-    [8, 128, 128, 4, 2],
-    [8, 128, 128, 4, 3],
-    [16, 128, 128, 4, 2],
-    [16, 128, 128, 4, 3],
-    [32, 128, 128, 4, 2],
-    [32, 128, 128, 4, 1],
-    [64, 128, 128, 4, 2],
-    [64, 128, 128, 4, 1],
-];
-
-const PREFILL_FP8: [Sizes; 3] =
-    [[64, 128, 128, 4, 2], [128, 128, 128, 8, 1], [128, 128, 128, 4, 1]];
-
-const PREFILL_BF16: [Sizes; 3] = [[128, 256, 64, 8, 1], [128, 128, 64, 4, 2], [64, 128, 64, 4, 2]];
-
-/// The kernels of one product that its sizes allow: no tile may reach over the edge of a matrix.
-pub fn kernels(shape: &ExpertsShape, product: GpuProduct) -> Vec<GemmKernel> {
-    let (features_out, features_in) = shape.features(product);
-    let prefill = match shape.format {
-        Format::Fp8Block128 => PREFILL_FP8,
-        _ => PREFILL_BF16,
-    };
-    let kernel = |family| {
-        move |[rows, columns, depth, warps, occupancy]: Sizes| GemmKernel {
-            family,
-            tile: Tile { rows, columns, depth, warps, occupancy },
-        }
-    };
-    let decode = DECODE.into_iter().map(kernel(GemmFamily::Decode));
-    let all = decode.chain(prefill.into_iter().map(kernel(GemmFamily::Prefill)));
-    let fits = |tile: Tile| {
-        features_out.is_multiple_of(tile.columns) && features_in.is_multiple_of(tile.depth)
-    };
-    all.filter(|kernel| fits(kernel.tile)).collect()
+impl From<DecodeTile> for GemmKernel {
+    fn from(DecodeTile { rows, columns, depth, warps, occupancy }: DecodeTile) -> Self {
+        let tile = Tile { rows, columns, depth, warps, occupancy };
+        Self { family: GemmFamily::Decode, tile }
+    }
 }
 
-/// The ways in which pairs can come to a kernel's blocks. The direct form has one row a block, so
-/// only the smallest tiles serve it, and only where the published rule allows it.
-pub fn paths(config: &MoeConfig, kernel: GemmKernel, tokens: usize) -> Vec<GpuPath> {
+impl From<PrefillTile> for GemmKernel {
+    fn from(PrefillTile { rows, columns, depth, warps, occupancy }: PrefillTile) -> Self {
+        let tile = Tile { rows, columns, depth, warps, occupancy };
+        Self { family: GemmFamily::Prefill, tile }
+    }
+}
+
+/// Every way that is worth measuring; none for a format or sizes without kernels.
+pub(super) fn all(config: &MoeConfig, format: Format, tokens: usize) -> Vec<Way> {
+    let shape = ExpertsShape::of(config, format);
+    let mut ways = Vec::new();
+    if let Some(rows) = direct_rows(config, tokens) {
+        ways.extend(decode(&shape, GpuPath::Direct, rows));
+    }
+    for rows in DECODE_ROWS {
+        ways.extend(decode(&shape, GpuPath::Aligned { block_size: rows }, rows));
+    }
+    let [firsts, seconds] = GpuProduct::ALL.map(|product| {
+        shape.stack_layout(product).map_or_else(Vec::new, |layout| PrefillTile::candidates(&layout))
+    });
+    for &first in &firsts {
+        let same_rows = seconds.iter().filter(|second| second.rows == first.rows);
+        ways.extend(same_rows.map(|&second| prefill(first, second)));
+    }
+    ways.retain(|_| shape.is_copied_by_tiles());
+    ways
+}
+
+/// The way of each path and family that was fastest where its authors measured.
+pub(super) fn favourites(config: &MoeConfig, format: Format, tokens: usize) -> Vec<Way> {
+    let shape = ExpertsShape::of(config, format);
+    let direct = direct_rows(config, tokens).and_then(|_| usual(&shape, true, tokens).ok());
+    let aligned = usual(&shape, false, tokens).ok();
+    let ways = direct.into_iter().chain(aligned).chain(usual_prefill(&shape, tokens));
+    ways.filter(|_| shape.is_copied_by_tiles()).collect()
+}
+
+/// The decode kernels that were fastest for so many tokens of one form.
+///
+/// # Errors
+/// [`MoeError::Config`] for a format without kernels.
+pub(super) fn usual(shape: &ExpertsShape, is_direct: bool, tokens: usize) -> Result<Way, MoeError> {
+    let decode = shape.decode_shape().ok_or_else(|| shape.without_kernels())?;
+    let [first, second] = match is_direct {
+        true => DecodeTile::direct(&decode, tokens),
+        false => DecodeTile::aligned(&decode, tokens),
+    };
+    let path = match is_direct {
+        true => GpuPath::Direct,
+        false => GpuPath::Aligned { block_size: first.rows },
+    };
+    Ok(way(path, first, second))
+}
+
+/// The prefill kernels that were fastest for so many rows an expert, if both products have such.
+fn usual_prefill(shape: &ExpertsShape, tokens: usize) -> Option<Way> {
+    let share = shape.pairs(tokens) / shape.local_experts.max(1) as f64;
+    let fastest =
+        |product| PrefillTile::fastest(&shape.stack_layout(product)?, share as usize).ok();
+    let (first, second) = (fastest(GpuProduct::GateUp)?, fastest(GpuProduct::Down)?);
+    (first.rows == second.rows).then(|| prefill(first, second))
+}
+
+/// Rows of the tiles of the direct form; none where it does not serve the batch.
+fn direct_rows(config: &MoeConfig, tokens: usize) -> Option<usize> {
     let query = PathQuery {
         tokens,
         top_k: config.shape().top_k,
@@ -56,10 +94,21 @@ pub fn paths(config: &MoeConfig, kernel: GemmKernel, tokens: usize) -> Vec<GpuPa
         has_expert_map: matches!(config.parallelism(), Parallelism::Expert(_)),
         ..PathQuery::default()
     };
-    let mut paths = vec![GpuPath::Aligned { block_size: kernel.tile.rows }];
-    let smallest = kernel.family == GemmFamily::Decode && kernel.tile.rows == DECODE[0][0];
-    if smallest && choose_path(&query) == AssignmentPath::Direct {
-        paths.push(GpuPath::Direct);
-    }
-    paths
+    let serves = tokens <= DIRECT_TOKENS_MAX && choose_path(&query) == AssignmentPath::Direct;
+    serves.then(|| tokens.next_power_of_two().max(DECODE_ROWS[0]))
+}
+
+fn decode(shape: &ExpertsShape, path: GpuPath, rows: usize) -> Vec<Way> {
+    let Some(decode) = shape.decode_shape() else { return Vec::new() };
+    let [firsts, seconds] = DecodeTile::candidates(&decode, path == GpuPath::Direct, rows);
+    let with = |first: DecodeTile| seconds.iter().map(move |&second| way(path, first, second));
+    firsts.into_iter().flat_map(with).collect()
+}
+
+fn prefill(first: PrefillTile, second: PrefillTile) -> Way {
+    way(GpuPath::Aligned { block_size: first.rows }, first, second)
+}
+
+fn way(path: GpuPath, first: impl Into<GemmKernel>, second: impl Into<GemmKernel>) -> Way {
+    Way { path, kernels: ExpertKernels { first: first.into(), second: second.into() } }
 }

@@ -2,7 +2,7 @@
 
 use super::candidates;
 use super::device::GpuCeilings;
-use super::kernel::{ExpertKernels, GemmKernel, GpuPath, GpuProduct, Way};
+use super::kernel::Way;
 use super::model;
 use super::record::{Known, TuningRecord};
 use super::work::ExpertsShape;
@@ -18,8 +18,8 @@ pub(super) struct Choice {
     pub(super) tuned: bool,
 }
 
-/// Every way to serve a batch, fastest first. Measured times and modelled ones are never compared:
-/// where any way was measured, the others are left out.
+/// The ways to serve a batch, fastest first: those that were measured, or else the favourite of each
+/// path and family with its modelled time. Measured and modelled times are never compared.
 pub(super) fn choices(
     gpu: &GpuCeilings,
     config: &MoeConfig,
@@ -27,24 +27,23 @@ pub(super) fn choices(
     record: Option<&TuningRecord>,
     tokens: usize,
 ) -> Result<Vec<Choice>, MoeError> {
-    let ways = modelled_ways(gpu, config, format, tokens)?;
-    let measured = |way: &Way| match record?.known(way, tokens) {
-        Known::Microseconds(microseconds) => Some(microseconds),
+    let measured = |way: Way| match record?.known(&way, tokens) {
+        Known::Microseconds(microseconds) => Some(Choice { way, microseconds, tuned: true }),
         Known::Nothing | Known::Wrong => None,
     };
-    let tuned = ways.iter().filter_map(|(way, _)| {
-        measured(way).map(|microseconds| Choice { way: *way, microseconds, tuned: true })
-    });
-    let mut choices: Vec<Choice> = tuned.collect();
+    let all = candidates::all(config, format, tokens);
+    let mut choices: Vec<Choice> = all.into_iter().filter_map(measured).collect();
     if choices.is_empty() {
+        let ways = candidates::favourites(config, format, tokens);
         let modelled = |(way, microseconds)| Choice { way, microseconds, tuned: false };
-        choices = ways.into_iter().map(modelled).collect();
+        choices =
+            modelled_ways(gpu, config, format, ways, tokens)?.into_iter().map(modelled).collect();
     }
     choices.sort_by(|a, b| a.microseconds.total_cmp(&b.microseconds));
     Ok(choices)
 }
 
-/// Every way to serve a batch with the microseconds that the model gives it, fastest first.
+/// `ways` with the microseconds that the model gives them, fastest first.
 ///
 /// # Errors
 /// [`MoeError::Config`] for a format without kernels on that GPU.
@@ -52,40 +51,31 @@ pub(super) fn modelled_ways(
     gpu: &GpuCeilings,
     config: &MoeConfig,
     format: Format,
+    ways: Vec<Way>,
     tokens: usize,
 ) -> Result<Vec<(Way, f64)>, MoeError> {
     let shape = ExpertsShape::of(config, format);
-    let mut ways = Vec::new();
-    for first in candidates::kernels(&shape, GpuProduct::GateUp) {
-        for path in candidates::paths(config, first, tokens) {
-            let product = |product, kernel| {
-                model::product_seconds(gpu, &shape, product, path, kernel, tokens)
-            };
-            let start =
-                model::assign_seconds(path, &shape, tokens) + product(GpuProduct::GateUp, first)?;
-            for second in second_kernels(config, format, path, first, tokens) {
-                let seconds = start + product(GpuProduct::Down, second)?;
-                let way = Way { path, kernels: ExpertKernels { first, second } };
-                ways.push((way, seconds * 1e6));
-            }
-        }
-    }
+    let time = |way: Way| Ok((way, model::seconds(gpu, &shape, way, tokens)? * 1e6));
+    let mut ways = ways.into_iter().map(time).collect::<Result<Vec<_>, MoeError>>()?;
     ways.sort_by(|a, b| a.1.total_cmp(&b.1));
     Ok(ways)
 }
 
-/// The kernels of the second product that work on the assignment of the first one's.
-pub(super) fn second_kernels(
+/// The fastest way of one form of assignment by earlier measurements, whether or not the plan would
+/// choose that form; to compare them.
+///
+/// # Errors
+/// [`MoeError::Config`] for more tokens than the direct form's kernels take, or a format without
+/// kernels.
+pub fn usual_way(
     config: &MoeConfig,
     format: Format,
-    path: GpuPath,
-    first: GemmKernel,
+    is_direct: bool,
     tokens: usize,
-) -> Vec<GemmKernel> {
-    let mut seconds = candidates::kernels(&ExpertsShape::of(config, format), GpuProduct::Down);
-    seconds.retain(|second| {
-        second.tile.rows == first.tile.rows
-            && candidates::paths(config, *second, tokens).contains(&path)
-    });
-    seconds
+) -> Result<Way, MoeError> {
+    if is_direct && tokens > candidates::DIRECT_TOKENS_MAX {
+        let allowed = format!("at most {}", candidates::DIRECT_TOKENS_MAX);
+        return Err(MoeError::config("tokens of the direct form", tokens, allowed));
+    }
+    candidates::usual(&ExpertsShape::of(config, format), is_direct, tokens)
 }

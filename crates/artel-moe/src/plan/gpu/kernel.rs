@@ -75,7 +75,7 @@ impl GemmFamily {
 pub struct Tile {
     /// Rows of activations.
     pub rows: usize,
-    /// Output features.
+    /// Output features; of decode kernels that compute gate and up, so many of each.
     pub columns: usize,
     /// Input features read at a time.
     pub depth: usize,

@@ -4,7 +4,7 @@
 //! GPU; the plan says which. Pure computation on the host: it needs no GPU and is the same wherever
 //! it is made.
 
-pub mod candidates;
+mod candidates;
 mod choices;
 pub mod device;
 pub mod kernel;
@@ -17,6 +17,7 @@ mod tests;
 
 use std::fmt;
 
+pub use choices::usual_way;
 use choices::{Choice, choices};
 pub use device::GpuCeilings;
 pub use kernel::{ExpertKernels, GemmFamily, GemmKernel, GpuPath, GpuProduct, Tile, Way};
@@ -31,6 +32,10 @@ use crate::quant::Format;
 /// A choice that is slower than the best by no more than this stays, so that ranges are long and few
 /// kernels are loaded.
 const CLOSE: f64 = 1.02;
+
+/// Tokens that pass through the layer at a time unless the caller wants otherwise: enough to keep
+/// the matrix units busy, few enough for intermediates of less than a gigabyte.
+pub const TOKENS_PER_STEP: usize = 8192;
 
 /// How one range of batch sizes is served.
 #[derive(Debug, Clone, PartialEq)]
@@ -172,7 +177,7 @@ fn check_record(
 
 fn no_kernel(shape: &ExpertsShape) -> MoeError {
     let sizes = format!("{} and {}", shape.hidden_size, shape.intermediate_size);
-    MoeError::config("hidden and intermediate size", sizes, "multiples of 128 on a GPU")
+    MoeError::config("hidden and intermediate size", sizes, "rows of a multiple of 16 bytes")
 }
 
 /// Batch sizes that the plan is made at: what was measured; beyond that powers of two; and the last

@@ -91,8 +91,8 @@ impl Stopwatch for FakeGpu {
         if is_wrong(way) {
             return Ok(None);
         }
-        let ways = choices::modelled_ways(h200(), &self.config, self.format, tokens)?;
-        let (_, modelled) = ways.iter().find(|(known, _)| known == way).expect("a known way");
+        let shape = ExpertsShape::of(&self.config, self.format);
+        let modelled = model::seconds(h200(), &shape, *way, tokens)? * 1e6;
         let noise = format!("{way} {tokens}").bytes().map(usize::from).sum::<usize>() % 11;
         Ok(Some(modelled * (1.0 + noise as f64 / 100.0)))
     }
@@ -126,7 +126,6 @@ fn small_batches_go_direct_and_large_ones_to_prefill() {
         assert_covers(&plan, 8192);
         assert_eq!(plan.entry(1).path, GpuPath::Direct, "{plan}");
         assert_eq!(plan.entry(64).kernels.first.family, GemmFamily::Decode, "{plan}");
-        assert!(plan.entry(64).kernels.first.tile.occupancy > 1, "{plan}");
         let last = plan.entry(8192);
         assert_eq!(last.kernels.first.family, GemmFamily::Prefill, "{plan}");
         assert!(last.because.contains("arithmetic"), "{plan}");
@@ -156,11 +155,11 @@ fn what_no_kernel_serves_is_an_error_with_the_way_out() {
         GpuPlan::new(gpu, config, format, None, 64).unwrap_err().to_string()
     };
     let error = refused("sm_80", &qwen3(), Format::Fp8Block128);
-    assert!(error.contains("bf16 on sm_80"), "{error}");
+    assert!(error.contains("bf16 or f16 on sm_80"), "{error}");
     let shape = MoeShape { hidden_size: 100, intermediate_size: 96, num_experts: 4, top_k: 2 };
     let odd = MoeConfig::new(shape, Activation::Silu).unwrap();
     let error = refused("sm_90", &odd, Format::Bf16);
-    assert!(error.contains("multiples of 128"), "{error}");
+    assert!(error.contains("multiple of 16 bytes"), "{error}");
     let record = empty_record(&qwen3(), Format::Bf16);
     let error = GpuPlan::new(h200(), &minimax(), Format::Bf16, Some(&record), 64).unwrap_err();
     assert!(error.to_string().contains("shape of the tuning record"), "{error}");

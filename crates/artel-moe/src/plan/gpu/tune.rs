@@ -4,9 +4,10 @@
 //! model likes best, then the second product's kernels with the first one that was measured best.
 //! What comes next follows from the record alone, so an interrupted search goes on where it stopped.
 
-use super::choices::{modelled_ways, second_kernels};
+use super::candidates;
+use super::choices::modelled_ways;
 use super::device::GpuCeilings;
-use super::kernel::{ExpertKernels, Way};
+use super::kernel::Way;
 use super::record::{Known, TuningRecord};
 use crate::MoeError;
 use crate::config::MoeConfig;
@@ -44,7 +45,7 @@ impl Search<'_> {
         let Some(best) = firsts.into_iter().min_by(|a, b| time(a).total_cmp(&time(b))) else {
             return Ok(None);
         };
-        Ok(self.seconds(best, tokens).into_iter().find(unknown))
+        Ok(self.seconds(best, tokens).find(unknown))
     }
 
     /// Every way that a search may come to at a batch size: what a kernel pack for it holds.
@@ -53,15 +54,14 @@ impl Search<'_> {
     /// As [`next`](Self::next).
     pub fn ways(&self, tokens: usize) -> Result<Vec<Way>, MoeError> {
         let firsts = self.firsts(tokens)?;
-        let seconds: Vec<Way> =
-            firsts.iter().flat_map(|&first| self.seconds(first, tokens)).collect();
-        Ok(firsts.into_iter().chain(seconds).collect())
+        Ok(firsts.into_iter().flat_map(|first| self.seconds(first, tokens)).collect())
     }
 
     /// For each path and first kernel the best second one, by the model; best ways first.
     fn firsts(&self, tokens: usize) -> Result<Vec<Way>, MoeError> {
         let Self { gpu, config, format } = *self;
-        let ways = modelled_ways(gpu, config, format, tokens)?;
+        let all = candidates::all(config, format, tokens);
+        let ways = modelled_ways(gpu, config, format, all, tokens)?;
         let limit = ways.first().map_or(0.0, |(_, best)| best * HOPELESS);
         let mut firsts: Vec<Way> = Vec::new();
         for (way, _) in ways.into_iter().take_while(|(_, time)| *time <= limit) {
@@ -75,11 +75,10 @@ impl Search<'_> {
     }
 
     /// The same path and first kernel with every second kernel.
-    fn seconds(&self, way: Way, tokens: usize) -> Vec<Way> {
-        let Way { path, kernels: ExpertKernels { first, .. } } = way;
-        let seconds = second_kernels(self.config, self.format, path, first, tokens);
-        let way = |second| Way { path, kernels: ExpertKernels { first, second } };
-        seconds.into_iter().map(way).collect()
+    fn seconds(&self, way: Way, tokens: usize) -> impl Iterator<Item = Way> {
+        let same =
+            move |other: &Way| (other.path, other.kernels.first) == (way.path, way.kernels.first);
+        candidates::all(self.config, self.format, tokens).into_iter().filter(same)
     }
 }
 

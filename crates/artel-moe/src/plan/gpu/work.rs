@@ -2,7 +2,9 @@
 
 use crate::MoeError;
 use crate::config::MoeConfig;
+use crate::grouped_gemm::decode::{DecodeShape, WeightNumbers};
 use crate::quant::{BLOCK, Format};
+use crate::weights::StackLayout;
 
 use super::device::GpuCeilings;
 use super::kernel::GpuProduct;
@@ -43,6 +45,56 @@ impl ExpertsShape {
             GpuProduct::GateUp => (2 * self.intermediate_size, self.hidden_size),
             GpuProduct::Down => (self.hidden_size, self.intermediate_size),
         }
+    }
+
+    /// How GPU kernels find the weights' numbers; `None` for a format without such kernels.
+    pub fn weight_numbers(&self) -> Option<WeightNumbers> {
+        match self.format {
+            Format::Bf16 | Format::F16 => Some(WeightNumbers::Plain),
+            Format::Fp8Block128 => {
+                // Gate and up, and the ranks' shards, may begin inside a block.
+                let shared = BLOCK.min(1 << self.intermediate_size.trailing_zeros());
+                Some(WeightNumbers::Fp8Blocks { w13: [shared, BLOCK], w2: [BLOCK, shared] })
+            }
+            Format::F32 | Format::Fp8Tensor | Format::Fp8Channel => None,
+        }
+    }
+
+    /// Sizes as the kernels of small batches take them, where the format has GPU kernels.
+    pub fn decode_shape(&self) -> Option<DecodeShape> {
+        Some(DecodeShape {
+            experts: self.local_experts,
+            top_k: self.top_k,
+            hidden_size: self.hidden_size,
+            intermediate_size: self.intermediate_size,
+            numbers: self.weight_numbers()?,
+        })
+    }
+
+    /// One product's weights as a stack, where the format has GPU kernels.
+    pub fn stack_layout(&self, product: GpuProduct) -> Option<StackLayout> {
+        let (rows, columns) = self.features(product);
+        let blocks = self.weight_numbers()?.scale_blocks();
+        let scale_block = match product {
+            GpuProduct::GateUp => blocks[0],
+            GpuProduct::Down => blocks[1],
+        };
+        let number_bytes = if scale_block.is_some() { 1 } else { 2 };
+        Some(StackLayout { experts: self.local_experts, rows, columns, number_bytes, scale_block })
+    }
+
+    /// The error of a format without GPU kernels.
+    pub fn without_kernels(&self) -> MoeError {
+        let allowed = "bf16, f16 or fp8-block128 on a GPU";
+        MoeError::config("format of the experts", self.format, allowed)
+    }
+
+    /// Rows of both matrices are multiples of the sixteen bytes that the copy engine moves.
+    pub fn is_copied_by_tiles(&self) -> bool {
+        GpuProduct::ALL.iter().all(|&product| {
+            self.stack_layout(product)
+                .is_some_and(|layout| (layout.columns * layout.number_bytes).is_multiple_of(16))
+        })
     }
 
     /// Pairs of a batch that lie on this rank, on average.
@@ -117,11 +169,10 @@ impl ExpertsShape {
             Err(MoeError::config(field, self.format, message))
         };
         match (self.format, gpu.fp8) {
-            (Format::Bf16, _) => Ok(gpu.bf16),
+            (Format::Bf16 | Format::F16, _) => Ok(gpu.bf16),
             (Format::Fp8Block128, Some(fp8)) => Ok(fp8),
-            (Format::Fp8Block128, None) => unsupported("bf16"),
-            (_, Some(_)) => unsupported("bf16 or fp8-block128"),
-            (_, None) => unsupported("bf16"),
+            (_, Some(_)) => unsupported("bf16, f16 or fp8-block128"),
+            (_, None) => unsupported("bf16 or f16"),
         }
     }
 
@@ -197,7 +248,10 @@ mod tests {
     fn formats_without_kernels_are_refused_with_what_there_is() {
         let gpu = |name| GpuCeilings::of_architecture(name).unwrap();
         let refused = MINIMAX_TP2.arithmetic(gpu("sm_80")).unwrap_err().to_string();
-        assert!(refused.contains("fp8-block128") && refused.contains("bf16 on sm_80"), "{refused}");
+        assert!(
+            refused.contains("fp8-block128") && refused.contains("bf16 or f16 on sm_80"),
+            "{refused}"
+        );
         let floats = ExpertsShape { format: Format::F32, ..MINIMAX_TP2 };
         assert!(floats.arithmetic(gpu("sm_90")).is_err());
         let half = ExpertsShape { format: Format::Bf16, ..MINIMAX_TP2 };
