@@ -3,7 +3,7 @@
 use artel_device::cuda::DeviceSlice;
 use bytemuck::Pod;
 
-use super::{DecodeShape, WeightNumbers};
+use super::DecodeShape;
 use crate::MoeError;
 
 /// Weights of one product, all experts.
@@ -79,10 +79,7 @@ impl ExpertSlices<'_> {
 impl DecodeShape {
     /// Rows and columns that share a scale in each product.
     pub(super) fn scale_blocks(&self) -> [Option<[usize; 2]>; 2] {
-        match self.numbers {
-            WeightNumbers::Plain => [None, None],
-            WeightNumbers::Fp8Blocks { w13, w2 } => [Some(w13), Some(w2)],
-        }
+        self.numbers.scale_blocks()
     }
 }
 

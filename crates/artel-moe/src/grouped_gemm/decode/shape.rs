@@ -1,3 +1,4 @@
+#[cfg(feature = "cuda")]
 use crate::MoeError;
 
 /// How the weights of both products are stored.
@@ -13,6 +14,16 @@ pub enum WeightNumbers {
         /// The same in the second product.
         w2: [usize; 2],
     },
+}
+
+impl WeightNumbers {
+    /// Rows and columns that share a scale in each product.
+    pub fn scale_blocks(&self) -> [Option<[usize; 2]>; 2] {
+        match *self {
+            Self::Plain => [None, None],
+            Self::Fp8Blocks { w13, w2 } => [Some(w13), Some(w2)],
+        }
+    }
 }
 
 /// Sizes of the experts of one layer, as this rank has them.
@@ -125,6 +136,7 @@ impl DecodeTile {
     }
 
     /// Checks what a kernel needs of its tile.
+    #[cfg(feature = "cuda")]
     pub(super) fn check(&self, scale_block: Option<[usize; 2]>) -> Result<(), MoeError> {
         let powers =
             [self.rows, self.columns, self.depth].iter().all(|size| size.is_power_of_two());
