@@ -236,6 +236,29 @@ impl<T: Pod> DeviceSliceMut<'_, T> {
     }
 }
 
+impl Context {
+    /// Number of the GPU whose memory `address` lies in; `None` for what the driver does not know,
+    /// such as plain host memory.
+    ///
+    /// # Errors
+    /// [`CudaError::Driver`].
+    pub fn device_of(&self, address: u64) -> Result<Option<usize>, CudaError> {
+        self.bind()?;
+        let attribute = cuda_bindings::CUpointer_attribute_enum_CU_POINTER_ATTRIBUTE_DEVICE_ORDINAL;
+        let mut ordinal = 0i32;
+        // SAFETY: the attribute is one `i32`, and the driver does not follow the address.
+        let status = unsafe {
+            let target = std::ptr::from_mut(&mut ordinal).cast();
+            cuda_bindings::cuPointerGetAttribute(target, attribute, address)
+        };
+        if status == cuda_bindings::cudaError_enum_CUDA_ERROR_INVALID_VALUE {
+            return Ok(None);
+        }
+        check(status, "asking where memory lies")?;
+        Ok(usize::try_from(ordinal).ok())
+    }
+}
+
 /// Page-locked host memory, which the GPU copies from and to without a detour.
 pub struct PinnedBuffer<T: Pod> {
     elements: *mut T,

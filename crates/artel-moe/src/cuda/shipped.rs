@@ -29,8 +29,22 @@ pub fn plan(
     config: &MoeConfig,
     format: Format,
 ) -> Result<GpuPlan, MoeError> {
+    plan_in_steps(architecture, config, format, TOKENS_PER_STEP)
+}
+
+/// As [`plan`] for a workspace of another size. Where `tokens_per_step` is a power of two, the plan
+/// is the same up to there, so a pack for the layer holds its kernels.
+///
+/// # Errors
+/// As [`plan`].
+pub fn plan_in_steps(
+    architecture: Architecture,
+    config: &MoeConfig,
+    format: Format,
+    tokens_per_step: usize,
+) -> Result<GpuPlan, MoeError> {
     let gpu = ceilings(architecture);
-    let modelled = GpuPlan::new(gpu, config, format, None, TOKENS_PER_STEP)?;
+    let modelled = GpuPlan::new(gpu, config, format, None, tokens_per_step)?;
     let shape = ExpertsShape::of(config, format);
     let Some(mut record) = TuningRecord::bundled(architecture.name(), &shape)? else {
         return Ok(modelled);
@@ -41,7 +55,7 @@ pub fn plan(
     if record.is_empty() {
         return Ok(modelled);
     }
-    GpuPlan::new(gpu, config, format, Some(&record), TOKENS_PER_STEP)
+    GpuPlan::new(gpu, config, format, Some(&record), tokens_per_step)
 }
 
 /// The ceilings of the GPU that stands for an architecture.
@@ -68,7 +82,7 @@ pub fn load(
         // The number of slots decides little: a few more than experts take the same kernels.
         MapAndRecord::load(kernels, top_k, num_experts, rule)?;
     }
-    Pack::<f32>::load(kernels)?;
+    Pack::load(kernels)?;
     Ok(())
 }
 
