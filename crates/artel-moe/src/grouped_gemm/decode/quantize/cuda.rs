@@ -159,7 +159,8 @@ pub mod decode_quantize {
         let pointer: PointerTile<*mut E, { [1, 1] }> = pointer.reshape(const_shape![1, 1]);
         let pointer: PointerTile<*mut E, { [BG, 128] }> = pointer.broadcast(const_shape![BG, 128]);
         let pointer: PointerTile<*mut E, { [BG, 128] }> = pointer.offset_tile(row * size);
-        pointer.offset_tile(columns)
+        let pointer: PointerTile<*mut E, { [BG, 128] }> = pointer.offset_tile(columns);
+        pointer
     }
 
     /// Some columns of one row where the mask is on, anything elsewhere.
