@@ -9,6 +9,7 @@ mod activation;
 mod assignment;
 mod combine;
 mod cuda;
+mod decode;
 mod gate;
 mod gpu;
 mod map_and_record;
@@ -34,6 +35,7 @@ fn cases() -> Vec<Case> {
         quant_activations::cases(),
         assignment::cases(),
         activation::cases(),
+        decode::cases(),
     ]
     .into_iter()
     .flatten()

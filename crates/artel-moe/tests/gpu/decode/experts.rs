@@ -1,0 +1,241 @@
+//! Both products together, direct and aligned.
+
+use artel_device::cuda::{DeviceBuffer, Kernels};
+use artel_moe::MoeError;
+use artel_moe::assignment::{AlignOptions, Assignment, Workspace, cpu};
+use artel_moe::grouped_gemm::decode::DecodeTile;
+use artel_moe::grouped_gemm::decode::cuda::{
+    AlignedExperts, AlignedStep, BlockSlices, DecodeWorkspace, DirectExperts, DirectForm,
+    DirectOut, DirectStep, ExpertSlices, WeightSlices,
+};
+use artel_moe::packing::reference::pack;
+use artel_moe::quant::{Bf16, Element, F16, Fp8Block128};
+
+use super::layer::{Layer, Sizes, TestFormat, check_close, hidden_states, shape_of};
+use crate::gpu::{Case, Gpu};
+
+const WHOLE: Sizes = Sizes { experts: 8, top_k: 2, hidden: 256, inner: 128 };
+/// Up begins inside a block of 128 rows; no tile fits the last columns.
+const RAGGED: Sizes = Sizes { experts: 5, top_k: 3, hidden: 320, inner: 192 };
+const MINIMAX: Sizes = Sizes { experts: 12, top_k: 8, hidden: 3072, inner: 768 };
+
+pub fn cases() -> Vec<Case> {
+    [of_format::<Bf16>(), of_format::<F16>(), of_format::<Fp8Block128>()]
+        .into_iter()
+        .flatten()
+        .collect()
+}
+
+fn of_format<F: TestFormat>() -> Vec<Case> {
+    let mut cases = Vec::new();
+    for (name, sizes, tokens) in
+        [("whole", WHOLE, [1, 8]), ("ragged", RAGGED, [1, 7]), ("minimax", MINIMAX, [1, 3])]
+    {
+        for (form_name, packed, shared, sum) in [
+            ("own", false, false, true),
+            ("shared", false, true, false),
+            ("packed", true, true, true),
+        ] {
+            let form = DirectForm { packed, shared, sum };
+            let load = move |kernels: &mut Kernels| {
+                let tiles = DecodeTile::direct(&shape_of::<F>(sizes), tokens[1]);
+                DirectExperts::<F::Activation>::load(kernels, shape_of::<F>(sizes), form, tiles)
+            };
+            let name = format!("decode::direct_{}_{name}_{form_name}", F::NAME);
+            cases.push(Case::new(name, load, move |gpu, experts| {
+                let layer = Layer::<F>::new(sizes);
+                for tokens in [0, tokens[0], tokens[1]] {
+                    for ids in id_patterns(sizes, tokens) {
+                        check_direct(gpu, experts, &layer, form, &ids)?;
+                    }
+                }
+                Ok(())
+            }));
+        }
+        for rows in [8, 16] {
+            let load = move |kernels: &mut Kernels| {
+                let shape = shape_of::<F>(sizes);
+                let tiles = DecodeTile::aligned(&shape, 1).map(|tile| DecodeTile { rows, ..tile });
+                AlignedExperts::<F::Activation>::load(kernels, shape, tiles)
+            };
+            let name = format!("decode::aligned_{}_{name}_{rows}", F::NAME);
+            cases.push(Case::new(name, load, move |gpu, experts| {
+                let layer = Layer::<F>::new(sizes);
+                for tokens in [0, tokens[0], tokens[1], 40] {
+                    for ids in id_patterns(sizes, tokens) {
+                        check_aligned(gpu, experts, &layer, &ids)?;
+                    }
+                }
+                Ok(())
+            }));
+        }
+    }
+    cases
+}
+
+/// Spread, all on one expert (every token lists it again and again), and some that do not exist.
+fn id_patterns(sizes: Sizes, tokens: usize) -> [Vec<i32>; 3] {
+    let pairs = tokens * sizes.top_k;
+    let spread = |pair: usize| (pair * 7 + pair / sizes.top_k) as i32 % sizes.experts as i32;
+    let holes = |pair: usize| match pair % 5 {
+        1 => -1,
+        3 => sizes.experts as i32,
+        _ => spread(pair),
+    };
+    [(0..pairs).map(spread).collect(), vec![2; pairs], (0..pairs).map(holes).collect()]
+}
+
+/// Weights of a layer on the device.
+struct OnDevice {
+    w13: (DeviceBuffer<u8>, DeviceBuffer<f32>),
+    w2: (DeviceBuffer<u8>, DeviceBuffer<f32>),
+}
+
+impl OnDevice {
+    fn new<F: TestFormat>(gpu: &Gpu, layer: &Layer<F>) -> Self {
+        let upload =
+            |(numbers, scales): (Vec<u8>, Vec<f32>)| (gpu.upload(&numbers), gpu.upload(&scales));
+        let w13 = upload(Layer::<F>::stack(&layer.w13));
+        Self { w13, w2: upload(Layer::<F>::stack(&layer.w2)) }
+    }
+
+    fn slices(&self) -> ExpertSlices<'_> {
+        ExpertSlices {
+            w13: WeightSlices { numbers: self.w13.0.slice(), scales: self.w13.1.slice() },
+            w2: WeightSlices { numbers: self.w2.0.slice(), scales: self.w2.1.slice() },
+        }
+    }
+}
+
+fn check_direct<F: TestFormat>(
+    gpu: &Gpu,
+    experts: &DirectExperts<F::Activation>,
+    layer: &Layer<F>,
+    form: DirectForm,
+    ids: &[i32],
+) -> Result<(), MoeError> {
+    let Sizes { top_k, hidden, .. } = layer.sizes;
+    let tokens = ids.len() / top_k;
+    let x = hidden_states::<F>(tokens, hidden);
+    let weights: Vec<f32> = (0..ids.len()).map(|pair| 0.1 + pair as f32 * 0.01).collect();
+    let mut given = ids.to_vec();
+    if form.packed {
+        pack(ids, &weights, &mut given).expect("ids fit 16 bits");
+    }
+    let (x_device, ids_device) = (gpu.upload(&x), gpu.upload(&given));
+    let (weights_device, device) = (gpu.upload(&weights), OnDevice::new(gpu, layer));
+    let shape = layer.shape();
+    let context = gpu.stream.context();
+    let mut workspace =
+        DecodeWorkspace::new(context, &shape, tokens, experts.workspace_rows(tokens))?;
+    let step = DirectStep {
+        hidden_states: x_device.slice(),
+        ids: ids_device.slice(),
+        tokens,
+        experts: device.slices(),
+    };
+    let mut run = || -> Result<[Vec<F::Activation>; 2], MoeError> {
+        let mut rows = gpu.poisoned::<F::Activation>(ids.len() * hidden);
+        let mut sums = gpu.poisoned::<F::Activation>(tokens * hidden);
+        let mut out = match form.sum {
+            false => DirectOut::Rows(rows.slice_mut()),
+            true => DirectOut::Sum {
+                rows: rows.slice_mut(),
+                weights: weights_device.slice(),
+                out: sums.slice_mut(),
+            },
+        };
+        experts.launch(&gpu.stream, &step, &mut workspace, &mut out)?;
+        Ok([gpu.download(&rows), gpu.download(&sums)])
+    };
+    let [rows, sums] = run()?;
+    assert!(run()? == [rows.clone(), sums.clone()], "two runs differ");
+    check_pairs(layer, ids, &x, |pair| rows[pair * hidden..(pair + 1) * hidden].to_vec());
+    if form.sum {
+        let expected = summed(layer.sizes, ids, &weights, &rows);
+        check_close(&sums, &expected, F::LIMIT.min(5e-3), "sums of the kernel's own rows");
+    }
+    Ok(())
+}
+
+/// Sums in float64 of the rows of pairs whose expert exists.
+fn summed<A: Element>(sizes: Sizes, ids: &[i32], weights: &[f32], rows: &[A]) -> Vec<f64> {
+    let tokens = ids.len() / sizes.top_k;
+    let mut sums = vec![0.0; tokens * sizes.hidden];
+    for (pair, &id) in ids.iter().enumerate() {
+        if (0..sizes.experts as i32).contains(&id) {
+            let sums = &mut sums[pair / sizes.top_k * sizes.hidden..][..sizes.hidden];
+            let row = &rows[pair * sizes.hidden..][..sizes.hidden];
+            for (sum, row) in sums.iter_mut().zip(row) {
+                *sum += f64::from(weights[pair]) * f64::from(row.to_f32());
+            }
+        }
+    }
+    sums
+}
+
+fn check_aligned<F: TestFormat>(
+    gpu: &Gpu,
+    experts: &AlignedExperts<F::Activation>,
+    layer: &Layer<F>,
+    ids: &[i32],
+) -> Result<(), MoeError> {
+    let Sizes { top_k, hidden, experts: count, .. } = layer.sizes;
+    let (tokens, block_size) = (ids.len() / top_k, experts.block_size());
+    let x = hidden_states::<F>(tokens, hidden);
+    let (mut scratch, mut assignment) = (Workspace::default(), Assignment::default());
+    cpu::align(ids, &AlignOptions::new(count, block_size), &mut scratch, &mut assignment)?;
+    let blocks = assignment.sorted_token_ids.len().div_ceil(block_size);
+    let mut sorted = assignment.sorted_token_ids.clone();
+    sorted.resize(blocks * block_size, assignment.num_pairs as i32);
+    let sorted_device = gpu.upload(&sorted);
+    let expert_ids = gpu.upload(&assignment.expert_ids);
+    let padded = gpu.upload(&[assignment.num_tokens_post_padded as i32]);
+    let (x_device, device) = (gpu.upload(&x), OnDevice::new(gpu, layer));
+    let positions = blocks * block_size;
+    let shape = layer.shape();
+    let mut workspace = DecodeWorkspace::new(gpu.stream.context(), &shape, tokens, positions)?;
+    let step = AlignedStep {
+        hidden_states: x_device.slice(),
+        tokens,
+        blocks: BlockSlices {
+            sorted_token_ids: sorted_device.slice(),
+            expert_ids: expert_ids.slice(),
+            num_tokens_post_padded: padded.slice(),
+            blocks,
+        },
+        experts: device.slices(),
+    };
+    let mut run = || -> Result<Vec<F::Activation>, MoeError> {
+        let mut out = gpu.poisoned::<F::Activation>(positions * hidden);
+        experts.launch(&gpu.stream, &step, &mut workspace, &mut out.slice_mut())?;
+        Ok(gpu.download(&out))
+    };
+    let out = run()?;
+    check_pairs(layer, ids, &x, |pair| {
+        let position = sorted.iter().position(|&entry| entry == pair as i32);
+        let position = position.expect("pairs with an expert have a position");
+        out[position * hidden..(position + 1) * hidden].to_vec()
+    });
+    Ok(())
+}
+
+/// The row of every pair whose expert exists.
+fn check_pairs<F: TestFormat>(
+    layer: &Layer<F>,
+    ids: &[i32],
+    x: &[F::Activation],
+    row: impl Fn(usize) -> Vec<F::Activation>,
+) {
+    let Sizes { top_k, hidden, experts, .. } = layer.sizes;
+    let (mut found, mut expected) = (Vec::new(), Vec::new());
+    for (pair, &id) in ids.iter().enumerate() {
+        if !(0..experts as i32).contains(&id) {
+            continue;
+        }
+        let x: Vec<f32> = x[pair / top_k * hidden..][..hidden].iter().map(|x| x.to_f32()).collect();
+        found.extend(row(pair));
+        expected.extend(layer.row(&x, id as usize));
+    }
+    check_close(&found, &expected, F::LIMIT, &format!("{} pairs {ids:?}", F::NAME));
+}

@@ -1,0 +1,170 @@
+//! Experts with random weights, and what they compute in float64.
+
+use artel_device::HostBuffer;
+use artel_moe::activation::{Activation, reference::gated};
+use artel_moe::grouped_gemm::GemmFormat;
+use artel_moe::grouped_gemm::decode::{DecodeShape, WeightNumbers};
+use artel_moe::quant::{
+    BLOCK, Bf16, DenseMatrix, Element, F16, Fp8Block128, Fp8BlockMatrix, NumberFormat,
+    e4m3_from_f32, e4m3_to_f32,
+};
+use artel_moe::weights::{ExpertMatrices, Stacked};
+use half::{bf16, f16};
+use rand::{RngExt, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+
+/// A format that tests can make matrices of.
+pub trait TestFormat: GemmFormat {
+    /// Largest `|out - expected| / |expected|` of both products. FP8 products are summed with less
+    /// than float32's precision, which moves some activations to the neighbouring code.
+    const LIMIT: f64;
+    fn matrix(rng: &mut ChaCha8Rng, rows: usize, columns: usize) -> Self::Matrix;
+}
+
+macro_rules! dense_format {
+    ($format:ident, $element:ty, $limit:literal) => {
+        impl TestFormat for $format {
+            const LIMIT: f64 = $limit;
+            fn matrix(rng: &mut ChaCha8Rng, rows: usize, columns: usize) -> DenseMatrix<$element> {
+                let numbers = (0..rows * columns).map(|_| rng.random_range(-0.1f32..0.1));
+                let numbers: Vec<$element> = numbers.map(Element::from_f32).collect();
+                DenseMatrix::new(HostBuffer::from_vec(numbers), rows, columns).expect("sizes fit")
+            }
+        }
+    };
+}
+dense_format!(F16, f16, 2e-3);
+dense_format!(Bf16, bf16, 5e-3);
+
+impl TestFormat for Fp8Block128 {
+    const LIMIT: f64 = 1.5e-2;
+    fn matrix(rng: &mut ChaCha8Rng, rows: usize, columns: usize) -> Fp8BlockMatrix {
+        let blocks = rows.div_ceil(BLOCK) * columns.div_ceil(BLOCK);
+        let scales: Vec<f32> = (0..blocks).map(|_| rng.random_range(0.0001..0.0003)).collect();
+        let codes = (0..rows * columns).map(|_| e4m3_from_f32(rng.random_range(-448.0..448.0)));
+        let codes = HostBuffer::from_vec(codes.collect::<Vec<u8>>());
+        Fp8BlockMatrix::new(codes, HostBuffer::from_vec(scales), rows, columns).expect("sizes fit")
+    }
+}
+
+/// Sizes of a test's experts.
+#[derive(Debug, Clone, Copy)]
+pub struct Sizes {
+    pub experts: usize,
+    pub top_k: usize,
+    pub hidden: usize,
+    pub inner: usize,
+}
+
+/// Experts of one layer.
+pub struct Layer<F: TestFormat> {
+    pub sizes: Sizes,
+    pub w13: ExpertMatrices<F>,
+    pub w2: ExpertMatrices<F>,
+}
+
+impl<F: TestFormat> Layer<F> {
+    pub fn new(sizes: Sizes) -> Self {
+        let mut rng = ChaCha8Rng::seed_from_u64(11);
+        let mut stack = |parts: usize, rows: usize, columns: usize| {
+            let expert = |rng: &mut ChaCha8Rng| {
+                let parts = (0..parts).map(|_| F::matrix(rng, rows, columns)).collect();
+                Stacked::new(parts).expect("parts of one width")
+            };
+            let experts = (0..sizes.experts).map(|_| expert(&mut rng)).collect();
+            ExpertMatrices::new(experts).expect("experts of one size")
+        };
+        let w13 = stack(2, sizes.inner, sizes.hidden);
+        Self { sizes, w13, w2: stack(1, sizes.hidden, sizes.inner) }
+    }
+
+    pub fn shape(&self) -> DecodeShape {
+        shape_of::<F>(self.sizes)
+    }
+
+    /// Numbers and scales of a stack, as a device keeps them.
+    pub fn stack(weights: &ExpertMatrices<F>) -> (Vec<u8>, Vec<f32>) {
+        let layout = weights.stack_layout();
+        let mut numbers = vec![0; layout.experts * layout.number_bytes_per_expert()];
+        let mut scales = vec![0.0; layout.experts * layout.scales_per_expert()];
+        let bytes = layout.number_bytes_per_expert();
+        for (expert, numbers) in numbers.chunks_mut(bytes).enumerate() {
+            weights.write_numbers(expert, numbers).expect("the stack's own size");
+        }
+        if layout.scales_per_expert() > 0 {
+            for (expert, scales) in scales.chunks_mut(layout.scales_per_expert()).enumerate() {
+                weights.write_scales(expert, scales).expect("the stack's own size");
+            }
+        }
+        (numbers, scales)
+    }
+
+    /// Row of one token with one expert, in float64 but for the format's own steps.
+    pub fn row(&self, x: &[f32], expert: usize) -> Vec<f64> {
+        let gate_up = multiply(&self.w13, expert, &kept::<F>(x, 1e-10 / 448.0));
+        let gate_up: Vec<f64> = gate_up.into_iter().map(rounded::<F>).collect();
+        let inner = self.sizes.inner;
+        let activated: Vec<f32> = (0..inner)
+            .map(|i| gated(Activation::Silu, gate_up[i], gate_up[inner + i]) as f32)
+            .collect();
+        multiply(&self.w2, expert, &kept::<F>(&activated, 1.0 / (448.0 * 512.0)))
+    }
+}
+
+pub fn shape_of<F: TestFormat>(sizes: Sizes) -> DecodeShape {
+    let numbers = match F::NAME == Fp8Block128::NAME {
+        false => WeightNumbers::Plain,
+        // Scales of gate and up repeat where up begins inside a block.
+        true => WeightNumbers::Fp8Blocks {
+            w13: [1 << sizes.inner.trailing_zeros().min(7), BLOCK],
+            w2: [BLOCK, BLOCK],
+        },
+    };
+    let Sizes { experts, top_k, hidden, inner } = sizes;
+    DecodeShape { experts, top_k, hidden_size: hidden, intermediate_size: inner, numbers }
+}
+
+/// `weights[expert] . x`.
+pub fn multiply<F: TestFormat>(weights: &ExpertMatrices<F>, expert: usize, x: &[f64]) -> Vec<f64> {
+    let mut row = vec![0.0; weights.columns()];
+    let dot = |n: usize| {
+        weights.matrix(expert).dequantize_row(n, &mut row);
+        row.iter().zip(x).map(|(&w, x)| f64::from(w) * x).sum()
+    };
+    (0..weights.rows()).map(dot).collect()
+}
+
+/// What the product sees of a row.
+pub fn kept<F: TestFormat>(x: &[f32], least: f32) -> Vec<f64> {
+    if F::NAME != Fp8Block128::NAME {
+        return x.iter().map(|&x| rounded::<F>(f64::from(x))).collect();
+    }
+    let group = |group: &[f32]| {
+        let largest = group.iter().fold(0f32, |largest, x| largest.max(x.abs()));
+        let scale = (largest / 448.0).max(least);
+        let keep = |&x: &f32| f64::from(e4m3_to_f32(e4m3_from_f32(x / scale))) * f64::from(scale);
+        group.iter().map(keep).collect::<Vec<f64>>()
+    };
+    x.chunks(BLOCK).flat_map(group).collect()
+}
+
+fn rounded<F: TestFormat>(value: f64) -> f64 {
+    f64::from(F::Activation::from_f32(value as f32).to_f32())
+}
+
+/// Hidden states of `tokens` tokens.
+pub fn hidden_states<F: TestFormat>(tokens: usize, hidden: usize) -> Vec<F::Activation> {
+    let mut rng = ChaCha8Rng::seed_from_u64(13);
+    (0..tokens * hidden).map(|_| F::Activation::from_f32(rng.random_range(-2.0..2.0))).collect()
+}
+
+/// `|found - expected| / |expected|`; NaN never passes.
+pub fn check_close<A: Element>(found: &[A], expected: &[f64], limit: f64, what: &str) {
+    let (mut difference, mut norm) = (0.0, 0.0);
+    for (found, expected) in found.iter().zip(expected) {
+        difference += (f64::from(found.to_f32()) - expected).powi(2);
+        norm += expected.powi(2);
+    }
+    let error = (difference / norm.max(1e-30)).sqrt();
+    assert!(error <= limit, "{what}: error {error}, allowed {limit}");
+}
