@@ -82,7 +82,7 @@ pub fn load(
         // The number of slots decides little: a few more than experts take the same kernels.
         MapAndRecord::load(kernels, top_k, num_experts, rule)?;
     }
-    Pack::load(kernels)?;
+    Pack::<f32>::load(kernels)?;
     Ok(())
 }
 
