@@ -1,6 +1,8 @@
 //! The layer: the file to read first. [`MoeLayer::forward`] is the algorithm, one line a step.
 
 mod any;
+#[cfg(feature = "cuda")]
+pub mod cuda;
 mod reference;
 #[cfg(test)]
 mod tests;

@@ -139,6 +139,17 @@ impl Context {
         self.inner.l2_cache_size_bytes().map_err(CudaError::driver("asking for the cache size"))
     }
 
+    /// The newest CUDA that its driver supports, such as `13.0`.
+    ///
+    /// # Errors
+    /// [`CudaError::Driver`].
+    pub fn driver_version(&self) -> Result<String, CudaError> {
+        let mut version = 0;
+        // SAFETY: the out-pointer is valid for the call.
+        check(unsafe { cuda_bindings::cuDriverGetVersion(&mut version) }, "asking the driver")?;
+        Ok(format!("{}.{}", version / 1000, version % 1000 / 10))
+    }
+
     /// Bytes free and bytes in all.
     ///
     /// # Errors

@@ -213,6 +213,12 @@ impl<T: Pod> Clone for DeviceSlice<'_, T> {
 impl<T: Pod> Copy for DeviceSlice<'_, T> {}
 
 impl<'a, T: Pod> DeviceSlice<'a, T> {
+    /// The same bytes as elements of another type; what does not make up a whole one is left out.
+    pub fn cast<U: Pod>(self) -> DeviceSlice<'a, U> {
+        let len = self.len * size_of::<T>() / size_of::<U>();
+        DeviceSlice { address: self.address, len, lifetime: PhantomData }
+    }
+
     /// The elements from `start` on, `len` of them.
     ///
     /// # Errors
@@ -228,6 +234,20 @@ impl<T: Pod> DeviceSliceMut<'_, T> {
     /// The same elements for a shorter time.
     pub fn reborrow(&mut self) -> DeviceSliceMut<'_, T> {
         DeviceSliceMut { address: self.address, len: self.len, lifetime: PhantomData }
+    }
+
+    /// The elements from `start` on, `len` of them.
+    ///
+    /// # Errors
+    /// [`CudaError::Length`] when there are fewer.
+    pub fn range_mut(
+        &mut self,
+        start: usize,
+        len: usize,
+    ) -> Result<DeviceSliceMut<'_, T>, CudaError> {
+        self.expect_len("the device slice that is cut", start.saturating_add(len))?;
+        let address = self.address + (start * size_of::<T>()) as u64;
+        Ok(DeviceSliceMut { address, len, lifetime: PhantomData })
     }
 
     /// The same elements, to be read.

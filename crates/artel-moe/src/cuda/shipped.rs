@@ -3,15 +3,18 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use artel_device::cuda::{Architecture, KernelSpec, Kernels};
+use half::{bf16, f16};
 
 use crate::MoeError;
 use crate::config::{MoeConfig, MoeShape};
 use crate::eplb::map_and_record::cuda::MapAndRecord;
 use crate::eplb::map_and_record::{ReplicaRule, ReplicaSalt};
+use crate::layer::cuda::ExpertsKernels;
 use crate::packing::cuda::Pack;
-use crate::plan::TOKENS_PER_STEP;
 use crate::plan::gpu::record::STEPS;
-use crate::plan::gpu::{ExpertsShape, GemmFamily, GpuCeilings, GpuPlan, TuningRecord};
+use crate::plan::gpu::{
+    ExpertsShape, GemmFamily, GpuCeilings, GpuPlan, TOKENS_PER_STEP, TuningRecord,
+};
 use crate::quant::Format;
 use crate::router::RouterConfig;
 use crate::router::cuda::Route;
@@ -50,7 +53,7 @@ pub fn plan_in_steps(
         return Ok(modelled);
     };
     let mut kernels = Kernels::list(architecture);
-    load_planned(&mut kernels, config, &modelled)?;
+    load_planned(&mut kernels, config, format, &modelled)?;
     record.update(&sources(kernels.specs()));
     if record.is_empty() {
         return Ok(modelled);
@@ -75,7 +78,7 @@ pub fn load(
     format: Format,
 ) -> Result<(), MoeError> {
     let plan = plan(kernels.architecture(), config, format)?;
-    load_planned(kernels, config, &plan)?;
+    load_planned(kernels, config, format, &plan)?;
     Route::<f32>::load(kernels, router)?;
     let MoeShape { top_k, num_experts, .. } = *config.shape();
     for rule in [ReplicaRule::TokenHash, ReplicaRule::Salted(ReplicaSalt::of_rank(0, 1))] {
@@ -88,11 +91,15 @@ pub fn load(
 
 /// Asks for the kernels of the experts that a plan names.
 fn load_planned(
-    _kernels: &mut Kernels,
-    _config: &MoeConfig,
-    _plan: &GpuPlan,
+    kernels: &mut Kernels,
+    config: &MoeConfig,
+    format: Format,
+    plan: &GpuPlan,
 ) -> Result<(), MoeError> {
-    Ok(())
+    match format {
+        Format::F16 => ExpertsKernels::<f16>::load(kernels, config, format, plan).map(drop),
+        _ => ExpertsKernels::<bf16>::load(kernels, config, format, plan).map(drop),
+    }
 }
 
 /// What the kernels of each family, and all others, are made of: their names in tuning records with

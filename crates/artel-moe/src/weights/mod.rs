@@ -1,5 +1,7 @@
 //! The weights of a layer's experts, as the checkpoint stores them.
 
+#[cfg(feature = "cuda")]
+pub mod cuda;
 mod shard;
 mod stack;
 #[cfg(test)]

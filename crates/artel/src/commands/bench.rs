@@ -1,6 +1,6 @@
 //! `artel bench`: what this machine does.
 
-use anyhow::ensure;
+use anyhow::{bail, ensure};
 use artel_device::cpu::{CpuFeatures, Isa};
 use artel_moe::MoeError;
 use artel_moe::quant::Format;
@@ -8,8 +8,7 @@ use clap::ValueEnum;
 
 use crate::bench::layer::{self, MINIMAX_M2_5, Options, QWEN3_30B_A3B};
 use crate::cli::{
-    BenchCommand, BenchLayerArgs, BenchStepsArgs, Device, InstructionSet, ShapeArg, StepsDevice,
-    WeightFormat,
+    BenchCommand, BenchLayerArgs, BenchStepsArgs, Device, InstructionSet, WeightFormat,
 };
 
 /// Runs the measurement that was asked for.
@@ -19,11 +18,10 @@ use crate::cli::{
 pub fn bench(command: &BenchCommand) -> anyhow::Result<()> {
     match command {
         BenchCommand::Layer(args) => match args.device {
-            Device::Cpu => layer::run(&resolve(args)?).map(|_| ()),
+            Device::Cpu => layer::run(&on_cpu(args)?).map(|_| ()),
+            Device::Cuda(ordinal) => on_gpu(args, ordinal),
         },
-        BenchCommand::Steps(args) => match args.device {
-            StepsDevice::Cuda => steps(args),
-        },
+        BenchCommand::Steps(args) => steps(args),
     }
 }
 
@@ -41,32 +39,80 @@ fn steps(_args: &BenchStepsArgs) -> anyhow::Result<()> {
     Err(super::without_gpu_support("artel bench steps"))
 }
 
-fn resolve(args: &BenchLayerArgs) -> anyhow::Result<Options> {
+fn on_cpu(args: &BenchLayerArgs) -> anyhow::Result<Options> {
     let mut options = Options::default();
     if !args.shape.is_empty() {
-        let shape = |shape: &ShapeArg| match shape {
-            ShapeArg::Qwen3 => QWEN3_30B_A3B,
-            ShapeArg::MiniMax => MINIMAX_M2_5,
-        };
-        options.shapes = args.shape.iter().map(shape).collect();
+        let known = [QWEN3_30B_A3B, MINIMAX_M2_5];
+        options.shapes.clear();
+        for name in &args.shape {
+            match known.iter().find(|shape| shape.name.to_lowercase() == *name) {
+                Some(shape) => options.shapes.push(shape.clone()),
+                None => {
+                    let names = known.map(|shape| shape.name.to_lowercase()).join(", ");
+                    bail!("--shape {name} is not known on the CPU; expected one of {names}");
+                }
+            }
+        }
     }
-    if !args.format.is_empty() {
-        options.formats =
-            args.format.iter().map(|&format| named(format)).collect::<Result<_, _>>()?;
+    if !args.cpu.format.is_empty() {
+        let formats = args.cpu.format.iter().map(|&format| named(format));
+        options.formats = formats.collect::<Result<_, _>>()?;
     }
     if !args.tokens.is_empty() {
         options.tokens = args.tokens.iter().map(|tokens| tokens.get()).collect();
     }
-    if let Some(set) = args.instruction_set {
+    if let Some(set) = args.cpu.instruction_set {
         let (best, wanted) = (CpuFeatures::detect(), isa(set));
         ensure!(wanted <= best.isa(), "this processor has {}, not {wanted}", best.isa());
         options.features = best.at_most(wanted);
     }
-    ensure!(args.seconds.is_finite() && args.seconds >= 0.0, "--seconds is a positive number");
-    options.seconds_per_row = args.seconds;
-    options.weight_bytes_max = args.weights_mib.saturating_mul(1 << 20);
+    let seconds = args.cpu.seconds;
+    ensure!(seconds.is_finite() && seconds >= 0.0, "--seconds is a positive number");
+    options.seconds_per_row = seconds;
+    options.weight_bytes_max = args.cpu.weights_mib.saturating_mul(1 << 20);
     options.save_result = args.save_result.clone();
     Ok(options)
+}
+
+#[cfg(not(feature = "cuda"))]
+fn on_gpu(_: &BenchLayerArgs, _: usize) -> anyhow::Result<()> {
+    bail!("this program was built without GPUs; build it with --features cuda")
+}
+
+#[cfg(feature = "cuda")]
+fn on_gpu(args: &BenchLayerArgs, ordinal: usize) -> anyhow::Result<()> {
+    use crate::bench::layer::gpu;
+    use crate::cli::{AssignmentArg, RoutingArg};
+    use crate::shapes::SHIPPED;
+
+    let shapes = match args.shape.as_slice() {
+        [] => SHIPPED[..2].iter().map(|name| name.parse()).collect::<anyhow::Result<_>>()?,
+        names => names.iter().map(|name| name.parse()).collect::<anyhow::Result<_>>()?,
+    };
+    let tokens = match args.tokens.as_slice() {
+        [] => gpu::TOKENS.to_vec(),
+        tokens => tokens.iter().map(|tokens| tokens.get()).collect(),
+    };
+    let routing = |routing: &RoutingArg| match routing {
+        RoutingArg::Uniform => gpu::RoutingKind::Uniform,
+        RoutingArg::Zipf => gpu::RoutingKind::Zipf,
+    };
+    gpu::run(&gpu::Options {
+        ordinal,
+        shapes,
+        tokens,
+        routings: args.gpu.routing.iter().map(routing).collect(),
+        packs: args.gpu.kernels.clone(),
+        path: match args.gpu.assignment {
+            AssignmentArg::Planned => None,
+            AssignmentArg::Direct => Some(gpu::ForcedPath::Direct),
+            AssignmentArg::Aligned => Some(gpu::ForcedPath::Aligned),
+        },
+        prepare: args.gpu.prepare.clone(),
+        compare: args.gpu.compare.clone(),
+        save_result: args.save_result.clone(),
+        plot: args.gpu.plot.clone(),
+    })
 }
 
 /// The flag's values are the formats' names.

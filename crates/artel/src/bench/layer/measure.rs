@@ -9,13 +9,13 @@ use artel_moe::config::{MoeConfig, MoeShape, RouterConfig};
 use artel_moe::layer::{AnyMoeLayer, AnyWorkspace};
 use artel_moe::quant::Format;
 use artel_moe::router::{Gate, Router, RoutingMethod, TopK};
-use artel_moe::weights::{AnyExperts, ExpertTensors};
+use artel_moe::weights::AnyExperts;
 use rand::{SeedableRng, seq::index::sample};
 use rand_chacha::ChaCha8Rng;
 
 use super::ceilings::{gemm_crate_gigaflops, median, read_rate};
 use super::report::{Report, Row};
-use super::weights::{matrix_over, random_buffer, random_floats, random_matrix};
+use super::weights::{expert_over, random_buffer, random_floats, random_matrix};
 use super::{LayerShape, Options};
 
 /// Layers with different weights, used in turn.
@@ -80,7 +80,9 @@ impl Layers {
         let mut bytes_per_expert = 0;
         for layer in 0..fitting / num_experts {
             let buffer = random_buffer(format, numbers * num_experts, layer as u64);
-            let expert = |expert: usize| expert_over(format, &buffer, expert, shape);
+            let expert = |expert: usize| {
+                expert_over(format, &buffer, expert, [hidden_size, intermediate_size])
+            };
             let experts = (0..num_experts).map(expert).collect::<Result<Vec<_>>>()?;
             let parts = experts[0].w13.iter().chain([&experts[0].w2]);
             bytes_per_expert = parts.map(|part| part.bytes()).sum();
@@ -94,30 +96,6 @@ impl Layers {
         }
         Ok(Self { layers, buffers, num_experts, bytes_per_expert })
     }
-}
-
-/// Expert number `expert` of a buffer that holds gate, up and down of one expert after the other.
-fn expert_over(
-    format: Format,
-    buffer: &HostBuffer,
-    expert: usize,
-    shape: &LayerShape,
-) -> Result<ExpertTensors> {
-    let (hidden_size, intermediate_size) = (shape.hidden_size, shape.intermediate_size);
-    let bytes = hidden_size * intermediate_size * random_buffer(format, 1, 0).len();
-    let part = |part: usize, rows, columns| {
-        let start = (3 * expert + part) * bytes;
-        matrix_over(format, buffer.slice(start..start + bytes)?, rows, columns)
-    };
-    Ok(ExpertTensors {
-        w13: vec![
-            part(0, intermediate_size, hidden_size)?,
-            part(1, intermediate_size, hidden_size)?,
-        ],
-        w13_bias: None,
-        w2: part(2, hidden_size, intermediate_size)?,
-        w2_bias: None,
-    })
 }
 
 struct Timed {

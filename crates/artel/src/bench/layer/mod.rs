@@ -5,6 +5,8 @@
 //! what the same machine does at best in the same run (`ceilings.rs`).
 
 mod ceilings;
+#[cfg(feature = "cuda")]
+pub mod gpu;
 mod measure;
 mod report;
 mod simd;

@@ -4,6 +4,7 @@ use anyhow::Result;
 use artel_device::HostBuffer;
 use artel_moe::quant::{AnyMatrix, BLOCK, DenseMatrix, Format};
 use artel_moe::quant::{Fp8BlockMatrix, Fp8ChannelMatrix, Fp8TensorMatrix};
+use artel_moe::weights::ExpertTensors;
 use rayon::prelude::*;
 
 /// A matrix `[rows, columns]`.
@@ -63,6 +64,32 @@ pub fn matrix_over(
 fn random_scales(count: usize) -> HostBuffer {
     let scales = random_floats(count, 5).iter().map(|x| 1e-4 + x.abs() * 1e-4).collect();
     HostBuffer::from_vec::<f32>(scales)
+}
+
+/// Expert number `expert` of a buffer that holds gate, up and down of one expert after the other.
+///
+/// # Errors
+/// When the buffer is too short.
+pub fn expert_over(
+    format: Format,
+    buffer: &HostBuffer,
+    expert: usize,
+    [hidden_size, intermediate_size]: [usize; 2],
+) -> Result<ExpertTensors> {
+    let bytes = hidden_size * intermediate_size * random_buffer(format, 1, 0).len();
+    let part = |part: usize, rows, columns| {
+        let start = (3 * expert + part) * bytes;
+        matrix_over(format, buffer.slice(start..start + bytes)?, rows, columns)
+    };
+    Ok(ExpertTensors {
+        w13: vec![
+            part(0, intermediate_size, hidden_size)?,
+            part(1, intermediate_size, hidden_size)?,
+        ],
+        w13_bias: None,
+        w2: part(2, hidden_size, intermediate_size)?,
+        w2_bias: None,
+    })
 }
 
 /// Numbers from -1/16 to 1/16.

@@ -1,8 +1,13 @@
 //! What the user types. Exactly that: nothing here opens a file or decides anything.
 
+mod bench;
+mod kernels;
+
 use std::path::PathBuf;
 
+pub use bench::*;
 use clap::{Args, Parser, Subcommand, ValueEnum};
+pub use kernels::*;
 
 /// Release and commit.
 const VERSION: &str = concat!(env!("CARGO_PKG_VERSION"), " (", env!("ARTEL_COMMIT"), ")");
@@ -258,162 +263,4 @@ pub struct EvaluationArgs {
     /// Write every problem, answer and verdict as JSON lines
     #[arg(long, value_name = "FILE.jsonl")]
     pub save_samples: Option<PathBuf>,
-}
-
-/// `artel bench`.
-#[derive(Debug, Subcommand)]
-pub enum BenchCommand {
-    /// One mixture-of-experts layer of published sizes, by batch size
-    Layer(BenchLayerArgs),
-    /// The small kernels of a layer on a GPU, by batch size
-    Steps(BenchStepsArgs),
-}
-
-/// `artel bench steps`.
-#[derive(Debug, Args)]
-pub struct BenchStepsArgs {
-    /// What computes
-    #[arg(long, value_enum, default_value_t = StepsDevice::Cuda, value_name = "DEVICE")]
-    pub device: StepsDevice,
-    /// Packs to load kernels from; what they lack is compiled where the toolkit is installed
-    #[arg(long, value_name = "FILE")]
-    pub kernels: Vec<PathBuf>,
-    /// Only compile the kernels into a pack, for a GPU on a machine without the toolkit
-    #[arg(long, value_name = "FILE", conflicts_with_all = ["kernels", "save_result"])]
-    pub prepare: Option<PathBuf>,
-    /// Write the measurements as JSON
-    #[arg(long, value_name = "FILE.json")]
-    pub save_result: Option<PathBuf>,
-}
-
-/// What computes the small steps.
-#[derive(Debug, Clone, Copy, ValueEnum)]
-pub enum StepsDevice {
-    /// The first NVIDIA GPU.
-    Cuda,
-}
-
-/// `artel bench layer`.
-#[derive(Debug, Args)]
-pub struct BenchLayerArgs {
-    /// What computes
-    #[arg(long, value_enum, default_value_t = Device::Cpu, value_name = "DEVICE")]
-    pub device: Device,
-    /// Layers to measure [default: all]
-    #[arg(long, value_enum, value_delimiter = ',', value_name = "NAMES")]
-    pub shape: Vec<ShapeArg>,
-    /// Number formats of the experts [default: bf16,fp8-block128]
-    #[arg(long, value_enum, value_delimiter = ',', value_name = "FORMATS")]
-    pub format: Vec<WeightFormat>,
-    /// Batch sizes [default: powers of two to 2048]
-    #[arg(long, value_delimiter = ',', value_name = "NUMBERS")]
-    pub tokens: Vec<std::num::NonZeroUsize>,
-    /// Least time for each batch size
-    #[arg(long, value_name = "SECONDS", default_value_t = 1.0)]
-    pub seconds: f64,
-    /// Memory for weights; a layer that is larger is measured with fewer experts
-    #[arg(long, value_name = "MIB", default_value_t = 4096)]
-    pub weights_mib: usize,
-    /// Strongest instruction set to use [default: the processor's]
-    #[arg(long, value_enum, value_name = "SET")]
-    pub instruction_set: Option<InstructionSet>,
-    /// Write the measurements as JSON
-    #[arg(long, value_name = "FILE.json")]
-    pub save_result: Option<PathBuf>,
-}
-
-/// What computes.
-#[derive(Debug, Clone, Copy, ValueEnum)]
-pub enum Device {
-    /// All cores of this machine.
-    Cpu,
-}
-
-/// Layers of published models.
-#[derive(Debug, Clone, Copy, ValueEnum)]
-pub enum ShapeArg {
-    /// 128 experts, 8 a token, hidden 2048, intermediate 768.
-    #[value(name = "qwen3-30b-a3b")]
-    Qwen3,
-    /// 256 experts, 8 a token, hidden 3072, intermediate 1536.
-    #[value(name = "minimax-m2.5")]
-    MiniMax,
-}
-
-/// Instruction sets that kernels are written for.
-#[derive(Debug, Clone, Copy, ValueEnum)]
-pub enum InstructionSet {
-    /// Any processor.
-    Portable,
-    /// AVX2 with FMA.
-    Avx2,
-    /// AVX-512 with bfloat16.
-    Avx512,
-    /// AMX tiles.
-    Amx,
-}
-
-/// Generations of GPUs that kernels are made for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum GpuArchitecture {
-    /// Ampere: A100. No FP8.
-    #[value(name = "sm_80")]
-    Sm80,
-    /// Hopper: H100, H200.
-    #[value(name = "sm_90")]
-    Sm90,
-    /// Blackwell: B200.
-    #[value(name = "sm_100")]
-    Sm100,
-    /// Blackwell: RTX PRO 6000, RTX 5090.
-    #[value(name = "sm_120")]
-    Sm120,
-}
-
-impl GpuArchitecture {
-    /// The name that is typed.
-    pub fn name(self) -> String {
-        let value = self.to_possible_value().expect("this is a bug: a value without a name");
-        value.get_name().to_owned()
-    }
-}
-
-/// `artel kernels`.
-#[derive(Debug, Subcommand)]
-pub enum KernelsCommand {
-    /// Compile the kernels of layers into a pack; needs the toolkit, but no GPU
-    Build(KernelsBuildArgs),
-    /// Show what a pack holds
-    List(KernelsListArgs),
-}
-
-/// `artel kernels build`.
-#[derive(Debug, Args)]
-pub struct KernelsBuildArgs {
-    /// GPUs to compile for
-    #[arg(long, value_enum, value_delimiter = ',', required = true, value_name = "ARCHS")]
-    pub arch: Vec<GpuArchitecture>,
-    /// Layers by name, MODEL[-tpN]-FORMAT [default: m2.5-tp2-fp8,qwen3-30b-bf16,qwen3-30b-fp8]
-    #[arg(long, value_delimiter = ',', value_name = "NAMES")]
-    pub shapes: Vec<String>,
-    /// The layers of a checkpoint instead
-    #[arg(long, value_name = "MODEL", conflicts_with = "shapes")]
-    pub model: Option<PathBuf>,
-    /// Number format that the checkpoint is converted to [default: as stored]
-    #[arg(long, value_enum, value_name = "FORMAT", requires = "model")]
-    pub format: Option<WeightFormat>,
-    /// GPUs that share every expert of the checkpoint
-    #[arg(long, value_name = "N", default_value = "1", requires = "model")]
-    pub tensor_parallel: std::num::NonZeroUsize,
-    /// Pack to write; kernels that are in it and up to date are kept
-    #[arg(long, short, value_name = "FILE")]
-    pub output: PathBuf,
-}
-
-/// `artel kernels list`.
-#[derive(Debug, Args)]
-pub struct KernelsListArgs {
-    /// The pack
-    #[arg(value_name = "FILE")]
-    pub file: PathBuf,
 }

@@ -1,0 +1,215 @@
+//! The experts of a layer on a GPU: [`CudaExperts::forward`] runs the way that the plan chose for
+//! the batch size, one launch after the other, each waiting for its predecessor on the GPU.
+//!
+//! Everything is chosen, compiled and allocated before: `forward` only launches, so it can be
+//! recorded in a CUDA graph.
+
+mod direct;
+mod shape;
+mod sorted;
+
+use std::marker::PhantomData;
+
+use artel_device::cuda::{Context, DeviceSlice, DeviceSliceMut, Kernels, Stream};
+
+use crate::MoeError;
+use crate::config::{MoeConfig, Parallelism};
+use crate::grouped_gemm::prefill::cuda::HalfElement;
+use crate::plan::gpu::{GpuPath, GpuPlan, GpuPlanEntry, Way};
+use crate::quant::{Format, NumberFormat};
+use crate::weights::cuda::DeviceExperts;
+use direct::{DirectChain, DirectMemory};
+use sorted::{SortedChain, SortedMemory};
+
+/// All kernels that one plan may launch.
+#[derive(Debug, Clone)]
+pub struct ExpertsKernels<A: HalfElement> {
+    chains: Vec<Chain<A>>,
+}
+
+/// The launches of one way to serve a batch.
+#[derive(Debug, Clone)]
+enum Chain<A: HalfElement> {
+    Direct(DirectChain<A>),
+    Sorted(Box<SortedChain<A>>),
+}
+
+impl<A: HalfElement> ExpertsKernels<A> {
+    /// Asks for the kernels of every way that `plan` names.
+    ///
+    /// # Errors
+    /// [`MoeError::Config`] for a format or sizes without kernels, [`MoeError::Cuda`] when a kernel
+    /// is missing and cannot be made.
+    pub fn load(
+        kernels: &mut Kernels,
+        config: &MoeConfig,
+        format: Format,
+        plan: &GpuPlan,
+    ) -> Result<Self, MoeError> {
+        let chain = |entry: &GpuPlanEntry| {
+            let GpuPlanEntry { path, kernels: ways, tokens_max, .. } = *entry;
+            let way = Way { path, kernels: ways };
+            match way.path {
+                GpuPath::Direct => {
+                    DirectChain::load(kernels, config, format, way, tokens_max).map(Chain::Direct)
+                }
+                GpuPath::Aligned { .. } => SortedChain::load(kernels, config, format, way)
+                    .map(|chain| Chain::Sorted(Box::new(chain))),
+            }
+        };
+        Ok(Self { chains: plan.entries().iter().map(chain).collect::<Result<_, _>>()? })
+    }
+}
+
+/// Ids and weights of the experts of every token, on the device.
+#[derive(Debug, Clone, Copy)]
+pub struct DeviceRouting<'a> {
+    /// `[T, K]`; an id below 0 or not below `E` is no expert.
+    pub ids: DeviceSlice<'a, i32>,
+    /// `[T, K]`.
+    pub weights: DeviceSlice<'a, f32>,
+}
+
+/// One step of at most [`GpuPlan::tokens_per_step`] tokens.
+#[derive(Debug, Clone, Copy)]
+struct Step<'a, A: HalfElement> {
+    hidden_states: DeviceSlice<'a, A>,
+    routing: DeviceRouting<'a>,
+    tokens: usize,
+    experts: &'a DeviceExperts,
+}
+
+/// The experts of one layer on one GPU, with the memory that they work in.
+#[derive(Debug)]
+pub struct CudaExperts<F: NumberFormat<Activation: HalfElement>> {
+    config: MoeConfig,
+    plan: GpuPlan,
+    kernels: ExpertsKernels<F::Activation>,
+    weights: DeviceExperts,
+    direct: Option<DirectMemory<F::Activation>>,
+    sorted: Option<SortedMemory<F::Activation>>,
+    format: PhantomData<F>,
+}
+
+impl<F: NumberFormat<Activation: HalfElement>> CudaExperts<F> {
+    /// Experts whose kernels were loaded for the same configuration and plan.
+    ///
+    /// # Errors
+    /// [`MoeError::Shape`] when weights and configuration do not belong together, [`MoeError::Cuda`]
+    /// when memory runs out.
+    pub fn new(
+        context: &Context,
+        config: MoeConfig,
+        plan: GpuPlan,
+        kernels: ExpertsKernels<F::Activation>,
+        weights: DeviceExperts,
+    ) -> Result<Self, MoeError> {
+        let (w13, w2) = (weights.w13().layout(), weights.w2().layout());
+        let intermediate_size = config.local_intermediate_size();
+        let rows = config.activation().input_columns(intermediate_size);
+        MoeError::check_shape("experts on this GPU", config.local_experts(), w13.experts)?;
+        MoeError::check_shape("rows of w13", rows, w13.rows)?;
+        MoeError::check_shape("columns of w13", config.shape().hidden_size, w13.columns)?;
+        MoeError::check_shape("rows of w2", config.shape().hidden_size, w2.rows)?;
+        MoeError::check_shape("columns of w2", intermediate_size, w2.columns)?;
+        let entries = plan.entries();
+        let (mut direct, mut sorted) = (None, None);
+        for (chain, entry) in kernels.chains.iter().zip(entries) {
+            match chain {
+                Chain::Direct(chain) => {
+                    DirectMemory::grow(&mut direct, context, chain, entry.tokens_max)?;
+                }
+                Chain::Sorted(chain) => {
+                    SortedMemory::grow(&mut sorted, context, chain, entry.tokens_max)?;
+                }
+            }
+        }
+        Ok(Self { config, plan, kernels, weights, direct, sorted, format: PhantomData })
+    }
+
+    /// The same weights served by another plan, whose kernels are given.
+    ///
+    /// # Errors
+    /// As [`new`](Self::new).
+    pub fn replan(
+        self,
+        context: &Context,
+        plan: GpuPlan,
+        kernels: ExpertsKernels<F::Activation>,
+    ) -> Result<Self, MoeError> {
+        let Self { config, weights, .. } = self;
+        Self::new(context, config, plan, kernels, weights)
+    }
+
+    /// What serves which batch size.
+    pub fn plan(&self) -> &GpuPlan {
+        &self.plan
+    }
+
+    /// What is computed.
+    pub fn config(&self) -> &MoeConfig {
+        &self.config
+    }
+
+    /// How a batch of `tokens` tokens is served; a larger one than a step as its first step is.
+    pub fn way(&self, tokens: usize) -> Way {
+        let entry = self.plan.entry(tokens.min(self.plan.tokens_per_step()));
+        Way { path: entry.path, kernels: entry.kernels }
+    }
+
+    /// Hidden states `[T, H]` to hidden states `[T, H]`; this rank's part of the sum over experts.
+    /// Launches and returns; larger batches than a step run step by step.
+    ///
+    /// # Errors
+    /// [`MoeError::Cuda`] when a slice is too short or a launch fails.
+    pub fn forward(
+        &mut self,
+        stream: &Stream,
+        hidden_states: DeviceSlice<'_, F::Activation>,
+        routing: DeviceRouting<'_>,
+        tokens: usize,
+        out: &mut DeviceSliceMut<'_, F::Activation>,
+    ) -> Result<(), MoeError> {
+        let (hidden_size, top_k) = (self.config.shape().hidden_size, self.config.shape().top_k);
+        hidden_states.expect_len("hidden states", tokens * hidden_size)?;
+        routing.ids.expect_len("ids of experts", tokens * top_k)?;
+        routing.weights.expect_len("weights of experts", tokens * top_k)?;
+        out.expect_len("output hidden states", tokens * hidden_size)?;
+        let mut done = 0;
+        while done < tokens {
+            let count = (tokens - done).min(self.plan.tokens_per_step());
+            let step = Step {
+                hidden_states: hidden_states.range(done * hidden_size, count * hidden_size)?,
+                routing: DeviceRouting {
+                    ids: routing.ids.range(done * top_k, count * top_k)?,
+                    weights: routing.weights.range(done * top_k, count * top_k)?,
+                },
+                tokens: count,
+                experts: &self.weights,
+            };
+            let mut out = out.range_mut(done * hidden_size, count * hidden_size)?;
+            let chosen = self.plan.entries().iter().position(|entry| count <= entry.tokens_max);
+            let chosen = chosen.expect("this is a bug: a step longer than the plan's");
+            match &self.kernels.chains[chosen] {
+                Chain::Direct(chain) => {
+                    let memory = self.direct.as_mut().expect("this is a bug: no memory");
+                    chain.launch(stream, &step, memory, &mut out)?;
+                }
+                Chain::Sorted(chain) => {
+                    let memory = self.sorted.as_mut().expect("this is a bug: no memory");
+                    chain.launch(stream, &step, memory, &mut out)?;
+                }
+            }
+            done += count;
+        }
+        Ok(())
+    }
+}
+
+/// The map of experts that are spread over ranks, as kernels take it.
+fn expert_map(config: &MoeConfig) -> Option<&[i32]> {
+    match config.parallelism() {
+        Parallelism::Expert(map) => Some(map.local_ids()),
+        Parallelism::Single | Parallelism::Tensor { .. } => None,
+    }
+}

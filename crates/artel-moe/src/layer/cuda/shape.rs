@@ -1,0 +1,28 @@
+//! What kernels must know of a layer before there are weights.
+
+use crate::MoeError;
+use crate::activation::Activation;
+use crate::config::{MoeConfig, RouterWeight};
+use crate::grouped_gemm::decode::{DecodeShape, DecodeTile};
+use crate::plan::gpu::{ExpertsShape, Tile};
+use crate::quant::Format;
+
+/// Sizes of the experts of this rank.
+pub(super) fn decode_shape(config: &MoeConfig, format: Format) -> Result<DecodeShape, MoeError> {
+    if config.router_weight() == RouterWeight::OnInput {
+        let allowed = "on the output of the experts on a GPU";
+        return Err(MoeError::config("router weight", "on the input", allowed));
+    }
+    if config.activation() != Activation::Silu {
+        let found = format!("{:?}", config.activation());
+        return Err(MoeError::config("activation", found, "SiLU on a GPU"));
+    }
+    let shape = ExpertsShape::of(config, format);
+    shape.decode_shape().ok_or_else(|| shape.without_kernels())
+}
+
+/// The plan's tile as the kernels of small batches name it.
+pub(super) fn decode_tile(tile: Tile) -> DecodeTile {
+    let Tile { rows, columns, depth, warps, occupancy } = tile;
+    DecodeTile { rows, columns, depth, warps, occupancy }
+}

@@ -1,0 +1,247 @@
+//! Larger batches: pairs are sorted by expert, so that each weight is read once for all its rows.
+
+mod prefill;
+
+use artel_device::cuda::{Context, DeviceBuffer, DeviceSlice, DeviceSliceMut, Kernels, Stream};
+use prefill::{PrefillChain, PrefillMemory, SortedPairs};
+
+use super::shape::{decode_shape, decode_tile};
+use super::{Step, expert_map};
+use crate::MoeError;
+use crate::assignment::cuda::{Align, AlignedSlices, IdForm};
+use crate::assignment::{AlignOptions, LocalExperts, NonLocalExperts, PaddedLength};
+use crate::combine::cuda::{
+    Combine, CombineForm, CombineOperands, PairWeights, RowOrder, WeightForm,
+};
+use crate::config::{MoeConfig, Parallelism};
+use crate::grouped_gemm::decode::DecodeShape;
+use crate::grouped_gemm::decode::cuda::{
+    AlignedExperts, AlignedStep, BlockSlices, DecodeWorkspace,
+};
+use crate::grouped_gemm::prefill::cuda::HalfElement;
+use crate::plan::gpu::{ExpertsShape, GemmFamily, GpuPath, Way};
+use crate::quant::Format;
+
+/// The launches of one way: sort, both products, combine.
+#[derive(Debug, Clone)]
+pub(super) struct SortedChain<A: HalfElement> {
+    shape: DecodeShape,
+    sizes: ExpertsShape,
+    block_size: usize,
+    expert_map: Option<Vec<i32>>,
+    align: Align,
+    products: Products<A>,
+    combine: Combine<A>,
+}
+
+/// Both products over sorted pairs.
+#[derive(Debug, Clone)]
+enum Products<A: HalfElement> {
+    /// Few rows an expert: rows are gathered by the first product.
+    Decode(AlignedExperts<A>),
+    /// Many rows an expert: rows are brought into order first.
+    Prefill(PrefillChain<A>),
+}
+
+impl<A: HalfElement> SortedChain<A> {
+    pub(super) fn load(
+        kernels: &mut Kernels,
+        config: &MoeConfig,
+        format: Format,
+        way: Way,
+    ) -> Result<Self, MoeError> {
+        let GpuPath::Aligned { block_size } = way.path else {
+            return Err(MoeError::config("path", way.path, "an aligned one"));
+        };
+        let (shape, sizes) = (decode_shape(config, format)?, ExpertsShape::of(config, format));
+        let experts = match config.parallelism() {
+            Parallelism::Expert(map) => LocalExperts::Mapped(map, NonLocalExperts::Drop),
+            Parallelism::Single | Parallelism::Tensor { .. } => LocalExperts::All,
+        };
+        let options = AlignOptions {
+            experts,
+            padded_length: PaddedLength::WholeBlocks,
+            ..AlignOptions::new(config.shape().num_experts, block_size)
+        };
+        let tiles = [way.kernels.first, way.kernels.second];
+        let products = match tiles.map(|kernel| kernel.family) {
+            [GemmFamily::Decode, GemmFamily::Decode] => {
+                let tiles = tiles.map(|kernel| decode_tile(kernel.tile));
+                Products::Decode(AlignedExperts::load(kernels, shape, tiles)?)
+            }
+            [GemmFamily::Prefill, GemmFamily::Prefill] => {
+                Products::Prefill(PrefillChain::load(kernels, &sizes, way, block_size)?)
+            }
+            _ => return Err(MoeError::config("kernels of a way", way, "of one family")),
+        };
+        let form = CombineForm {
+            top_k: shape.top_k,
+            hidden_size: shape.hidden_size,
+            order: RowOrder::Sorted,
+            weights: WeightForm::Routed,
+            identity: false,
+        };
+        Ok(Self {
+            shape,
+            sizes,
+            block_size,
+            expert_map: expert_map(config).map(<[i32]>::to_vec),
+            align: Align::load(kernels, &options, IdForm::Plain)?,
+            products,
+            combine: Combine::load(kernels, form)?,
+        })
+    }
+
+    pub(super) fn launch(
+        &self,
+        stream: &Stream,
+        step: &Step<'_, A>,
+        memory: &mut SortedMemory<A>,
+        out: &mut DeviceSliceMut<'_, A>,
+    ) -> Result<(), MoeError> {
+        let blocks = self.sort(stream, step, memory)?;
+        let sorted = BlockSlices {
+            sorted_token_ids: memory.sorted_token_ids.slice(),
+            expert_ids: memory.expert_ids.slice(),
+            num_tokens_post_padded: memory.num_tokens_post_padded.slice(),
+            blocks,
+        };
+        match &self.products {
+            Products::Decode(experts) => {
+                let workspace = memory.decode.as_mut().expect("this is a bug: no memory");
+                let step = AlignedStep {
+                    hidden_states: step.hidden_states,
+                    tokens: step.tokens,
+                    blocks: sorted,
+                    experts: step.experts.slices(),
+                };
+                experts.launch(stream, &step, workspace, &mut memory.rows.slice_mut())?;
+            }
+            Products::Prefill(products) => {
+                let prefill = memory.prefill.as_mut().expect("this is a bug: no memory");
+                let positions = memory.pair_positions.slice();
+                let pairs = SortedPairs { blocks: sorted, positions };
+                products.launch(stream, step, pairs, prefill, &mut memory.rows.slice_mut())?;
+            }
+        }
+        let operands = CombineOperands {
+            rows: memory.rows.slice(),
+            selectors: memory.pair_positions.slice(),
+            num_experts: self.shape.experts,
+            weights: PairWeights::Routed(step.routing.weights),
+            identity: None,
+        };
+        self.combine.launch(stream, step.tokens, &operands, out)
+    }
+
+    /// Sorts the pairs; the number of blocks that there can be.
+    fn sort(
+        &self,
+        stream: &Stream,
+        step: &Step<'_, A>,
+        memory: &mut SortedMemory<A>,
+    ) -> Result<usize, MoeError> {
+        let pairs = step.tokens * self.shape.top_k;
+        let mut sorted = AlignedSlices {
+            sorted_token_ids: memory.sorted_token_ids.slice_mut(),
+            expert_ids: memory.expert_ids.slice_mut(),
+            num_tokens_post_padded: memory.num_tokens_post_padded.slice_mut(),
+            pair_positions: memory.pair_positions.slice_mut(),
+        };
+        let map: Option<DeviceSlice<'_, i32>> = memory.expert_map.as_ref().map(DeviceBuffer::slice);
+        let workspace = &mut memory.align.slice_mut();
+        let ids = step.routing.ids.range(0, pairs)?;
+        self.align.launch(stream, ids, map, workspace, &mut sorted)?;
+        Ok(self.align.sorted_len(pairs)?.div_ceil(self.block_size))
+    }
+}
+
+/// What the launches leave for each other: enough for every sorted way of a plan.
+#[derive(Debug)]
+pub(super) struct SortedMemory<A: HalfElement> {
+    expert_map: Option<DeviceBuffer<i32>>,
+    sorted_token_ids: DeviceBuffer<i32>,
+    expert_ids: DeviceBuffer<i32>,
+    num_tokens_post_padded: DeviceBuffer<i32>,
+    pair_positions: DeviceBuffer<i32>,
+    align: DeviceBuffer<i32>,
+    rows: DeviceBuffer<A>,
+    decode: Option<DecodeWorkspace>,
+    prefill: Option<PrefillMemory<A>>,
+    sizes: Sizes,
+}
+
+/// The largest of each that was asked for.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+struct Sizes {
+    tokens: usize,
+    positions: usize,
+    blocks: usize,
+    align: usize,
+    decode: Option<[usize; 2]>,
+    prefill: Option<usize>,
+}
+
+impl<A: HalfElement> SortedMemory<A> {
+    /// Makes room for what `chain` needs for `tokens` tokens beside what is there.
+    pub(super) fn grow(
+        memory: &mut Option<Self>,
+        context: &Context,
+        chain: &SortedChain<A>,
+        tokens: usize,
+    ) -> Result<(), MoeError> {
+        let known = memory.as_ref().map_or(Sizes::default(), |memory| memory.sizes);
+        let sizes = known.with(chain, tokens)?;
+        if sizes == known {
+            return Ok(());
+        }
+        // What is there goes first: both together might not fit.
+        drop(memory.take());
+        let DecodeShape { top_k, hidden_size, .. } = chain.shape;
+        let map = chain.expert_map.as_deref();
+        let decode = sizes.decode.map(|[tokens, positions]| {
+            DecodeWorkspace::new(context, &chain.shape, tokens, positions)
+        });
+        let prefill =
+            sizes.prefill.map(|positions| PrefillMemory::new(context, &chain.sizes, positions));
+        *memory = Some(Self {
+            expert_map: map.map(|map| DeviceBuffer::from_host(context, map)).transpose()?,
+            sorted_token_ids: context.buffer(sizes.positions)?,
+            expert_ids: context.buffer(sizes.blocks)?,
+            num_tokens_post_padded: context.buffer(1)?,
+            pair_positions: context.buffer(sizes.tokens * top_k)?,
+            align: context.buffer(sizes.align)?,
+            // Zeros where nothing is written: positions that pad a block are read with the others.
+            rows: DeviceBuffer::zeroed(context, sizes.positions * hidden_size)?,
+            decode: decode.transpose()?,
+            prefill: prefill.transpose()?,
+            sizes,
+        });
+        Ok(())
+    }
+}
+
+impl Sizes {
+    fn with<A: HalfElement>(self, chain: &SortedChain<A>, tokens: usize) -> Result<Self, MoeError> {
+        let pairs = tokens * chain.shape.top_k;
+        let positions = chain.align.sorted_len(pairs)?;
+        let (mut decode, mut prefill) = (self.decode, self.prefill);
+        match chain.products {
+            Products::Decode(_) => {
+                let [known_tokens, known_positions] = decode.unwrap_or_default();
+                decode = Some([tokens.max(known_tokens), positions.max(known_positions)]);
+            }
+            Products::Prefill(_) => {
+                prefill = Some(positions.max(prefill.unwrap_or_default()));
+            }
+        }
+        Ok(Self {
+            tokens: tokens.max(self.tokens),
+            positions: positions.max(self.positions),
+            blocks: positions.div_ceil(chain.block_size).max(self.blocks),
+            align: chain.align.workspace_len(pairs).max(self.align),
+            decode,
+            prefill,
+        })
+    }
+}

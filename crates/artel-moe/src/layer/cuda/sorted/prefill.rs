@@ -1,0 +1,204 @@
+//! Large batches: rows are brought into the order of the sorted pairs, so that products read and
+//! write whole tiles.
+
+use artel_device::cuda::{Context, DeviceBuffer, DeviceSlice, DeviceSliceMut, Kernels, Stream};
+
+use super::super::Step;
+use crate::MoeError;
+use crate::activation::Activation;
+use crate::activation::cuda::{Activate, ActivateQuantize, ActivationForm, GateUp};
+use crate::grouped_gemm::decode::DecodeShape;
+use crate::grouped_gemm::decode::cuda::{BlockSlices, WeightSlices};
+use crate::grouped_gemm::prefill::PrefillTile;
+use crate::grouped_gemm::prefill::cuda::{
+    Blocks, Fp8Operand, HalfElement, PrefillFp8Gemm, PrefillGemm,
+};
+use crate::permute::cuda::Permute;
+use crate::plan::gpu::{ExpertsShape, GpuProduct, Tile, Way};
+use crate::quant::activations::Granularity;
+use crate::quant::activations::cuda::{InputRows, Placement, Quantize, QuantizedRows, ScaleLayout};
+use crate::weights::StackLayout;
+
+/// Both products with what stands before and between them.
+#[derive(Debug, Clone)]
+pub(super) struct PrefillChain<A: HalfElement> {
+    shape: DecodeShape,
+    block_size: usize,
+    steps: Steps<A>,
+}
+
+#[derive(Debug, Clone)]
+enum Steps<A: HalfElement> {
+    Plain {
+        permute: Permute<A>,
+        first: PrefillGemm<A>,
+        activate: Activate<A>,
+        second: PrefillGemm<A>,
+    },
+    Fp8 {
+        quantize: Quantize<A>,
+        first: PrefillFp8Gemm<A>,
+        activate: ActivateQuantize<A>,
+        second: PrefillFp8Gemm<A>,
+    },
+}
+
+/// Pairs in their order: the blocks, and where each pair stands.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct SortedPairs<'a> {
+    pub(super) blocks: BlockSlices<'a>,
+    pub(super) positions: DeviceSlice<'a, i32>,
+}
+
+impl<A: HalfElement> PrefillChain<A> {
+    pub(super) fn load(
+        kernels: &mut Kernels,
+        shape: &ExpertsShape,
+        way: Way,
+        block_size: usize,
+    ) -> Result<Self, MoeError> {
+        let layout = |product| shape.stack_layout(product).ok_or_else(|| shape.without_kernels());
+        let layouts = [layout(GpuProduct::GateUp)?, layout(GpuProduct::Down)?];
+        let tiles = [way.kernels.first.tile, way.kernels.second.tile].map(prefill_tile);
+        let shape = shape.decode_shape().ok_or_else(|| shape.without_kernels())?;
+        let DecodeShape { hidden_size, intermediate_size, top_k, .. } = shape;
+        let form = ActivationForm { activation: Activation::Silu, intermediate_size, sorted: true };
+        let steps = if layouts[0].scale_block.is_none() {
+            let mut product =
+                |of: usize| PrefillGemm::load(kernels, &layouts[of], tiles[of], block_size);
+            let (first, second) = (product(0)?, product(1)?);
+            Steps::Plain {
+                permute: Permute::load(kernels, hidden_size, top_k)?,
+                first,
+                activate: Activate::load(kernels, form)?,
+                second,
+            }
+        } else {
+            let mut product =
+                |of: usize| PrefillFp8Gemm::load(kernels, &layouts[of], tiles[of], block_size);
+            let (first, second) = (product(0)?, product(1)?);
+            let placement = Placement::Sorted { top_k };
+            Steps::Fp8 {
+                quantize: Quantize::load(kernels, hidden_size, Granularity::Groups, placement)?,
+                first,
+                activate: ActivateQuantize::load(kernels, form, Granularity::Groups)?,
+                second,
+            }
+        };
+        Ok(Self { shape, block_size, steps })
+    }
+
+    /// Writes row `p` of `out` `[positions, H]` for every position `p` in use.
+    pub(super) fn launch(
+        &self,
+        stream: &Stream,
+        step: &Step<'_, A>,
+        pairs: SortedPairs<'_>,
+        memory: &mut PrefillMemory<A>,
+        out: &mut DeviceSliceMut<'_, A>,
+    ) -> Result<(), MoeError> {
+        let DecodeShape { hidden_size, intermediate_size, top_k, .. } = self.shape;
+        let positions = pairs.blocks.blocks * self.block_size;
+        let BlockSlices { expert_ids, num_tokens_post_padded, .. } = pairs.blocks;
+        let blocks = Blocks { expert_ids, num_tokens_post_padded };
+        let weights = step.experts.slices();
+        let mut out = out.range_mut(0, positions * hidden_size)?;
+        let mut gate_up = memory.gate_up.slice_mut();
+        let mut gate_up = gate_up.range_mut(0, positions * 2 * intermediate_size)?;
+        let activated =
+            |rows| GateUp { rows, pairs: step.tokens * top_k, positions: Some(pairs.positions) };
+        match &self.steps {
+            Steps::Plain { permute, first, activate, second } => {
+                let (x, tokens) = (step.hidden_states, step.tokens);
+                permute.launch(stream, tokens, x, pairs.positions, &mut memory.rows.slice_mut())?;
+                let [w13, w2] = [weights.w13, weights.w2].map(|of| of.numbers.cast::<A>());
+                first.launch(stream, blocks, memory.rows.slice(), w13, &mut gate_up)?;
+                let inner = &mut memory.inner.slice_mut();
+                activate.launch(stream, activated(gate_up.as_slice()), inner)?;
+                second.launch(stream, blocks, memory.inner.slice(), w2, &mut out)
+            }
+            Steps::Fp8 { quantize, first, activate, second } => {
+                let layout = ScaleLayout::ByGroup { rows: positions };
+                let input = InputRows {
+                    values: step.hidden_states,
+                    rows: step.tokens,
+                    positions: Some(pairs.positions),
+                };
+                quantize.launch(stream, input, &mut memory.codes.quantized(layout))?;
+                let [w13, w2] = [weights.w13, weights.w2].map(|of: WeightSlices<'_>| Fp8Operand {
+                    numbers: of.numbers,
+                    scales: of.scales,
+                });
+                first.launch(stream, blocks, memory.codes.operand(), w13, &mut gate_up)?;
+                let inner = &mut memory.inner_codes.quantized(layout);
+                activate.launch(stream, activated(gate_up.as_slice()), inner)?;
+                second.launch(stream, blocks, memory.inner_codes.operand(), w2, &mut out)
+            }
+        }
+    }
+}
+
+fn prefill_tile(tile: Tile) -> PrefillTile {
+    let Tile { rows, columns, depth, warps, occupancy } = tile;
+    PrefillTile { rows, columns, depth, warps, occupancy }
+}
+
+/// What the steps leave for each other; of 16-bit and of FP8 experts only one part is in use.
+#[derive(Debug)]
+pub(super) struct PrefillMemory<A: HalfElement> {
+    rows: DeviceBuffer<A>,
+    codes: Codes,
+    gate_up: DeviceBuffer<A>,
+    inner: DeviceBuffer<A>,
+    inner_codes: Codes,
+}
+
+/// FP8 rows by position with their scales by group.
+#[derive(Debug)]
+struct Codes {
+    codes: DeviceBuffer<u8>,
+    scales: DeviceBuffer<f32>,
+}
+
+impl Codes {
+    /// Zeros: rows that pad a block are multiplied like the others.
+    fn new(context: &Context, positions: usize, layout: &StackLayout) -> Result<Self, MoeError> {
+        let positions = if layout.scale_block.is_some() { positions } else { 0 };
+        let groups = Granularity::Groups.groups(layout.columns);
+        Ok(Self {
+            codes: DeviceBuffer::zeroed(context, positions * layout.columns)?,
+            scales: DeviceBuffer::zeroed(context, positions * groups)?,
+        })
+    }
+
+    fn quantized(&mut self, layout: ScaleLayout) -> QuantizedRows<'_> {
+        let (codes, scales) = (self.codes.slice_mut(), self.scales.slice_mut());
+        QuantizedRows { codes, scales, layout }
+    }
+
+    fn operand(&self) -> Fp8Operand<'_> {
+        Fp8Operand { numbers: self.codes.slice(), scales: self.scales.slice() }
+    }
+}
+
+impl<A: HalfElement> PrefillMemory<A> {
+    pub(super) fn new(
+        context: &Context,
+        shape: &ExpertsShape,
+        positions: usize,
+    ) -> Result<Self, MoeError> {
+        let layout = |product| shape.stack_layout(product).ok_or_else(|| shape.without_kernels());
+        let (first, second) = (layout(GpuProduct::GateUp)?, layout(GpuProduct::Down)?);
+        let plain = |columns: usize| match first.scale_block {
+            None => positions * columns,
+            Some(_) => 0,
+        };
+        Ok(Self {
+            rows: DeviceBuffer::zeroed(context, plain(first.columns))?,
+            codes: Codes::new(context, positions, &first)?,
+            gate_up: DeviceBuffer::zeroed(context, positions * first.rows)?,
+            inner: DeviceBuffer::zeroed(context, plain(second.columns))?,
+            inner_codes: Codes::new(context, positions, &second)?,
+        })
+    }
+}

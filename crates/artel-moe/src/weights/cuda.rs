@@ -1,0 +1,148 @@
+//! Experts on a GPU: one stack a product, copied expert by expert from where the checkpoint has it.
+
+use artel_device::cuda::{Context, DeviceBuffer, DeviceSlice};
+
+use super::{ExpertMatrices, ExpertWeights, StackLayout};
+use crate::MoeError;
+use crate::grouped_gemm::decode::cuda::{ExpertSlices, WeightSlices};
+use crate::quant::NumberFormat;
+
+/// One matrix per expert, on a GPU.
+#[derive(Debug)]
+pub struct DeviceMatrices {
+    layout: StackLayout,
+    memory: Memory,
+    biases: Option<DeviceBuffer<f32>>,
+}
+
+/// Whose the numbers and scales are.
+#[derive(Debug)]
+enum Memory {
+    Own { numbers: DeviceBuffer<u8>, scales: DeviceBuffer<f32> },
+    Foreign { numbers: DeviceSlice<'static, u8>, scales: DeviceSlice<'static, f32> },
+}
+
+impl DeviceMatrices {
+    /// Copies the matrices of all experts.
+    ///
+    /// # Errors
+    /// [`MoeError::Cuda`] when they do not fit.
+    pub fn upload<F: NumberFormat>(
+        context: &Context,
+        matrices: &ExpertMatrices<F>,
+    ) -> Result<Self, MoeError> {
+        let layout = matrices.stack_layout();
+        let per_expert = layout.scales_per_expert();
+        let mut numbers = context.buffer(layout.experts * layout.number_bytes_per_expert())?;
+        let mut scales = context.buffer(layout.experts * per_expert)?;
+        let mut host_scales = vec![0f32; per_expert];
+        let mut written = 0;
+        for expert in 0..layout.experts {
+            for run in matrices.numbers(expert) {
+                numbers.write(written, run)?;
+                written += run.len();
+            }
+            matrices.write_scales(expert, &mut host_scales)?;
+            scales.write(expert * per_expert, &host_scales)?;
+        }
+        let biases = Self::upload_biases(context, matrices)?;
+        Ok(Self { layout, memory: Memory::Own { numbers, scales }, biases })
+    }
+
+    /// Matrices that another engine keeps on the GPU: numbers `[E, N, K]` and float32 scales
+    /// [`StackLayout::scale_shape`], without biases.
+    ///
+    /// # Safety
+    /// Both addresses hold what `layout` says, on the GPU that they are used on, until the value and
+    /// every kernel that reads it are gone.
+    pub unsafe fn from_raw(layout: StackLayout, numbers: u64, scales: u64) -> Self {
+        let bytes = layout.experts * layout.number_bytes_per_expert();
+        let count = layout.experts * layout.scales_per_expert();
+        // SAFETY: the caller vouches for both addresses.
+        let (numbers, scales) = unsafe {
+            (DeviceSlice::from_raw(numbers, bytes), DeviceSlice::from_raw(scales, count))
+        };
+        Self { layout, memory: Memory::Foreign { numbers, scales }, biases: None }
+    }
+
+    fn upload_biases<F: NumberFormat>(
+        context: &Context,
+        matrices: &ExpertMatrices<F>,
+    ) -> Result<Option<DeviceBuffer<f32>>, MoeError> {
+        let biases: Option<Vec<&[f32]>> =
+            (0..matrices.experts()).map(|expert| matrices.bias(expert)).collect();
+        Ok(biases.map(|all| DeviceBuffer::from_host(context, &all.concat())).transpose()?)
+    }
+
+    /// Sizes, and what one scale covers.
+    pub fn layout(&self) -> &StackLayout {
+        &self.layout
+    }
+
+    /// The stored numbers `[E, N, K]`, as bytes.
+    pub fn numbers(&self) -> DeviceSlice<'_, u8> {
+        match &self.memory {
+            Memory::Own { numbers, .. } => numbers.slice(),
+            Memory::Foreign { numbers, .. } => *numbers,
+        }
+    }
+
+    /// The scales, [`StackLayout::scale_shape`].
+    pub fn scales(&self) -> DeviceSlice<'_, f32> {
+        match &self.memory {
+            Memory::Own { scales, .. } => scales.slice(),
+            Memory::Foreign { scales, .. } => *scales,
+        }
+    }
+
+    /// Numbers and scales, as kernels take them.
+    pub(crate) fn slices(&self) -> WeightSlices<'_> {
+        WeightSlices { numbers: self.numbers(), scales: self.scales() }
+    }
+
+    /// Biases `[E, N]`, if the experts have any.
+    pub fn biases(&self) -> Option<DeviceSlice<'_, f32>> {
+        self.biases.as_ref().map(DeviceBuffer::slice)
+    }
+}
+
+/// The weights of all experts of a layer, on a GPU.
+#[derive(Debug)]
+pub struct DeviceExperts {
+    w13: DeviceMatrices,
+    w2: DeviceMatrices,
+}
+
+impl DeviceExperts {
+    /// Both products' matrices.
+    pub fn new(w13: DeviceMatrices, w2: DeviceMatrices) -> Self {
+        Self { w13, w2 }
+    }
+
+    /// Copies both products' matrices.
+    ///
+    /// # Errors
+    /// [`MoeError::Cuda`] when they do not fit.
+    pub fn upload<F: NumberFormat>(
+        context: &Context,
+        weights: &ExpertWeights<F>,
+    ) -> Result<Self, MoeError> {
+        let w13 = DeviceMatrices::upload(context, weights.w13())?;
+        Ok(Self { w13, w2: DeviceMatrices::upload(context, weights.w2())? })
+    }
+
+    /// Gate over up, `[E, 2I, H]`.
+    pub fn w13(&self) -> &DeviceMatrices {
+        &self.w13
+    }
+
+    /// Down, `[E, H, I]`.
+    pub fn w2(&self) -> &DeviceMatrices {
+        &self.w2
+    }
+
+    /// Both, as kernels take them.
+    pub(crate) fn slices(&self) -> ExpertSlices<'_> {
+        ExpertSlices { w13: self.w13.slices(), w2: self.w2.slices() }
+    }
+}

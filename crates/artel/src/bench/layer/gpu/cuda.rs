@@ -1,0 +1,379 @@
+//! What touches the GPU: the read rate, and the timing of a layer.
+
+use anyhow::{Context as _, Result, ensure};
+use artel_device::cpu::CpuFeatures;
+use artel_device::cuda::{
+    Arguments, Context, DeviceBuffer, Event, Graph, KernelSpec, Kernels, Stream,
+};
+use artel_moe::config::MoeShape;
+use artel_moe::grouped_gemm::GemmFormat;
+use artel_moe::grouped_gemm::prefill::cuda::HalfElement;
+use artel_moe::layer::MoeLayer;
+use artel_moe::layer::cuda::{CudaExperts, DeviceRouting, ExpertsKernels};
+use artel_moe::quant::{Element, Format};
+use artel_moe::router::simulator::{Simulator, SimulatorConfig};
+use artel_moe::router::{Gate, Router, TopK};
+use artel_moe::weights::cuda::DeviceExperts;
+use artel_moe::weights::{AnyExperts, ExpertWeights};
+use half::{bf16, f16};
+
+use super::{Options, RoutingKind, Row};
+use crate::bench::layer::ceilings::median;
+use crate::bench::layer::weights::{expert_over, random_buffer, random_floats, random_matrix};
+use crate::shapes::NamedLayer;
+
+/// Bytes that the read rate is measured over: many times the cache.
+const READ_BYTES: usize = 2 << 30;
+/// Words of one tile of the reading kernel.
+const READ_TILE: usize = 4096;
+/// Blocks of the reading kernel on one multiprocessor.
+const READ_BLOCKS: usize = 8;
+/// Replays that are timed.
+const REPLAYS: usize = 25;
+/// Tokens whose output is compared with the reference.
+const CHECKED_TOKENS: usize = 4;
+
+#[cutile::module]
+mod kernels {
+    use cutile::core::*;
+
+    #[cutile::entry(unchecked_accesses = true)]
+    pub unsafe fn sum_words<const B: i32>(words: *mut i32, sums: *mut i32, tiles: i32) {
+        let block: i32 = get_tile_block_id().0;
+        let blocks: i32 = get_num_tile_blocks().0;
+        let lanes: Tile<i32, { [B] }> = iota(const_shape![B]);
+        let base: PointerTile<*mut i32, { [] }> = pointer_to_tile(words);
+        let base: PointerTile<*mut i32, { [1] }> = base.reshape(const_shape![1]);
+        let base: PointerTile<*mut i32, { [B] }> = base.broadcast(const_shape![B]);
+        let base: PointerTile<*mut i32, { [B] }> = base.offset_tile(lanes);
+        let mut sum: Tile<i32, { [B] }> = constant(0i32, const_shape![B]);
+        for turn in 0i32..(tiles / blocks) {
+            let start: Tile<i32, { [B] }> =
+                broadcast_scalar((turn * blocks + block) * B, const_shape![B]);
+            // SAFETY: the tile lies below `tiles`, all of which are in the buffer.
+            let (tile, _read): (Tile<i32, { [B] }>, Token) = unsafe {
+                load_ptr_tko(
+                    base.offset_tile(start),
+                    ordering::Weak,
+                    None::<scope::TileBlock>,
+                    None,
+                    None,
+                    None,
+                    Latency::<0>,
+                )
+            };
+            sum = sum + tile;
+        }
+        let total: Tile<i32, { [] }> = reduce_sum(sum, 0i32);
+        let out: PointerTile<*mut i32, { [] }> = pointer_to_tile(sums);
+        let place: Tile<i32, { [] }> = scalar_to_tile(block);
+        // SAFETY: there is one sum a block.
+        let _written: Token = unsafe {
+            store_ptr_tko(
+                out.offset_tile(place),
+                total,
+                ordering::Weak,
+                None::<scope::TileBlock>,
+                None,
+                None,
+                Latency::<0>,
+            )
+        };
+    }
+}
+
+/// 1e12 bytes a second that this GPU reads and does nothing else.
+///
+/// # Errors
+/// Without the kernel, or when the GPU fails.
+pub fn read_rate(context: &Context, kernels: &mut Kernels) -> Result<f64> {
+    let kernel = kernels.get(&read_kernel())?;
+    let stream = context.stream()?;
+    let words = random_floats(READ_TILE, 3);
+    let mut buffer = DeviceBuffer::<f32>::zeroed(context, READ_BYTES / 4)?;
+    for start in (0..READ_BYTES / 4).step_by(READ_BYTES / 64) {
+        buffer.write(start, &words)?;
+    }
+    let blocks = context.multiprocessors()? * READ_BLOCKS;
+    let mut sums = context.buffer::<i32>(blocks)?;
+    let tiles = READ_BYTES / 4 / READ_TILE / blocks * blocks;
+    let mut rates = Vec::new();
+    for _ in 0..REPLAYS {
+        let arguments =
+            Arguments::new().slice(buffer.slice()).slice_mut(&sums.slice_mut()).size(tiles);
+        let milliseconds = timed(&stream, |stream| {
+            // SAFETY: the buffer holds `tiles` tiles and there is a sum for every block.
+            Ok(unsafe { kernel.launch(stream, [blocks, 1, 1], arguments) }?)
+        })?;
+        rates.push((tiles * READ_TILE * 4) as f64 / milliseconds / 1e9);
+    }
+    Ok(median(rates))
+}
+
+fn read_kernel() -> KernelSpec {
+    let module = kernels::__module_ast_self;
+    KernelSpec::new("bench/read", module, "kernels", "sum_words")
+        .generics([READ_TILE as i32])
+        .pointers(["words", "sums"])
+}
+
+/// Milliseconds of what is launched.
+fn timed(stream: &Stream, launch: impl FnOnce(&Stream) -> Result<()>) -> Result<f64> {
+    let (start, end) = (Event::new(stream.context())?, Event::new(stream.context())?);
+    start.record(stream)?;
+    launch(stream)?;
+    end.record(stream)?;
+    Ok(f64::from(start.elapsed_ms(&end)?))
+}
+
+/// Measures every batch size of one shape; `add` gets the rows.
+///
+/// # Errors
+/// As [`super::run`].
+pub fn measure(
+    options: &Options,
+    context: &Context,
+    kernels: &mut Kernels,
+    shape: &NamedLayer,
+    add: impl FnMut(Row),
+) -> Result<()> {
+    match random_experts(shape)? {
+        AnyExperts::F16(experts) => measure_format(options, context, kernels, shape, experts, add),
+        AnyExperts::Bf16(experts) => measure_format(options, context, kernels, shape, experts, add),
+        AnyExperts::Fp8Block128(experts) => {
+            measure_format(options, context, kernels, shape, experts, add)
+        }
+        other => anyhow::bail!("experts in {} have no GPU kernels", other.format()),
+    }
+}
+
+/// All experts of a shape, random.
+fn random_experts(shape: &NamedLayer) -> Result<AnyExperts> {
+    let (format, sizes) = (shape.format, shape.config.shape());
+    let (hidden_size, num_experts) = (sizes.hidden_size, sizes.num_experts);
+    let intermediate_size = shape.config.local_intermediate_size();
+    let numbers = 3 * hidden_size * intermediate_size;
+    let buffer = random_buffer(format, numbers * num_experts, 1);
+    let expert = |expert| expert_over(format, &buffer, expert, [hidden_size, intermediate_size]);
+    let experts = (0..num_experts).map(expert).collect::<Result<Vec<_>>>()?;
+    Ok(AnyExperts::new(experts)?)
+}
+
+fn measure_format<F: GemmFormat<Activation: HalfElement>>(
+    options: &Options,
+    context: &Context,
+    kernels: &mut Kernels,
+    shape: &NamedLayer,
+    experts: ExpertWeights<F>,
+    mut add: impl FnMut(Row),
+) -> Result<()> {
+    let architecture = context.architecture();
+    let plan = super::plan(options, architecture, shape, tokens_max(options)?)?;
+    let loaded = ExpertsKernels::load(kernels, &shape.config, shape.format, &plan)?;
+    let weights = DeviceExperts::upload(context, &experts)?;
+    let mut on_gpu = CudaExperts::<F>::new(context, shape.config.clone(), plan, loaded, weights)?;
+    let reference = reference_layer(shape, experts)?;
+    for &routing in &options.routings {
+        for &tokens in &options.tokens {
+            if options.path.is_some() {
+                let plan = super::plan(options, architecture, shape, tokens)?;
+                let loaded = ExpertsKernels::load(kernels, &shape.config, shape.format, &plan)?;
+                on_gpu = on_gpu.replan(context, plan, loaded)?;
+            }
+            add(time(context, shape, &mut on_gpu, &reference, routing, tokens)?);
+        }
+    }
+    Ok(())
+}
+
+fn tokens_max(options: &Options) -> Result<usize> {
+    options.tokens.iter().copied().max().context("no batch size was given")
+}
+
+/// Asks for every kernel that the measurement launches.
+///
+/// # Errors
+/// When one is missing and cannot be made.
+pub fn load(options: &Options, kernels: &mut Kernels) -> Result<()> {
+    kernels.get(&read_kernel())?;
+    for shape in &options.shapes {
+        let planned = match options.path {
+            None => vec![tokens_max(options)?],
+            Some(_) => options.tokens.clone(),
+        };
+        for tokens in planned {
+            let plan = super::plan(options, kernels.architecture(), shape, tokens)?;
+            let (config, format) = (&shape.config, shape.format);
+            match format {
+                Format::F16 => {
+                    ExpertsKernels::<f16>::load(kernels, config, format, &plan).map(drop)?;
+                }
+                _ => ExpertsKernels::<bf16>::load(kernels, config, format, &plan).map(drop)?,
+            }
+        }
+    }
+    Ok(())
+}
+
+/// The layer whose definition the output is compared with; its gate is not used.
+fn reference_layer<F: GemmFormat>(
+    shape: &NamedLayer,
+    experts: ExpertWeights<F>,
+) -> Result<MoeLayer<F>> {
+    let gate = random_matrix(
+        Format::Bf16,
+        shape.config.shape().num_experts,
+        shape.config.shape().hidden_size,
+        9,
+    )?;
+    let router = Router::new(shape.router)?;
+    let features = CpuFeatures::detect();
+    Ok(MoeLayer::new(shape.config.clone(), Gate::new(gate, None)?, router, experts, features)?)
+}
+
+/// What one step of the graph reads and writes.
+struct Step<F: GemmFormat<Activation: HalfElement>> {
+    topk: TopK,
+    hidden_states: Vec<F::Activation>,
+    ids: DeviceBuffer<i32>,
+    weights: DeviceBuffer<f32>,
+    hidden: DeviceBuffer<F::Activation>,
+    out: DeviceBuffer<F::Activation>,
+}
+
+impl<F: GemmFormat<Activation: HalfElement>> Step<F> {
+    fn new(
+        context: &Context,
+        shape: &NamedLayer,
+        simulator: &mut Simulator,
+        tokens: usize,
+        seed: u64,
+    ) -> Result<Self> {
+        let mut topk = TopK::default();
+        simulator.route(tokens, &mut topk);
+        // Weights that differ, so that a mistaken one is seen.
+        let weight =
+            |index: usize| (1.0 + (index % 7) as f32) / (4.0 * shape.config.shape().top_k as f32);
+        topk.weights = (0..topk.ids.len()).map(weight).collect();
+        let floats = random_floats(tokens * shape.config.shape().hidden_size, seed);
+        let hidden_states: Vec<F::Activation> =
+            floats.iter().map(|x| Element::from_f32(x * 16.0)).collect();
+        Ok(Self {
+            ids: DeviceBuffer::from_host(context, &topk.ids)?,
+            weights: DeviceBuffer::from_host(context, &topk.weights)?,
+            hidden: DeviceBuffer::from_host(context, &hidden_states)?,
+            out: DeviceBuffer::zeroed(context, hidden_states.len())?,
+            topk,
+            hidden_states,
+        })
+    }
+
+    fn distinct_experts(&self, experts: usize) -> usize {
+        let mut seen = vec![false; experts];
+        self.topk.ids.iter().for_each(|&id| seen[id as usize] = true);
+        seen.into_iter().filter(|&seen| seen).count()
+    }
+}
+
+fn time<F: GemmFormat<Activation: HalfElement>>(
+    context: &Context,
+    shape: &NamedLayer,
+    experts: &mut CudaExperts<F>,
+    reference: &MoeLayer<F>,
+    routing: RoutingKind,
+    tokens: usize,
+) -> Result<Row> {
+    let MoeShape { num_experts, top_k, hidden_size, .. } = *shape.config.shape();
+    let config = SimulatorConfig { num_experts, top_k, seed: tokens as u64, layer: 0 };
+    let mut simulator = Simulator::new(routing.workload(), config)?;
+    // The weights of eight small steps are several times the cache; large steps read them all.
+    let steps = if tokens < 64 { 8 } else { 2 };
+    let steps = (0..steps).map(|step| Step::new(context, shape, &mut simulator, tokens, step));
+    let mut steps = steps.collect::<Result<Vec<Step<F>>>>()?;
+    let stream = context.stream()?;
+    let graph = Graph::capture(&stream, |stream| -> Result<()> {
+        for Step { ids, weights, hidden, out, .. } in &mut steps {
+            let routing = DeviceRouting { ids: ids.slice(), weights: weights.slice() };
+            experts.forward(stream, hidden.slice(), routing, tokens, &mut out.slice_mut())?;
+        }
+        Ok(())
+    })?;
+    let mut times = Vec::new();
+    for replay in 0..REPLAYS + 5 {
+        let milliseconds = timed(&stream, |stream| {
+            // SAFETY: all buffers of the steps and of the layer live until the end.
+            Ok(unsafe { graph.launch(stream) }?)
+        })?;
+        // The first replays warm up.
+        if replay >= 5 {
+            times.push(milliseconds * 1e3 / steps.len() as f64);
+        }
+    }
+    let relative_error = check(&stream, &graph, shape, reference, &steps, tokens)?;
+    let touched = steps.iter().map(|step| step.distinct_experts(num_experts) as f64);
+    let experts_touched = touched.sum::<f64>() / steps.len() as f64;
+    let states = 2 * tokens * hidden_size * size_of::<F::Activation>();
+    let bytes = experts_touched * reference.experts().bytes_per_expert() as f64 + states as f64;
+    Ok(Row {
+        tokens,
+        routing: routing.name(),
+        path: experts.way(tokens).to_string(),
+        microseconds_min: times.iter().copied().fold(f64::INFINITY, f64::min),
+        microseconds: median(times),
+        experts_touched,
+        bytes,
+        operations: (6 * tokens * top_k * hidden_size * shape.config.local_intermediate_size())
+            as f64,
+        relative_error,
+        floor_microseconds: 0.0,
+        share_of_floor: 0.0,
+        terabytes_per_second: 0.0,
+        teraflops: 0.0,
+    })
+}
+
+/// Relative error of the last tokens of each step; a second run gives the same bits.
+fn check<F: GemmFormat<Activation: HalfElement>>(
+    stream: &Stream,
+    graph: &Graph,
+    shape: &NamedLayer,
+    reference: &MoeLayer<F>,
+    steps: &[Step<F>],
+    tokens: usize,
+) -> Result<f64> {
+    let outputs = |steps: &[Step<F>]| -> Result<Vec<Vec<F::Activation>>> {
+        steps.iter().map(|step| Ok(step.out.to_host(stream)?)).collect()
+    };
+    let first = outputs(steps)?;
+    // SAFETY: as when it was timed.
+    unsafe { graph.launch(stream) }?;
+    let bits = |outputs: &[Vec<F::Activation>]| -> Vec<u8> {
+        outputs.iter().flat_map(|out| bytemuck::cast_slice(out).to_vec()).collect()
+    };
+    ensure!(bits(&first) == bits(&outputs(steps)?), "{tokens} tokens: two runs differ");
+    let checked = tokens.min(CHECKED_TOKENS);
+    let (mut error, mut norm) = (0.0, 0.0);
+    for (step, out) in steps.iter().zip(&first).take(2) {
+        let from = tokens - checked;
+        let pairs = from * shape.config.shape().top_k..tokens * shape.config.shape().top_k;
+        let topk = TopK {
+            ids: step.topk.ids[pairs.clone()].to_vec(),
+            weights: step.topk.weights[pairs].to_vec(),
+            top_k: shape.config.shape().top_k,
+        };
+        let hidden_states = &step.hidden_states[from * shape.config.shape().hidden_size..];
+        let expected = reference.experts_reference(hidden_states, &topk)?;
+        for (expected, found) in
+            expected.iter().zip(&out[from * shape.config.shape().hidden_size..])
+        {
+            error += (expected - f64::from(found.to_f32())).powi(2);
+            norm += expected.powi(2);
+        }
+    }
+    let relative_error = (error / norm).sqrt();
+    ensure!(
+        relative_error <= 1e-2,
+        "{tokens} tokens: the error against float64 is {relative_error:.1e}, expected 1e-2 at most"
+    );
+    Ok(relative_error)
+}
