@@ -14,6 +14,7 @@ mod gate;
 mod gpu;
 mod map_and_record;
 mod packing;
+mod prefill;
 mod quant_activations;
 mod router;
 
@@ -28,6 +29,7 @@ use libtest_mimic::{Arguments, Failed, Trial};
 fn cases() -> Vec<Case> {
     [
         packing::cases(),
+        prefill::cases(),
         router::cases(),
         gate::cases(),
         map_and_record::cases(),

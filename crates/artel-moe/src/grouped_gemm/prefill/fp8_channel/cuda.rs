@@ -92,9 +92,9 @@ pub mod prefill_fp8_channel {
         column: i32,
     ) -> Tile<f32, { [BN] }> {
         let feature: Tile<i32, { [BN] }> = count_from::<BN>(column * BN);
-        let end: Tile<i32, { [BN] }> = constant(N, const_shape![BN]);
+        let end: Tile<i32, { [BN] }> = broadcast_scalar(N, const_shape![BN]);
         let mask: Tile<bool, { [BN] }> = lt_tile(feature, end);
-        let shared: Tile<i32, { [BN] }> = constant(SR, const_shape![BN]);
+        let shared: Tile<i32, { [BN] }> = broadcast_scalar(SR, const_shape![BN]);
         let base: Tile<i32, { [BN] }> = broadcast_scalar(base, const_shape![BN]);
         let offsets: Tile<i32, { [BN] }> = feature / shared + base;
         // SAFETY: the mask keeps inside the scales of the expert.
