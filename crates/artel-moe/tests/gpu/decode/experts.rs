@@ -61,7 +61,8 @@ fn of_format<F: TestFormat>() -> Vec<Case> {
             let name = format!("decode::aligned_{}_{name}_{rows}", F::NAME);
             cases.push(Case::new(name, load, move |gpu, experts| {
                 let layer = Layer::<F>::new(sizes);
-                for tokens in [0, tokens[0], tokens[1], 40] {
+                // Enough for blocks of one expert; large layers take long in float64.
+                for tokens in [0, tokens[0], tokens[1], if sizes.hidden < 1024 { 40 } else { 4 }] {
                     for ids in id_patterns(sizes, tokens) {
                         check_aligned(gpu, experts, &layer, &ids)?;
                     }
@@ -149,7 +150,12 @@ fn check_direct<F: TestFormat>(
         Ok([gpu.download(&rows), gpu.download(&sums)])
     };
     let [rows, sums] = run()?;
-    assert!(run()? == [rows.clone(), sums.clone()], "two runs differ");
+    // Bits: what nobody writes is poison, which as a number differs from itself.
+    let again = run()?;
+    for (first, second) in [&rows, &sums].into_iter().zip(&again) {
+        let bits = [first, second].map(|numbers| bytemuck::cast_slice::<_, u16>(numbers));
+        assert!(bits[0] == bits[1], "two runs differ");
+    }
     check_pairs(layer, ids, &x, |pair| rows[pair * hidden..(pair + 1) * hidden].to_vec());
     if form.sum {
         let expected = summed(layer.sizes, ids, &weights, &rows);
