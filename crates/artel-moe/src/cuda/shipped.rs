@@ -107,12 +107,11 @@ fn load_planned(
 pub fn sources(specs: &[KernelSpec]) -> BTreeMap<String, String> {
     let mut hashes: BTreeMap<&str, BTreeSet<String>> = BTreeMap::new();
     for spec in specs {
-        let of_family = |family: &GemmFamily| {
-            spec.operation()
-                .strip_prefix("grouped_gemm/")
-                .is_some_and(|rest| rest.starts_with(family.name()))
+        let name = match spec.operation().strip_prefix("grouped_gemm/") {
+            Some(product) if product.starts_with("prefill") => GemmFamily::Prefill.name(),
+            Some(_) => GemmFamily::Decode.name(),
+            None => STEPS,
         };
-        let name = GemmFamily::ALL.into_iter().find(of_family).map_or(STEPS, GemmFamily::name);
         let hash = spec.source_hash();
         let digits = hash.get(..HASH_DIGITS).unwrap_or(&hash);
         hashes.entry(name).or_default().insert(digits.to_owned());
