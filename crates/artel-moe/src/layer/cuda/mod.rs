@@ -30,7 +30,7 @@ pub struct ExpertsKernels<A: HalfElement> {
 /// The launches of one way to serve a batch.
 #[derive(Debug, Clone)]
 enum Chain<A: HalfElement> {
-    Direct(DirectChain<A>),
+    Direct(Box<DirectChain<A>>),
     Sorted(Box<SortedChain<A>>),
 }
 
@@ -50,9 +50,8 @@ impl<A: HalfElement> ExpertsKernels<A> {
             let GpuPlanEntry { path, kernels: ways, tokens_max, .. } = *entry;
             let way = Way { path, kernels: ways };
             match way.path {
-                GpuPath::Direct => {
-                    DirectChain::load(kernels, config, format, way, tokens_max).map(Chain::Direct)
-                }
+                GpuPath::Direct => DirectChain::load(kernels, config, format, way, tokens_max)
+                    .map(|chain| Chain::Direct(Box::new(chain))),
                 GpuPath::Aligned { .. } => SortedChain::load(kernels, config, format, way)
                     .map(|chain| Chain::Sorted(Box::new(chain))),
             }

@@ -38,9 +38,9 @@ pub(super) struct SortedChain<A: HalfElement> {
 #[derive(Debug, Clone)]
 enum Products<A: HalfElement> {
     /// Few rows an expert: rows are gathered by the first product.
-    Decode(AlignedExperts<A>),
+    Decode(Box<AlignedExperts<A>>),
     /// Many rows an expert: rows are brought into order first.
-    Prefill(PrefillChain<A>),
+    Prefill(Box<PrefillChain<A>>),
 }
 
 impl<A: HalfElement> SortedChain<A> {
@@ -67,10 +67,10 @@ impl<A: HalfElement> SortedChain<A> {
         let products = match tiles.map(|kernel| kernel.family) {
             [GemmFamily::Decode, GemmFamily::Decode] => {
                 let tiles = tiles.map(|kernel| decode_tile(kernel.tile));
-                Products::Decode(AlignedExperts::load(kernels, shape, tiles)?)
+                Products::Decode(Box::new(AlignedExperts::load(kernels, shape, tiles)?))
             }
             [GemmFamily::Prefill, GemmFamily::Prefill] => {
-                Products::Prefill(PrefillChain::load(kernels, &sizes, way, block_size)?)
+                Products::Prefill(Box::new(PrefillChain::load(kernels, &sizes, way, block_size)?))
             }
             _ => return Err(MoeError::config("kernels of a way", way, "of one family")),
         };
