@@ -7,9 +7,10 @@ use anyhow::Context;
 use super::Violation;
 
 /// The crates from the ground up; each may depend on those before it.
-const LAYERS: [&str; 8] = [
+const LAYERS: [&str; 9] = [
     "artel-device",
     "artel-moe",
+    "artel-c",
     "artel-layers",
     "artel-model",
     "artel-engine",
