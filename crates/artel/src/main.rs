@@ -59,6 +59,7 @@ fn dispatch(command: &Command) -> anyhow::Result<ExitCode> {
         Command::Eval(command) => commands::eval::eval(command),
         Command::Bench(command) => commands::bench::bench(command).map(done),
         Command::Kernels(command) => commands::kernels::kernels(command).map(done),
+        Command::Tune(args) => commands::tune::tune(args).map(done),
     }
 }
 

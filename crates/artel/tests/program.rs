@@ -239,6 +239,9 @@ fn kernels_are_packed_where_gpu_support_is_built_in_and_elsewhere_it_is_named() 
     let errors = fail(&["kernels", "list", "/nowhere/sm_90.pack"], 1);
     let expected = if cfg!(feature = "cuda") { "cannot be read" } else { "--features cuda" };
     assert!(errors.contains(expected), "{errors}");
+    let errors = fail(&["tune", "--shapes", "gpt-5-bf16", "-o", "/nowhere"], 1);
+    let expected = if cfg!(feature = "cuda") { "is no shape" } else { "--features cuda" };
+    assert!(errors.contains(expected), "{errors}");
     let errors = fail(&["kernels", "build", "--arch", "sm_75", "-o", "/nowhere/x.pack"], 2);
     assert!(errors.contains("sm_80, sm_90, sm_100, sm_120"), "{errors}");
 }
@@ -248,7 +251,7 @@ fn inspect_plans_for_a_gpu_without_one() {
     let plan = succeed(&["inspect", "--arch", "sm_90"]);
     assert!(plan.contains("GPU plan: experts in bf16 on sm_90"), "{plan}");
     let errors = fail(&["inspect", "--arch", "sm_80", "--format", "fp8"], 1);
-    assert!(errors.contains("must be bf16 on sm_80"), "{errors}");
+    assert!(errors.contains("must be bf16 or f16 on sm_80"), "{errors}");
     let errors = fail(&["inspect", "--arch", "sm_90", "--tensor-parallel", "3"], 1);
     assert!(errors.contains("a divisor of intermediate_size, 128"), "{errors}");
 }

@@ -89,6 +89,19 @@ pub fn load(
     Ok(())
 }
 
+/// Asks for the kernels of the experts of a layer alone.
+///
+/// # Errors
+/// As [`load`].
+pub fn load_experts(
+    kernels: &mut Kernels,
+    config: &MoeConfig,
+    format: Format,
+) -> Result<(), MoeError> {
+    let plan = plan(kernels.architecture(), config, format)?;
+    load_planned(kernels, config, format, &plan)
+}
+
 /// Asks for the kernels of the experts that a plan names.
 fn load_planned(
     kernels: &mut Kernels,

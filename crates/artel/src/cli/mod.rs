@@ -2,12 +2,14 @@
 
 mod bench;
 mod kernels;
+mod tune;
 
 use std::path::PathBuf;
 
 pub use bench::*;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 pub use kernels::*;
+pub use tune::*;
 
 /// Release and commit.
 const VERSION: &str = concat!(env!("CARGO_PKG_VERSION"), " (", env!("ARTEL_COMMIT"), ")");
@@ -58,6 +60,8 @@ pub enum Command {
     /// Make and show packs of compiled GPU kernels
     #[command(subcommand)]
     Kernels(KernelsCommand),
+    /// Measure every way to serve a batch on a GPU, for plans that follow the times
+    Tune(TuneArgs),
 }
 
 /// Which model, and in which number format.

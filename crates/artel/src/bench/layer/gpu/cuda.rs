@@ -6,10 +6,13 @@ use artel_device::cuda::{
     Arguments, Context, DeviceBuffer, Event, Graph, KernelSpec, Kernels, Stream,
 };
 use artel_moe::config::MoeShape;
+use artel_moe::cuda::shipped;
 use artel_moe::grouped_gemm::GemmFormat;
 use artel_moe::grouped_gemm::prefill::cuda::HalfElement;
 use artel_moe::layer::MoeLayer;
 use artel_moe::layer::cuda::{CudaExperts, DeviceRouting, ExpertsKernels};
+use artel_moe::plan::gpu::tune::{Search, Stopwatch, tune};
+use artel_moe::plan::gpu::{GpuPlan, TuningRecord, Way};
 use artel_moe::quant::{Element, Format};
 use artel_moe::router::simulator::{Simulator, SimulatorConfig};
 use artel_moe::router::{Gate, Router, TopK};
@@ -186,6 +189,87 @@ fn measure_format<F: GemmFormat<Activation: HalfElement>>(
     Ok(())
 }
 
+/// A result that is not the reference's, as opposed to none.
+#[derive(Debug)]
+struct WrongResult(String);
+
+impl std::fmt::Display for WrongResult {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for WrongResult {}
+
+/// Measures what `record` does not know of one layer; `noted` is called after each time.
+///
+/// # Errors
+/// As [`super::run`], but a wrong result is noted as such.
+pub fn tune_layer(
+    context: &Context,
+    kernels: &mut Kernels,
+    shape: &NamedLayer,
+    record: &mut TuningRecord,
+    tokens: &[usize],
+    noted: impl FnMut(&TuningRecord, &Way, usize) -> Result<()>,
+) -> Result<()> {
+    let parts = (context, kernels, shape);
+    match random_experts(shape)? {
+        AnyExperts::F16(experts) => tune_format(parts, experts, record, tokens, noted),
+        AnyExperts::Bf16(experts) => tune_format(parts, experts, record, tokens, noted),
+        AnyExperts::Fp8Block128(experts) => tune_format(parts, experts, record, tokens, noted),
+        other => anyhow::bail!("experts in {} have no GPU kernels", other.format()),
+    }
+}
+
+fn tune_format<F: GemmFormat<Activation: HalfElement>>(
+    (context, kernels, shape): (&Context, &mut Kernels, &NamedLayer),
+    experts: ExpertWeights<F>,
+    record: &mut TuningRecord,
+    tokens: &[usize],
+    noted: impl FnMut(&TuningRecord, &Way, usize) -> Result<()>,
+) -> Result<()> {
+    let (gpu, format) = (shipped::ceilings(context.architecture()), shape.format);
+    let weights = DeviceExperts::upload(context, &experts)?;
+    let plan = GpuPlan::new(gpu, &shape.config, format, None, 1)?;
+    let loaded = ExpertsKernels::load(kernels, &shape.config, format, &plan)?;
+    let on_gpu = CudaExperts::<F>::new(context, shape.config.clone(), plan, loaded, weights)?;
+    let reference = reference_layer(shape, experts)?;
+    let mut stopwatch = GraphStopwatch { context, kernels, shape, on_gpu: Some(on_gpu), reference };
+    let search = Search { gpu, config: &shape.config, format };
+    tune(record, &search, tokens, &mut stopwatch, noted)
+}
+
+/// Times of graphs, with the same weights for every way.
+struct GraphStopwatch<'a, F: GemmFormat<Activation: HalfElement>> {
+    context: &'a Context,
+    kernels: &'a mut Kernels,
+    shape: &'a NamedLayer,
+    on_gpu: Option<CudaExperts<F>>,
+    reference: MoeLayer<F>,
+}
+
+impl<F: GemmFormat<Activation: HalfElement>> Stopwatch for GraphStopwatch<'_, F> {
+    type Error = anyhow::Error;
+
+    fn measure(&mut self, way: &Way, tokens: usize) -> Result<Option<f64>> {
+        let NamedLayer { config, format, .. } = self.shape;
+        let gpu = shipped::ceilings(self.context.architecture());
+        let plan = GpuPlan::new(gpu, config, *format, None, tokens)?.with_way(*way);
+        let loaded = ExpertsKernels::load(self.kernels, config, *format, &plan)?;
+        let on_gpu = self.on_gpu.take().context("an earlier measurement failed")?;
+        let mut on_gpu = on_gpu.replan(self.context, plan, loaded)?;
+        let routing = RoutingKind::Uniform;
+        let timed = time(self.context, self.shape, &mut on_gpu, &self.reference, routing, tokens);
+        self.on_gpu = Some(on_gpu);
+        match timed {
+            Ok(row) => Ok(Some(row.microseconds)),
+            Err(error) if error.is::<WrongResult>() => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+}
+
 fn tokens_max(options: &Options) -> Result<usize> {
     options.tokens.iter().copied().max().context("no batch size was given")
 }
@@ -350,7 +434,10 @@ fn check<F: GemmFormat<Activation: HalfElement>>(
     let bits = |outputs: &[Vec<F::Activation>]| -> Vec<u8> {
         outputs.iter().flat_map(|out| bytemuck::cast_slice(out).to_vec()).collect()
     };
-    ensure!(bits(&first) == bits(&outputs(steps)?), "{tokens} tokens: two runs differ");
+    ensure!(
+        bits(&first) == bits(&outputs(steps)?),
+        WrongResult(format!("{tokens} tokens: two runs differ"))
+    );
     let checked = tokens.min(CHECKED_TOKENS);
     let (mut error, mut norm) = (0.0, 0.0);
     for (step, out) in steps.iter().zip(&first).take(2) {
@@ -373,7 +460,9 @@ fn check<F: GemmFormat<Activation: HalfElement>>(
     let relative_error = (error / norm).sqrt();
     ensure!(
         relative_error <= 1e-2,
-        "{tokens} tokens: the error against float64 is {relative_error:.1e}, expected 1e-2 at most"
+        WrongResult(format!(
+            "{tokens} tokens: the error against float64 is {relative_error:.1e}, expected 1e-2 at most"
+        ))
     );
     Ok(relative_error)
 }

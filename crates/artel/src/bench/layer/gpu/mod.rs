@@ -8,6 +8,7 @@ mod compare;
 mod cuda;
 mod plot;
 mod report;
+pub mod tune;
 
 use std::path::{Path, PathBuf};
 
