@@ -53,10 +53,11 @@ mod kernels {
         for turn in 0i32..(tiles / blocks) {
             let start: Tile<i32, { [B] }> =
                 broadcast_scalar((turn * blocks + block) * B, const_shape![B]);
+            let address: PointerTile<*mut i32, { [B] }> = base.offset_tile(start);
             // SAFETY: the tile lies below `tiles`, all of which are in the buffer.
             let (tile, _read): (Tile<i32, { [B] }>, Token) = unsafe {
                 load_ptr_tko(
-                    base.offset_tile(start),
+                    address,
                     ordering::Weak,
                     None::<scope::TileBlock>,
                     None,
@@ -70,10 +71,11 @@ mod kernels {
         let total: Tile<i32, { [] }> = reduce_sum(sum, 0i32);
         let out: PointerTile<*mut i32, { [] }> = pointer_to_tile(sums);
         let place: Tile<i32, { [] }> = scalar_to_tile(block);
+        let out: PointerTile<*mut i32, { [] }> = out.offset_tile(place);
         // SAFETY: there is one sum a block.
         let _written: Token = unsafe {
             store_ptr_tko(
-                out.offset_tile(place),
+                out,
                 total,
                 ordering::Weak,
                 None::<scope::TileBlock>,
