@@ -149,7 +149,7 @@ pub mod decode_routes {
         let none: Tile<i32, { [BM, KP] }> = constant(-1i32, const_shape![BM, KP]);
         // Which time the token lists the expert: 1, and more for repeated ids.
         let hits: Tile<i32, { [BM, KP] }> = select(same, ones, zeros);
-        let times: Tile<i32, { [BM, KP] }> = scan_sum(hits, 1i32, reverse::Forward, 0i32);
+        let times: Tile<i32, { [BM, KP] }> = counts_up_to::<BM, KP>(hits);
         let pairs: Tile<i32, { [BM, KP] }> = pairs_of::<BM, KP, TOP_K>();
         let mine: Tile<i32, { [BM, KP] }> = broadcast_scalar(pair, const_shape![BM, KP]);
         let time: Tile<i32, { [BM, KP] }> = select(same & eq_tile(pairs, mine), times, zeros);
@@ -158,6 +158,23 @@ pub mod decode_routes {
         let time: i32 = tile_to_scalar(time);
         let time: Tile<i32, { [BM, KP] }> = broadcast_scalar(time, const_shape![BM, KP]);
         select(same & eq_tile(times, time), pairs, none)
+    }
+
+    /// Sums of every row from its first number to each.
+    pub fn counts_up_to<const BM: i32, const KP: i32>(
+        hits: Tile<i32, { [BM, KP] }>,
+    ) -> Tile<i32, { [BM, KP] }> {
+        let slots: Tile<i32, { [KP] }> = iota(const_shape![KP]);
+        let here: Tile<i32, { [1, KP, 1] }> = slots.reshape(const_shape![1, KP, 1]);
+        let here: Tile<i32, { [BM, KP, KP] }> = here.broadcast(const_shape![BM, KP, KP]);
+        let other: Tile<i32, { [1, 1, KP] }> = slots.reshape(const_shape![1, 1, KP]);
+        let other: Tile<i32, { [BM, KP, KP] }> = other.broadcast(const_shape![BM, KP, KP]);
+        let hits: Tile<i32, { [BM, 1, KP] }> = hits.reshape(const_shape![BM, 1, KP]);
+        let hits: Tile<i32, { [BM, KP, KP] }> = hits.broadcast(const_shape![BM, KP, KP]);
+        let zeros: Tile<i32, { [BM, KP, KP] }> = constant(0i32, const_shape![BM, KP, KP]);
+        let counted: Tile<i32, { [BM, KP, KP] }> = select(le_tile(other, here), hits, zeros);
+        let counts: Tile<i32, { [BM, KP] }> = reduce_sum(counted, 2i32);
+        counts
     }
 
     /// Experts of the slots of `BM` tokens `[BM, KP]`, -1 where there is no token or slot. `KP` is
