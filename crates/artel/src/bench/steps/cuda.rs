@@ -27,7 +27,7 @@ pub(super) type Report<'a> = dyn FnMut(&str, usize, usize, &[f64]) + 'a;
 
 /// Every kernel that is measured.
 pub(super) struct Steps {
-    pack: Pack,
+    pack: Pack<f32>,
     routes: Vec<(&'static str, RouterConfig, Route<f32>)>,
     map: MapAndRecord,
     narrow_gate: GateRoute<bf16>,
