@@ -4,8 +4,7 @@ use std::io::{self, Write};
 
 use anyhow::Context;
 use artel_model::{FormatBytes, Model};
-use artel_moe::plan::TOKENS_PER_STEP;
-use artel_moe::plan::gpu::{ExpertsShape, GpuCeilings, GpuPlan, TuningRecord};
+use artel_moe::plan::gpu::{ExpertsShape, GpuCeilings, GpuPlan, TOKENS_PER_STEP, TuningRecord};
 use indicatif::{HumanBytes, HumanCount};
 
 use crate::cli::{GpuArchitecture, InspectArgs};
