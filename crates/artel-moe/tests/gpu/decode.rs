@@ -1,7 +1,7 @@
 //! Products of small batches against float64 on the numbers that the format keeps.
 
 mod experts;
-mod layer;
+pub mod layer;
 mod products;
 
 use crate::gpu::Case;

@@ -12,6 +12,7 @@ mod cuda;
 mod decode;
 mod gate;
 mod gpu;
+mod layer;
 mod map_and_record;
 mod packing;
 mod prefill;
@@ -38,6 +39,7 @@ fn cases() -> Vec<Case> {
         assignment::cases(),
         activation::cases(),
         decode::cases(),
+        layer::cases(),
     ]
     .into_iter()
     .flatten()

@@ -1,0 +1,298 @@
+//! The experts of a layer as a whole: every way that a plan may choose, against float64.
+
+use artel_device::cuda::{DeviceBuffer, Graph, Kernels, compiled_kernels};
+use artel_moe::MoeError;
+use artel_moe::activation::Activation;
+use artel_moe::config::{MoeConfig, MoeShape, Parallelism};
+use artel_moe::cuda::shipped;
+use artel_moe::eplb::{EpRank, ExpertMap, ExpertPlacement};
+use artel_moe::grouped_gemm::prefill::cuda::HalfElement;
+use artel_moe::layer::cuda::{CudaExperts, DeviceRouting, ExpertsKernels};
+use artel_moe::plan::gpu::{GpuPlan, usual_way};
+use artel_moe::quant::{Bf16, Element, F16, Format, Fp8Block128, NumberFormat};
+use artel_moe::weights::cuda::DeviceExperts;
+use artel_moe::weights::{ExpertMatrices, ExpertWeights};
+
+use crate::decode::layer::{Layer, Sizes, TestFormat};
+use crate::gpu::{Case, Gpu};
+
+const SMALL: Sizes = Sizes { experts: 16, top_k: 4, hidden: 256, inner: 128 };
+/// A shard whose gate and up begin inside a scale block.
+const RAGGED: Sizes = Sizes { experts: 8, top_k: 2, hidden: 384, inner: 192 };
+/// Steps are shorter than the largest batch that is tested.
+const TOKENS_PER_STEP: usize = 256;
+/// Tokens whose output is compared with float64.
+const CHECKED: usize = 6;
+
+pub fn cases() -> Vec<Case> {
+    let mut cases = vec![many_weights()];
+    cases.extend(of_format::<Bf16>());
+    cases.extend(of_format::<F16>());
+    cases.extend(of_format::<Fp8Block128>());
+    cases
+}
+
+fn of_format<F>() -> Vec<Case>
+where
+    F: TestFormat + NumberFormat<Activation: HalfElement>,
+{
+    let name = F::NAME;
+    vec![
+        planned::<F>(format!("layer::{name}_every_batch_size"), SMALL),
+        planned::<F>(format!("layer::{name}_a_shard_inside_blocks"), RAGGED),
+        Case::new(format!("layer::{name}_both_forms_agree"), both_forms::<F>, |gpu, loaded| {
+            let layer = Layer::<F>::new(SMALL);
+            let ids = ids(SMALL, 8);
+            for (plan, kernels) in loaded {
+                let config = config(SMALL);
+                let mut experts = experts(gpu, config, plan, kernels, &layer)?;
+                compare(gpu, &mut experts, &layer, &ids)?;
+            }
+            Ok(())
+        }),
+        Case::new(format!("layer::{name}_spread_over_ranks"), ranks::<F>, |gpu, loaded| {
+            let layer = Layer::<F>::new(SMALL);
+            for tokens in [1, 40, 200] {
+                spread(gpu, loaded, &layer, &ids(SMALL, tokens))?;
+            }
+            Ok(())
+        }),
+    ]
+}
+
+type Loaded<F> = (GpuPlan, ExpertsKernels<<F as NumberFormat>::Activation>);
+
+fn planned<F>(name: String, sizes: Sizes) -> Case
+where
+    F: TestFormat + NumberFormat<Activation: HalfElement>,
+{
+    let load = move |kernels: &mut Kernels| load::<F>(kernels, &config(sizes), None);
+    Case::new(name, load, move |gpu, (plan, kernels): &Loaded<F>| {
+        let layer = Layer::<F>::new(sizes);
+        let mut experts = experts(gpu, config(sizes), plan, kernels, &layer)?;
+        let compiled = compiled_kernels();
+        for tokens in [0, 1, 2, 3, 5, 8, 16, 64, 65, 200, 256, 257, 600] {
+            compare(gpu, &mut experts, &layer, &ids(sizes, tokens))?;
+        }
+        let last = sizes.experts as i32 - 1;
+        compare(gpu, &mut experts, &layer, &vec![last; 30 * sizes.top_k])?;
+        let strange = [-1, sizes.experts as i32, 0, i32::MAX, 1, i32::MIN, -1, 2];
+        compare(gpu, &mut experts, &layer, &strange.repeat(sizes.top_k))?;
+        compare(gpu, &mut experts, &layer, &vec![-1; 3 * sizes.top_k])?;
+        assert_eq!(compiled_kernels(), compiled, "nothing is compiled once the plan is made");
+        Ok(())
+    })
+}
+
+fn config(sizes: Sizes) -> MoeConfig {
+    let Sizes { experts, top_k, hidden, inner } = sizes;
+    let shape =
+        MoeShape { hidden_size: hidden, intermediate_size: inner, num_experts: experts, top_k };
+    MoeConfig::new(shape, Activation::Silu).expect("sizes of a layer")
+}
+
+/// The plan, or one form of assignment for 8 tokens, with its kernels.
+fn load<F>(
+    kernels: &mut Kernels,
+    config: &MoeConfig,
+    form: Option<bool>,
+) -> Result<Loaded<F>, MoeError>
+where
+    F: TestFormat + NumberFormat<Activation: HalfElement>,
+{
+    let format: Format = F::NAME.parse()?;
+    let plan = shipped::plan_in_steps(kernels.architecture(), config, format, TOKENS_PER_STEP)?;
+    let plan = match form {
+        None => plan,
+        Some(is_direct) => plan.with_way(usual_way(config, format, is_direct, 8)?),
+    };
+    let loaded = ExpertsKernels::load(kernels, config, format, &plan)?;
+    Ok((plan, loaded))
+}
+
+fn both_forms<F>(kernels: &mut Kernels) -> Result<Vec<Loaded<F>>, MoeError>
+where
+    F: TestFormat + NumberFormat<Activation: HalfElement>,
+{
+    [true, false].map(|form| load::<F>(kernels, &config(SMALL), Some(form))).into_iter().collect()
+}
+
+fn ranks<F>(kernels: &mut Kernels) -> Result<Vec<(MoeConfig, Loaded<F>)>, MoeError>
+where
+    F: TestFormat + NumberFormat<Activation: HalfElement>,
+{
+    let rank = |rank| {
+        let map = ExpertMap::new(SMALL.experts, ExpertPlacement::Linear, EpRank::new(rank, 2)?)?;
+        let config = config(SMALL).with_parallelism(Parallelism::Expert(map))?;
+        let loaded = load::<F>(kernels, &config, None)?;
+        Ok((config, loaded))
+    };
+    (0..2).map(rank).collect()
+}
+
+fn experts<F>(
+    gpu: &Gpu,
+    config: MoeConfig,
+    plan: &GpuPlan,
+    kernels: &ExpertsKernels<F::Activation>,
+    layer: &Layer<F>,
+) -> Result<CudaExperts<F>, MoeError>
+where
+    F: TestFormat + NumberFormat<Activation: HalfElement>,
+{
+    let weights = ExpertWeights::new(layer.w13.clone(), layer.w2.clone())?;
+    let weights = DeviceExperts::upload(gpu.stream.context(), &weights)?;
+    CudaExperts::new(gpu.stream.context(), config, plan.clone(), kernels.clone(), weights)
+}
+
+/// Experts of some tokens: mostly different ones, with a repetition now and then.
+fn ids(sizes: Sizes, tokens: usize) -> Vec<i32> {
+    let id = |pair: usize| {
+        let (token, slot) = (pair / sizes.top_k, pair % sizes.top_k);
+        ((token * 7 + slot * (1 + token % 3)) % sizes.experts) as i32
+    };
+    (0..tokens * sizes.top_k).map(id).collect()
+}
+
+fn hidden_states<A: Element>(count: usize) -> Vec<A> {
+    (0..count).map(|index| A::from_f32((index as f32 * 0.7310).sin())).collect()
+}
+
+fn pair_weights(pairs: usize) -> Vec<f32> {
+    (0..pairs).map(|pair| 0.05 + 0.01 * (pair % 31) as f32).collect()
+}
+
+/// Output of one batch, run twice: launched, and replayed from a graph.
+fn run<F>(gpu: &Gpu, experts: &mut CudaExperts<F>, ids: &[i32]) -> Result<Vec<f32>, MoeError>
+where
+    F: TestFormat + NumberFormat<Activation: HalfElement>,
+{
+    let MoeShape { hidden_size, top_k, .. } = *experts.config().shape();
+    let tokens = ids.len() / top_k;
+    let hidden = gpu.upload(&hidden_states::<F::Activation>(tokens * hidden_size));
+    let (ids, weights) = (gpu.upload(ids), gpu.upload(&pair_weights(ids.len())));
+    let mut launch = |stream: &_, out: &mut DeviceBuffer<F::Activation>| {
+        let routing = DeviceRouting { ids: ids.slice(), weights: weights.slice() };
+        experts.forward(stream, hidden.slice(), routing, tokens, &mut out.slice_mut())
+    };
+    let mut out = gpu.poisoned(tokens * hidden_size);
+    launch(&gpu.stream, &mut out)?;
+    let first = gpu.download(&out);
+    if tokens > 0 {
+        let mut again = gpu.poisoned(tokens * hidden_size);
+        let graph = Graph::capture(&gpu.stream, |stream| launch(stream, &mut again))?;
+        // SAFETY: every buffer that was recorded lives until the output is read.
+        unsafe { graph.launch(&gpu.stream) }?;
+        let bits =
+            |numbers: &[F::Activation]| -> Vec<u8> { bytemuck::cast_slice(numbers).to_vec() };
+        assert!(bits(&first) == bits(&gpu.download(&again)), "{tokens} tokens: two runs differ");
+    }
+    Ok(first.iter().map(|number| number.to_f32()).collect())
+}
+
+/// The same in float64, for the tokens that are checked.
+fn expected<F: TestFormat>(layer: &Layer<F>, ids: &[i32]) -> Vec<(usize, Vec<f64>)> {
+    let Sizes { experts, top_k, hidden, .. } = layer.sizes;
+    let tokens = ids.len() / top_k;
+    let x: Vec<f32> =
+        hidden_states::<F::Activation>(tokens * hidden).iter().map(|x| x.to_f32()).collect();
+    let weights = pair_weights(ids.len());
+    let step = tokens.div_ceil(CHECKED).max(1);
+    let of_token = |token: usize| {
+        let mut sum = vec![0.0; hidden];
+        for pair in token * top_k..(token + 1) * top_k {
+            let Ok(expert) = usize::try_from(ids[pair]) else { continue };
+            if expert < experts {
+                let row = layer.row(&x[token * hidden..(token + 1) * hidden], expert);
+                let weight = f64::from(weights[pair]);
+                sum.iter_mut().zip(row).for_each(|(sum, row)| *sum += weight * row);
+            }
+        }
+        (token, sum)
+    };
+    (0..tokens).step_by(step).map(of_token).collect()
+}
+
+fn assert_close<F: TestFormat>(out: &[f32], expected: &[(usize, Vec<f64>)], what: &str) {
+    let (mut error, mut norm) = (0.0, 0.0);
+    for (token, expected) in expected {
+        let out = &out[token * expected.len()..(token + 1) * expected.len()];
+        for (&out, expected) in out.iter().zip(expected) {
+            error += (f64::from(out) - expected).powi(2);
+            norm += expected.powi(2);
+        }
+    }
+    let limit = F::LIMIT.powi(2) * norm;
+    assert!(error <= limit, "{what}: relative error {:.1e}", (error / norm).sqrt());
+}
+
+fn compare<F>(
+    gpu: &Gpu,
+    experts: &mut CudaExperts<F>,
+    layer: &Layer<F>,
+    ids: &[i32],
+) -> Result<(), MoeError>
+where
+    F: TestFormat + NumberFormat<Activation: HalfElement>,
+{
+    let out = run(gpu, experts, ids)?;
+    let tokens = ids.len() / layer.sizes.top_k;
+    let what = format!("{tokens} tokens, {}", experts.way(tokens));
+    assert_close::<F>(&out, &expected(layer, ids), &what);
+    Ok(())
+}
+
+/// The sum of what two ranks compute.
+fn spread<F>(
+    gpu: &Gpu,
+    loaded: &[(MoeConfig, Loaded<F>)],
+    layer: &Layer<F>,
+    ids: &[i32],
+) -> Result<(), MoeError>
+where
+    F: TestFormat + NumberFormat<Activation: HalfElement>,
+{
+    let mut sum = vec![0.0; ids.len() / SMALL.top_k * SMALL.hidden];
+    let half = SMALL.experts / 2;
+    for (rank, (config, (plan, kernels))) in loaded.iter().enumerate() {
+        let own = |all: &ExpertMatrices<F>| {
+            let own = rank * half..(rank + 1) * half;
+            ExpertMatrices::new(own.map(|expert| all.matrix(expert).clone()).collect())
+        };
+        let weights = ExpertWeights::new(own(&layer.w13)?, own(&layer.w2)?)?;
+        let context = gpu.stream.context();
+        let weights = DeviceExperts::upload(context, &weights)?;
+        let (config, plan) = (config.clone(), plan.clone());
+        let mut experts = CudaExperts::<F>::new(context, config, plan, kernels.clone(), weights)?;
+        let part = run(gpu, &mut experts, ids)?;
+        sum.iter_mut().zip(part).for_each(|(sum, part)| *sum += part);
+    }
+    assert_close::<F>(&sum, &expected(layer, ids), "the sum over ranks");
+    Ok(())
+}
+
+/// Weights beyond 2^31 numbers: w13 of the whole MiniMax-M2.5 has 2.4e9. All experts but the last
+/// two share the host's memory.
+fn many_weights() -> Case {
+    let sizes = Sizes { experts: 256, top_k: 8, hidden: 3072, inner: 1536 };
+    let load = move |kernels: &mut Kernels| load::<Fp8Block128>(kernels, &config(sizes), None);
+    Case::new("layer::more_than_2_to_the_31_weights", load, move |gpu, (plan, kernels)| {
+        let few = Layer::<Fp8Block128>::new(Sizes { experts: 2, ..sizes });
+        let repeated = |few: &ExpertMatrices<Fp8Block128>| {
+            let of = |expert| few.matrix(usize::from(expert >= sizes.experts - 2)).clone();
+            ExpertMatrices::new((0..sizes.experts).map(of).collect())
+        };
+        let (w13, w2) = (repeated(&few.w13)?, repeated(&few.w2)?);
+        let layer = Layer { sizes, w13, w2 };
+        let mut experts = experts(gpu, config(sizes), plan, kernels, &layer)?;
+        for tokens in [1, 2, 40] {
+            // The first and the last experts, whose weights lie on both sides.
+            let ids = (0..tokens * sizes.top_k).map(|pair| match pair % 2 {
+                0 => (sizes.experts - 1 - pair % 3) as i32,
+                _ => (pair % 5) as i32,
+            });
+            compare(gpu, &mut experts, &layer, &ids.collect::<Vec<_>>())?;
+        }
+        Ok(())
+    })
+}
