@@ -13,6 +13,7 @@ use artel_moe::quant::{Bf16, Element, F16, Format, Fp8Block128, NumberFormat};
 use artel_moe::weights::cuda::DeviceExperts;
 use artel_moe::weights::{ExpertMatrices, ExpertWeights};
 
+use crate::cuda::replay;
 use crate::decode::layer::{Layer, Sizes, TestFormat};
 use crate::gpu::{Case, Gpu};
 
@@ -181,8 +182,7 @@ where
     if tokens > 0 {
         let mut again = gpu.poisoned(tokens * hidden_size);
         let graph = Graph::capture(&gpu.stream, |stream| launch(stream, &mut again))?;
-        // SAFETY: every buffer that was recorded lives until the output is read.
-        unsafe { graph.launch(&gpu.stream) }?;
+        replay(gpu, &graph)?;
         let bits =
             |numbers: &[F::Activation]| -> Vec<u8> { bytemuck::cast_slice(numbers).to_vec() };
         assert!(bits(&first) == bits(&gpu.download(&again)), "{tokens} tokens: two runs differ");
@@ -257,7 +257,7 @@ where
     for (rank, (config, (plan, kernels))) in loaded.iter().enumerate() {
         let own = |all: &ExpertMatrices<F>| {
             let own = rank * half..(rank + 1) * half;
-            ExpertMatrices::new(own.map(|expert| all.matrix(expert).clone()).collect())
+            ExpertMatrices::<F>::new(own.map(|expert| all.matrix(expert).clone()).collect())
         };
         let weights = ExpertWeights::new(own(&layer.w13)?, own(&layer.w2)?)?;
         let context = gpu.stream.context();
@@ -280,7 +280,7 @@ fn many_weights() -> Case {
         let few = Layer::<Fp8Block128>::new(Sizes { experts: 2, ..sizes });
         let repeated = |few: &ExpertMatrices<Fp8Block128>| {
             let of = |expert| few.matrix(usize::from(expert >= sizes.experts - 2)).clone();
-            ExpertMatrices::new((0..sizes.experts).map(of).collect())
+            ExpertMatrices::<Fp8Block128>::new((0..sizes.experts).map(of).collect())
         };
         let (w13, w2) = (repeated(&few.w13)?, repeated(&few.w2)?);
         let layer = Layer { sizes, w13, w2 };

@@ -58,6 +58,9 @@ pub struct KernelsBuildArgs {
     /// GPUs that share every expert of the checkpoint
     #[arg(long, value_name = "N", default_value = "1", requires = "model")]
     pub tensor_parallel: std::num::NonZeroUsize,
+    /// Also everything that `artel tune` may try, for a GPU on a machine without the toolkit
+    #[arg(long)]
+    pub tune: bool,
     /// Pack to write; kernels that are in it and up to date are kept
     #[arg(long, short, value_name = "FILE")]
     pub output: PathBuf,

@@ -7,6 +7,7 @@ use artel_device::cuda::{Architecture, Compiler, KernelPack, KernelSpec, Kernels
 use artel_moe::cuda::shipped;
 use indicatif::{HumanBytes, ProgressBar, ProgressStyle};
 
+use crate::bench::layer::gpu;
 use crate::cli::{KernelsBuildArgs, ModelArgs};
 use crate::shapes::{NamedLayer, SHIPPED};
 use crate::source;
@@ -23,7 +24,7 @@ pub(super) fn build(args: &KernelsBuildArgs) -> anyhow::Result<()> {
     for architecture in &args.arch {
         let architecture: Architecture = architecture.name().parse()?;
         let start = Instant::now();
-        let Wanted { specs, left_out } = wanted(architecture, &layers)?;
+        let Wanted { specs, left_out } = wanted(architecture, &layers, args.tune)?;
         let (mut kept, mut missing) = (Vec::new(), Vec::new());
         for spec in specs {
             let found = known.find(&spec, architecture);
@@ -87,11 +88,14 @@ fn known(args: &KernelsBuildArgs) -> KernelPack {
 }
 
 /// Every kernel of every layer, asked for by the code that loads them on a GPU.
-fn wanted(architecture: Architecture, layers: &[NamedLayer]) -> anyhow::Result<Wanted> {
+fn wanted(architecture: Architecture, layers: &[NamedLayer], tune: bool) -> anyhow::Result<Wanted> {
     let mut kernels = Kernels::list(architecture);
+    gpu::load_ceilings(&mut kernels)?;
     let mut left_out = Vec::new();
     for layer in layers {
-        let asked = shipped::load(&mut kernels, &layer.config, &layer.router, layer.format);
+        let asked = shipped::load(&mut kernels, &layer.config, &layer.router, layer.format)
+            .map_err(anyhow::Error::from)
+            .and_then(|()| if tune { gpu::load_ways(&mut kernels, layer) } else { Ok(()) });
         if let Err(error) = asked {
             left_out.push(format!("{layer}: {error}"));
         }

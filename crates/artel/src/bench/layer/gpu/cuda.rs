@@ -281,7 +281,7 @@ fn tokens_max(options: &Options) -> Result<usize> {
 /// # Errors
 /// When one is missing and cannot be made.
 pub fn load(options: &Options, kernels: &mut Kernels) -> Result<()> {
-    kernels.get(&read_kernel())?;
+    load_ceilings(kernels)?;
     for shape in &options.shapes {
         let planned = match options.path {
             None => vec![tokens_max(options)?],
@@ -289,14 +289,43 @@ pub fn load(options: &Options, kernels: &mut Kernels) -> Result<()> {
         };
         for tokens in planned {
             let plan = super::plan(options, kernels.architecture(), shape, tokens)?;
-            let (config, format) = (&shape.config, shape.format);
-            match format {
-                Format::F16 => {
-                    ExpertsKernels::<f16>::load(kernels, config, format, &plan).map(drop)?;
-                }
-                _ => ExpertsKernels::<bf16>::load(kernels, config, format, &plan).map(drop)?,
-            }
+            load_plan(kernels, shape, &plan)?;
         }
+    }
+    Ok(())
+}
+
+/// Asks for the kernels that measure the GPU itself.
+///
+/// # Errors
+/// When one is missing and cannot be made.
+pub fn load_ceilings(kernels: &mut Kernels) -> Result<()> {
+    kernels.get(&read_kernel())?;
+    Ok(())
+}
+
+/// Asks for every kernel that `artel tune` may try for a layer.
+///
+/// # Errors
+/// When one is missing and cannot be made.
+pub fn load_ways(kernels: &mut Kernels, shape: &NamedLayer) -> Result<()> {
+    let architecture = kernels.architecture();
+    let (config, format) = (&shape.config, shape.format);
+    let search = Search { gpu: shipped::ceilings(architecture), config, format };
+    let plan = shipped::plan(architecture, config, format)?;
+    for tokens in super::TOKENS {
+        for way in search.ways(tokens)? {
+            load_plan(kernels, shape, &plan.clone().with_way(way))?;
+        }
+    }
+    Ok(())
+}
+
+fn load_plan(kernels: &mut Kernels, shape: &NamedLayer, plan: &GpuPlan) -> Result<()> {
+    let (config, format) = (&shape.config, shape.format);
+    match format {
+        Format::F16 => ExpertsKernels::<f16>::load(kernels, config, format, plan).map(drop)?,
+        _ => ExpertsKernels::<bf16>::load(kernels, config, format, plan).map(drop)?,
     }
     Ok(())
 }

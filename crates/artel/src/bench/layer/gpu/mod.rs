@@ -18,6 +18,7 @@ use artel_moe::cuda::shipped;
 use artel_moe::plan::gpu::{GpuPlan, TOKENS_PER_STEP, usual_way};
 use artel_moe::router::simulator::Workload;
 pub use compare::Peer;
+pub use cuda::{load_ceilings, load_ways};
 pub use report::{Row, ShapeReport};
 
 use crate::record;
