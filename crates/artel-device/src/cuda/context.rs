@@ -169,7 +169,7 @@ impl Context {
     /// [`CudaError::Driver`].
     pub fn stream(&self) -> Result<Stream, CudaError> {
         let inner = self.inner.new_stream().map_err(CudaError::driver("making a stream"))?;
-        Ok(Stream { inner, context: self.clone() })
+        Ok(Stream { handle: inner.cu_stream(), _own: Some(inner), context: self.clone() })
     }
 
     /// A stream that another engine owns.
@@ -177,9 +177,7 @@ impl Context {
     /// # Safety
     /// `handle` is a `CUstream` of this device's primary context and outlives what is made from it.
     pub unsafe fn borrow_stream(&self, handle: *mut std::ffi::c_void) -> Stream {
-        // SAFETY: the caller vouches for the handle.
-        let inner = unsafe { cuda_core::Stream::borrow_raw(handle, &self.inner) };
-        Stream { inner, context: self.clone() }
+        Stream { handle: handle.cast(), _own: None, context: self.clone() }
     }
 
     /// Room for `len` elements, not yet written.
@@ -203,9 +201,17 @@ impl Context {
 /// A queue of work on one GPU. What is launched on it runs in order.
 #[derive(Debug, Clone)]
 pub struct Stream {
-    inner: Arc<cuda_core::Stream>,
+    handle: cuda_bindings::CUstream,
+    /// Keeps a stream of our own. A borrowed one is a handle and nothing else: whatever asked it
+    /// something when dropped would break a recording that its owner is making.
+    _own: Option<Arc<cuda_core::Stream>>,
     context: Context,
 }
+
+// SAFETY: a handle may be used from any thread; the driver synchronises internally.
+unsafe impl Send for Stream {}
+// SAFETY: as above.
+unsafe impl Sync for Stream {}
 
 impl Stream {
     /// Waits until everything launched on it has ended.
@@ -214,7 +220,8 @@ impl Stream {
     /// [`CudaError::Driver`], also for a kernel that failed.
     pub fn synchronize(&self) -> Result<(), CudaError> {
         self.context.bind()?;
-        self.inner.synchronize().map_err(CudaError::driver("waiting for the GPU"))
+        // SAFETY: the handle is a stream of the current context.
+        check(unsafe { cuda_bindings::cuStreamSynchronize(self.handle) }, "waiting for the GPU")
     }
 
     /// Its GPU.
@@ -222,12 +229,8 @@ impl Stream {
         &self.context
     }
 
-    pub(super) fn inner(&self) -> &cuda_core::Stream {
-        &self.inner
-    }
-
     pub(super) fn handle(&self) -> cuda_bindings::CUstream {
-        self.inner.cu_stream()
+        self.handle
     }
 }
 
@@ -251,7 +254,10 @@ impl Event {
     /// # Errors
     /// [`CudaError::Driver`].
     pub fn record(&self, stream: &Stream) -> Result<(), CudaError> {
-        self.inner.record(stream.inner()).map_err(CudaError::driver("recording an event"))
+        stream.context.bind()?;
+        // SAFETY: the stream is of the current context; an event of another one is refused.
+        let status = unsafe { cuda_bindings::cuEventRecord(self.inner.cu_event(), stream.handle) };
+        check(status, "recording an event")
     }
 
     /// Milliseconds from this event to `end`, waiting for both.

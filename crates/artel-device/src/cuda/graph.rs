@@ -26,16 +26,16 @@ impl Graph {
         stream.context().bind()?;
         let mode = cuda_bindings::CUstreamCaptureMode_enum_CU_STREAM_CAPTURE_MODE_THREAD_LOCAL;
         // SAFETY: the context is current and this stream is not being recorded.
-        unsafe { stream.inner().begin_capture(mode) }
-            .map_err(CudaError::driver("beginning to record a graph"))?;
+        let status = unsafe { cuda_bindings::cuStreamBeginCapture_v2(stream.handle(), mode) };
+        check(status, "beginning to record a graph")?;
         let recorded = launches(stream);
+        let mut graph = std::ptr::null_mut();
         // SAFETY: recording was begun above and is ended on every path.
-        let graph = unsafe { stream.inner().end_capture() };
+        let status = unsafe { cuda_bindings::cuStreamEndCapture(stream.handle(), &mut graph) };
+        let graph = check(status, "recording a graph").map(|()| graph);
         let graph = match (recorded, graph) {
             (Ok(()), Ok(graph)) => graph,
-            (Ok(()), Err(error)) => {
-                return Err(CudaError::driver("recording a graph")(error).into());
-            }
+            (Ok(()), Err(error)) => return Err(error.into()),
             (Err(error), graph) => {
                 if let Ok(graph) = graph {
                     // SAFETY: the graph was made above and nobody else has it.
