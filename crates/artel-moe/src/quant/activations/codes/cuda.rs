@@ -50,6 +50,11 @@ pub mod quantize_code {
             fma(quotient, minus, values, rounding::NearestEven, ftz::Disabled);
         let quotient: Tile<f32, { [R, GROUPS, WIDTH] }> =
             fma(remainder, inverse, quotient, rounding::NearestEven, ftz::Disabled);
+        // The correction of a negative zero is a positive one.
+        let zero: Tile<f32, { [R, GROUPS, WIDTH] }> =
+            constant(0.0f32, const_shape![R, GROUPS, WIDTH]);
+        let is_zero: Tile<bool, { [R, GROUPS, WIDTH] }> = eq_tile(values, zero);
+        let quotient: Tile<f32, { [R, GROUPS, WIDTH] }> = select(is_zero, values, quotient);
         let codes: Tile<f8e4m3fn, { [R, GROUPS, WIDTH] }> = convert_tile(quotient);
         codes.reshape(const_shape![R, C])
     }
