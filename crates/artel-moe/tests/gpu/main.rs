@@ -49,7 +49,9 @@ fn cases() -> Vec<Case> {
 fn main() -> ExitCode {
     let arguments = Arguments::from_args();
     let result = match std::env::var_os("ARTEL_TEST_KERNELS") {
-        Some(path) => build_pack(Path::new(&path)).map(|()| ExitCode::SUCCESS),
+        Some(path) => {
+            build_pack(Path::new(&path), arguments.filter.as_deref()).map(|()| ExitCode::SUCCESS)
+        }
         None if arguments.list => Ok(libtest_mimic::run(&arguments, listed()).exit_code()),
         None => run(arguments),
     };
@@ -63,13 +65,13 @@ fn listed() -> Vec<Trial> {
     cases().into_iter().map(|case| Trial::test(case.name, || Ok(()))).collect()
 }
 
-/// Compiles every kernel of every test.
-fn build_pack(path: &Path) -> Result<(), CudaError> {
+/// Compiles every kernel of every test whose name contains `filter`.
+fn build_pack(path: &Path, filter: Option<&str>) -> Result<(), CudaError> {
     let architecture = match std::env::var("ARTEL_ARCHITECTURE") {
         Ok(name) => name.parse()?,
         Err(_) => Architecture::Sm90,
     };
-    let kernels = all_kernels(architecture);
+    let kernels = all_kernels(architecture, filter);
     let mut pack = KernelPack::default();
     for kernel in compile_all(&Compiler::find()?, kernels.specs(), architecture, |_| {})? {
         pack.insert(kernel);
@@ -79,9 +81,14 @@ fn build_pack(path: &Path) -> Result<(), CudaError> {
     Ok(())
 }
 
-fn all_kernels(architecture: Architecture) -> Kernels {
+/// The tests whose name contains `filter`.
+fn chosen(filter: Option<&str>) -> impl Iterator<Item = Case> {
+    cases().into_iter().filter(move |case| filter.is_none_or(|filter| case.name.contains(filter)))
+}
+
+fn all_kernels(architecture: Architecture, filter: Option<&str>) -> Kernels {
     let mut kernels = Kernels::list(architecture);
-    for case in cases() {
+    for case in chosen(filter) {
         drop((case.load)(&mut kernels).expect("listing needs no GPU"));
     }
     kernels
@@ -95,8 +102,9 @@ fn run(mut arguments: Arguments) -> Result<ExitCode, CudaError> {
     };
     let gpu = Gpu::open()?;
     let mut kernels = Kernels::open(gpu.stream.context(), packs, Compiler::find().ok());
-    kernels.prepare(all_kernels(kernels.architecture()).specs(), |_| {})?;
-    let trials = cases().into_iter().map(|case| {
+    let filter = arguments.filter.as_deref();
+    kernels.prepare(all_kernels(kernels.architecture(), filter).specs(), |_| {})?;
+    let trials = chosen(filter).map(|case| {
         let run = (case.load)(&mut kernels);
         let gpu = gpu.clone();
         Trial::test(case.name, move || run.and_then(|run| run(&gpu)).map_err(Failed::from))

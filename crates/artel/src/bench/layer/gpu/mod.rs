@@ -8,6 +8,7 @@ mod compare;
 mod cuda;
 mod plot;
 mod report;
+mod timing;
 pub mod tune;
 
 use std::path::{Path, PathBuf};
@@ -105,9 +106,9 @@ pub fn run(options: &Options) -> Result<()> {
         let mut report = ShapeReport::new(&context, shape, read_terabytes_per_second)?;
         report.print_head(peer.as_ref());
         let mut kernels = open_kernels(options, &context)?;
-        cuda::measure(options, &context, &mut kernels, shape, |row| {
+        let measured = cuda::measure(options, &context, &mut kernels, shape, |row| {
             report.add(row, peer.as_ref());
-        })?;
+        });
         if let Some(folder) = &options.save_result {
             record::save(&file(folder, shape, "json"), &report)?;
         }
@@ -116,6 +117,8 @@ pub fn run(options: &Options) -> Result<()> {
                 .with_context(|| format!("cannot make the folder {}", folder.display()))?;
             plot::draw(&file(folder, shape, "svg"), &report, peer.as_ref())?;
         }
+        // What was right is kept before the error is told.
+        measured?;
     }
     Ok(())
 }
@@ -134,6 +137,9 @@ fn plan(
     let (config, format) = (&shape.config, shape.format);
     let steps = tokens.next_power_of_two().min(TOKENS_PER_STEP);
     let plan = shipped::plan_in_steps(architecture, config, format, steps)?;
+    if !plan.is_tuned() {
+        tracing::warn!("{shape}: no tuning record of these sizes; a model chooses (`artel tune`)");
+    }
     Ok(match options.path {
         None => plan,
         Some(path) => plan.with_way(usual_way(config, format, path == ForcedPath::Direct, tokens)?),

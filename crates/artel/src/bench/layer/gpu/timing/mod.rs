@@ -1,0 +1,3 @@
+//! Timing on the GPU.
+
+pub mod cuda;
