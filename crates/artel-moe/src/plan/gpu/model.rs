@@ -10,7 +10,8 @@
 //! the two do not hide of each other.
 //!
 //! The constants were fitted to 46 times of kernels on an H200, MiniMax-M2.5 in FP8 on two GPUs and
-//! Qwen3-30B-A3B in bfloat16, part of which the tests hold the model against.
+//! Qwen3-30B-A3B in bfloat16, part of which the tests hold the model against. Decode kernels and
+//! those of bfloat16 were timed in an earlier version, so the fit is no prediction of the present ones.
 
 use super::device::GpuCeilings;
 use super::kernel::{ExpertKernels, GemmFamily, GemmKernel, GpuPath, GpuProduct, Tile, Way};

@@ -43,8 +43,8 @@ pub struct DirectExperts<A> {
 pub struct DirectStep<'a, A: Element> {
     /// `[T, H]`.
     pub hidden_states: DeviceSlice<'a, A>,
-    /// Ids or packed pairs `[T, K]`. They were there before the kernel before the next launch let
-    /// its successor start, when the weights are plain; else before that launch.
+    /// Ids or packed pairs `[T, K]`, written by what ran before on the stream. The second product
+    /// reads them before it waits: every launch ahead of it has waited for what wrote them.
     pub ids: DeviceSlice<'a, i32>,
     /// `T`.
     pub tokens: usize,
