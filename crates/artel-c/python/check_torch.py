@@ -107,7 +107,7 @@ def check_shape(name, arguments):
     w2, w2_scales = random_stack(experts, hidden_size, intermediate_size, format)
     layer = Experts(
         w13, w2, top_k=top_k, tokens_max=TOKENS_MAX, format=format, w13_scales=w13_scales,
-        w2_scales=w2_scales, kernel_packs=arguments.kernels, library=arguments.library,
+        w2_scales=w2_scales, kernel_packs=arguments.kernels, library=arguments.shared_object,
     )
     print(layer.plan, flush=True)
     well = True
@@ -134,7 +134,7 @@ def check_shape(name, arguments):
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--kernels", action="append", default=[], help="a kernel pack")
-    parser.add_argument("--library", help="libartel_c.so; beside this file otherwise")
+    parser.add_argument("--library", dest="shared_object", help="libartel_c.so; beside this file otherwise")
     parser.add_argument("--shapes", nargs="+", choices=SHAPES, default=["own-stream"])
     arguments = parser.parse_args()
     torch.manual_seed(1)

@@ -131,14 +131,6 @@ impl Context {
         Ok(count.map_err(CudaError::driver("counting multiprocessors"))? as usize)
     }
 
-    /// Bytes of its second-level cache.
-    ///
-    /// # Errors
-    /// [`CudaError::Driver`].
-    pub fn l2_bytes(&self) -> Result<usize, CudaError> {
-        self.inner.l2_cache_size_bytes().map_err(CudaError::driver("asking for the cache size"))
-    }
-
     /// The newest CUDA that its driver supports, such as `13.0`.
     ///
     /// # Errors

@@ -1,6 +1,6 @@
 //! Specifications to loaded kernels.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use super::context::check;
@@ -18,7 +18,7 @@ pub struct Kernels {
 }
 
 enum Source {
-    List { architecture: Architecture, specs: Vec<KernelSpec> },
+    List { architecture: Architecture, specs: Vec<KernelSpec>, keys: HashSet<String> },
     Open(Loader),
 }
 
@@ -32,7 +32,8 @@ struct Loader {
 impl Kernels {
     /// Lists what is asked for.
     pub fn list(architecture: Architecture) -> Self {
-        Self { source: Source::List { architecture, specs: Vec::new() } }
+        let (specs, keys) = (Vec::new(), HashSet::new());
+        Self { source: Source::List { architecture, specs, keys } }
     }
 
     /// Loads what is asked for from `packs`, later ones first; what none of them has is compiled
@@ -94,9 +95,8 @@ impl Kernels {
     /// [`CudaError::MissingKernels`], [`CudaError::Compile`] or [`CudaError::Driver`].
     pub fn get(&mut self, spec: &KernelSpec) -> Result<Kernel, CudaError> {
         match &mut self.source {
-            Source::List { specs, .. } => {
-                let key = spec.key();
-                if specs.iter().all(|known| known.key() != key) {
+            Source::List { specs, keys, .. } => {
+                if keys.insert(spec.key()) {
                     specs.push(spec.clone());
                 }
                 Ok(Kernel::listed(spec))
@@ -170,19 +170,6 @@ impl Kernel {
     /// Whether launches may overlap the end of the work ahead of them.
     pub fn is_programmatic(&self) -> bool {
         self.inner.programmatic
-    }
-
-    /// Registers of one thread, bytes of static shared memory and of local memory (spills).
-    ///
-    /// # Errors
-    /// [`CudaError::NotLoaded`] or [`CudaError::Driver`].
-    pub fn resources(&self) -> Result<(usize, usize, usize), CudaError> {
-        let function = self.function()?;
-        let driver = CudaError::driver("asking for the resources of a kernel");
-        let registers = function.num_registers().map_err(&driver)?;
-        let shared = function.static_shared_memory_bytes().map_err(&driver)?;
-        let local = function.local_size_bytes().map_err(&driver)?;
-        Ok((registers as usize, shared as usize, local as usize))
     }
 
     /// Launches `grid` blocks; an empty grid launches nothing.
