@@ -8,7 +8,7 @@ use indicatif::{HumanBytes, ProgressBar, ProgressStyle};
 use crate::cli::{ModelArgs, WeightFormat};
 
 /// Name of the model that ships with the program.
-const BUNDLED_NAME: &str = "tally";
+pub const BUNDLED_NAME: &str = "tally";
 
 /// Makes (file name, content) of files of the bundled model.
 macro_rules! bundled {
@@ -33,9 +33,17 @@ static BUNDLED: [(&str, &[u8]); 5] = bundled![
 pub fn open(args: &ModelArgs) -> anyhow::Result<Checkpoint> {
     match &args.model {
         Some(folder) => Ok(Checkpoint::open(folder)?),
-        None => Checkpoint::from_static(BUNDLED_NAME, &BUNDLED)
-            .context("this is a bug: the bundled model does not open"),
+        None => bundled(),
     }
+}
+
+/// The checkpoint that is part of the program.
+///
+/// # Errors
+/// Never, unless the program is broken.
+pub fn bundled() -> anyhow::Result<Checkpoint> {
+    Checkpoint::from_static(BUNDLED_NAME, &BUNDLED)
+        .context("this is a bug: the bundled model does not open")
 }
 
 /// Loads the model of `checkpoint` to compute with it: weights that fit the memory are read from

@@ -61,6 +61,16 @@ impl Checkpoint {
         Self::read(Files::Static { name: name.to_owned(), files })
     }
 
+    /// Opens a folder for its texts alone, the tokenizer and the chat template: neither
+    /// `config.json` nor weights need be there.
+    ///
+    /// # Errors
+    /// When there is no such folder.
+    pub fn open_texts(folder: &Path) -> Result<Self> {
+        let files = Files::folder(folder)?;
+        Ok(Self { files, config: Map::new(), tensors: Tensors::new() })
+    }
+
     fn read(files: Files) -> Result<Self> {
         let config = files.find_json("config.json")?.ok_or_else(|| ModelError::MissingFile {
             checkpoint: files.name(),

@@ -90,6 +90,15 @@ impl Tokenizer {
         self.inner.id_to_token(id)
     }
 
+    /// Ids that stand for text, in ascending order: the vocabulary without special and added tokens.
+    pub fn text_ids(&self) -> Vec<u32> {
+        let added = self.inner.get_added_tokens_decoder();
+        let vocabulary = self.inner.get_vocab(false).into_values();
+        let mut ids: Vec<u32> = vocabulary.filter(|id| !added.contains_key(id)).collect();
+        ids.sort_unstable();
+        ids
+    }
+
     /// Number of tokens, added ones included. The model may have more embeddings than that.
     pub fn vocabulary(&self) -> usize {
         self.inner.get_vocab_size(true)

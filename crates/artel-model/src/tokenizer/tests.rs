@@ -153,3 +153,25 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn text_ids_are_the_vocabulary_without_special_tokens() {
+    for (tokenizer, _) in [byte_level(), byte_fallback()] {
+        let ids = tokenizer.text_ids();
+        assert!(ids.is_sorted() && !ids.is_empty() && ids.len() < tokenizer.vocabulary());
+        let begins_with = tokenizer.encode("").unwrap();
+        assert!(begins_with.iter().all(|id| !ids.contains(id)));
+        assert!(ids.iter().all(|id| tokenizer.token_text(*id).is_some()));
+    }
+}
+
+#[test]
+fn a_tokenizer_needs_no_model_beside_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = include_bytes!("../../tests/fixtures/text/byte_level/tokenizer.json");
+    std::fs::write(folder.path().join(FILE), file).unwrap();
+    let texts = Checkpoint::open_texts(folder.path()).unwrap();
+    assert!(Tokenizer::read(&texts).unwrap().vocabulary() > 0);
+    assert!(Checkpoint::open(folder.path()).is_err());
+    assert!(Checkpoint::open_texts(&folder.path().join("nowhere")).is_err());
+}

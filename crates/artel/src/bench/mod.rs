@@ -1,5 +1,6 @@
-//! Measurements of this machine.
+//! Measurements of this machine, and of servers.
 
 pub mod layer;
+pub mod serve;
 #[cfg(feature = "cuda")]
 pub mod steps;

@@ -1,9 +1,12 @@
 //! `artel bench` and what it shares with other commands of the machine room.
 
+mod serve;
+
 use std::path::PathBuf;
 use std::str::FromStr;
 
 use clap::{Args, Subcommand, ValueEnum};
+pub use serve::*;
 
 use super::WeightFormat;
 
@@ -12,6 +15,8 @@ use super::WeightFormat;
 pub enum BenchCommand {
     /// One mixture-of-experts layer of published sizes, by batch size
     Layer(BenchLayerArgs),
+    /// A server that speaks OpenAI's protocol, under load
+    Serve(Box<BenchServeArgs>),
     /// The small kernels of a layer on a GPU, by batch size
     Steps(BenchStepsArgs),
 }

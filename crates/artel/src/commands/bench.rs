@@ -1,5 +1,7 @@
 //! `artel bench`: what this machine does.
 
+mod serve;
+
 use anyhow::{bail, ensure};
 use artel_device::cpu::{CpuFeatures, Isa};
 use artel_moe::MoeError;
@@ -21,6 +23,7 @@ pub fn bench(command: &BenchCommand) -> anyhow::Result<()> {
             Device::Cpu => layer::run(&on_cpu(args)?).map(|_| ()),
             Device::Cuda(ordinal) => on_gpu(args, ordinal),
         },
+        BenchCommand::Serve(args) => serve::serve(args),
         BenchCommand::Steps(args) => steps(args),
     }
 }
