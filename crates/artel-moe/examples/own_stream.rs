@@ -59,7 +59,7 @@ fn run(packs: Vec<KernelPack>) -> Result<()> {
     let mut kernels = Kernels::open(&context, packs, Compiler::find().ok());
     let loaded = ExpertsKernels::load(&mut kernels, &config()?, FORMAT, &plan)?;
     let weights = weights()?;
-    let on_gpu = DeviceExperts::upload(&context, &weights)?;
+    let on_gpu = DeviceExperts::upload(&context, &config()?, &weights)?;
     let mut experts = CudaExperts::<Fp8Block128>::new(&context, config()?, plan, loaded, on_gpu)?;
     let reference = reference(weights)?;
 
@@ -166,7 +166,7 @@ fn relative_error(
     topk: &TopK,
     found: &[bf16],
 ) -> Result<f64> {
-    let expected = reference.experts_reference(hidden_states, topk)?;
+    let expected = reference.fused_experts_reference(hidden_states, topk)?;
     let (mut error, mut norm) = (0.0, 0.0);
     for (expected, found) in expected.iter().zip(found) {
         error += (expected - f64::from(Element::to_f32(*found))).powi(2);

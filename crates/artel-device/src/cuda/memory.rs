@@ -92,7 +92,12 @@ impl<T: Pod> DeviceBuffer<T> {
         unsafe {
             cuda_core::memory::memcpy_htod_sync(address, elements.as_ptr(), size_of_val(elements))
         }
-        .map_err(CudaError::driver("copying to the GPU"))
+        .map_err(CudaError::driver("copying to the GPU"))?;
+        // A copy from pageable memory returns when the driver has a copy of its own; other streams
+        // would not wait for the rest of the way.
+        // SAFETY: the context is current; null is its default stream, which copied.
+        let status = unsafe { cuda_bindings::cuStreamSynchronize(std::ptr::null_mut()) };
+        check(status, "waiting for a copy to the GPU")
     }
 
     /// All elements, once everything on `stream` has ended.

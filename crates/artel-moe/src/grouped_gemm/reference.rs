@@ -1,12 +1,15 @@
 //! The definition, in float64, one number at a time.
 
 use super::GroupedGemm;
-use crate::quant::{Element, NumberFormat, WeightMatrix, reference::quantized_row};
+use crate::quant::{
+    Element, NumberFormat, WeightMatrix,
+    reference::{LEAST_MAGNITUDE, quantized_row},
+};
+use crate::weights::ExpertMatrices;
 
 /// Computes `out` `[T * K, N]`; rows of pairs that are in no block stay as they are.
 pub fn grouped_gemm<F: NumberFormat>(gemm: &GroupedGemm<'_, F>, out: &mut [f64]) {
     let (rows, columns) = (gemm.weights.rows(), gemm.weights.columns());
-    let mut weight_row = vec![0.0; columns];
     let assignment = gemm.assignment;
     for position in 0..assignment.num_tokens_post_padded {
         let pair = assignment.sorted_token_ids[position] as usize;
@@ -22,11 +25,23 @@ pub fn grouped_gemm<F: NumberFormat>(gemm: &GroupedGemm<'_, F>, out: &mut [f64])
         let row = pair / gemm.pairs_per_row;
         let x = &gemm.rows[row * columns..(row + 1) * columns];
         let x = operand::<F>(x, gemm.weights.input_scale());
-        for (n, out) in out.iter_mut().enumerate() {
-            gemm.weights.matrix(expert).dequantize_row(n, &mut weight_row);
-            let bias = gemm.weights.bias(expert).map_or(0.0, |bias| f64::from(bias[n]));
-            *out = (dot(&x, &weight_row) + bias) * f64::from(gemm.row_weights.of(pair));
-        }
+        expert_row(gemm.weights, expert, &x, out);
+        out.iter_mut().for_each(|out| *out *= f64::from(gemm.row_weights.of(pair)));
+    }
+}
+
+/// One row, as the product sees it, times one expert's weights, plus its bias.
+pub fn expert_row<F: NumberFormat>(
+    weights: &ExpertMatrices<F>,
+    expert: usize,
+    x: &[f64],
+    out: &mut [f64],
+) {
+    let mut weight_row = vec![0.0; weights.columns()];
+    for (n, out) in out.iter_mut().enumerate() {
+        weights.matrix(expert).dequantize_row(n, &mut weight_row);
+        let bias = weights.bias(expert).map_or(0.0, |bias| f64::from(bias[n]));
+        *out = dot(x, &weight_row) + bias;
     }
 }
 
@@ -51,5 +66,5 @@ fn dot(x: &[f64], weights: &[f32]) -> f64 {
 /// What the product sees of one row of activations.
 fn operand<F: NumberFormat>(row: &[F::Activation], input_scale: Option<f32>) -> Vec<f64> {
     let row: Vec<f32> = row.iter().map(|x| x.to_f32()).collect();
-    quantized_row(F::ACTIVATION_SCALES, input_scale, &row)
+    quantized_row(F::ACTIVATION_SCALES, input_scale, LEAST_MAGNITUDE, &row)
 }

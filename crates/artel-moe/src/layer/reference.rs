@@ -1,5 +1,5 @@
 //! The definition of the layer behind its router: the definitions of its steps one after the
-//! other, with the cast at the end of each.
+//! other, with the cast at the end of each; and the same for kernels that do several steps at once.
 
 use super::MoeLayer;
 use crate::MoeError;
@@ -7,8 +7,10 @@ use crate::activation::reference::activate_row;
 use crate::assignment::{Assignment, reference::direct};
 use crate::combine::{Combine, Locality, RowWeights, Slots, reference::combine};
 use crate::config::{Parallelism, RouterWeight};
-use crate::grouped_gemm::{GemmFormat, GroupedGemm, reference::grouped_gemm};
-use crate::quant::Element;
+use crate::grouped_gemm::reference::{expert_row, grouped_gemm};
+use crate::grouped_gemm::{GemmFormat, GroupedGemm};
+use crate::quant::reference::{LEAST_ACTIVATED, LEAST_MAGNITUDE, quantized_row};
+use crate::quant::{ActivationScales, Element};
 use crate::router::TopK;
 
 impl<F: GemmFormat> MoeLayer<F> {
@@ -54,6 +56,53 @@ impl<F: GemmFormat> MoeLayer<F> {
         let slots = Slots { ids: &local, weights: on_output, top_k, locality };
         let rows = product(&second);
         Ok(combine(&Combine { slots, rows: &rows, identity: None }, w2.rows()))
+    }
+
+    /// As [`experts_reference`](Self::experts_reference) for kernels that activate where they
+    /// multiply: gate, up and the activation are not rounded before they become the second product's
+    /// operand. Rows of the experts are rounded, as before; router weights are on the output.
+    ///
+    /// # Errors
+    /// [`MoeError`] for a configuration with router weights on the input.
+    pub fn fused_experts_reference(
+        &self,
+        hidden_states: &[F::Activation],
+        topk: &TopK,
+    ) -> Result<Vec<f64>, MoeError> {
+        if self.config().router_weight() == RouterWeight::OnInput {
+            return Err(MoeError::config("router weight", "on the input", "on the output"));
+        }
+        let hidden_size = self.config().shape().hidden_size;
+        let mut out = vec![0.0; hidden_states.len()];
+        for (pair, id) in self.local_ids(&topk.ids).into_iter().enumerate() {
+            let Some(expert) = usize::try_from(id).ok().filter(|&id| id < self.experts.experts())
+            else {
+                continue;
+            };
+            let token = pair / topk.top_k * hidden_size..(pair / topk.top_k + 1) * hidden_size;
+            let row = self.fused_expert_row(&hidden_states[token.clone()], expert);
+            let weight = f64::from(topk.weights[pair]);
+            out[token].iter_mut().zip(row).for_each(|(out, row)| *out += weight * row);
+        }
+        Ok(out)
+    }
+
+    /// One token with one expert.
+    fn fused_expert_row(&self, hidden_state: &[F::Activation], expert: usize) -> Vec<f64> {
+        let (w13, w2) = (self.experts.w13(), self.experts.w2());
+        let x: Vec<f32> = hidden_state.iter().map(|x| x.to_f32()).collect();
+        let x = quantized_row(F::ACTIVATION_SCALES, w13.input_scale(), LEAST_MAGNITUDE, &x);
+        let (mut gate_up, mut row) = (vec![0.0; w13.rows()], vec![0.0; w2.rows()]);
+        expert_row(w13, expert, &x, &mut gate_up);
+        let mut activated = vec![0.0; w2.columns()];
+        activate_row(self.config().activation(), &gate_up, &mut activated);
+        let activated: Vec<f32> = match F::ACTIVATION_SCALES {
+            ActivationScales::None => cast::<F>(&activated).iter().map(|x| x.to_f32()).collect(),
+            _ => activated.iter().map(|&x| x as f32).collect(),
+        };
+        let x = quantized_row(F::ACTIVATION_SCALES, w2.input_scale(), LEAST_ACTIVATED, &activated);
+        expert_row(w2, expert, &x, &mut row);
+        cast::<F>(&row).iter().map(|x| f64::from(x.to_f32())).collect()
     }
 
     fn local_ids(&self, ids: &[i32]) -> Vec<i32> {

@@ -3,6 +3,12 @@
 
 use super::{ActivationScales, BLOCK, E4M3_MAX};
 
+/// Rows are scaled as if one of their numbers were at least this large.
+pub const LEAST_MAGNITUDE: f32 = 1e-10;
+
+/// The same for what an activation makes, where the activation quantises it.
+pub const LEAST_ACTIVATED: f32 = 1.0 / 512.0;
+
 /// Value of an e4m3fn code: sign, four bits of exponent with bias 7, three of mantissa; no
 /// infinities, all ones are NaN.
 pub fn e4m3_value(code: u8) -> f64 {
@@ -42,8 +48,14 @@ pub fn dequantize(code: u8, scale: f32) -> f64 {
 }
 
 /// What the product sees of a row of activations. `input_scale` is the scale of all rows where
-/// it was measured beforehand; it counts for formats with a scale per row.
-pub fn quantized_row(scales: ActivationScales, input_scale: Option<f32>, row: &[f32]) -> Vec<f64> {
+/// it was measured beforehand; it counts for formats with a scale per row. Numbers that share a
+/// scale are scaled as if one of them were `least` or larger.
+pub fn quantized_row(
+    scales: ActivationScales,
+    input_scale: Option<f32>,
+    least: f32,
+    row: &[f32],
+) -> Vec<f64> {
     let group = match scales {
         ActivationScales::None => return row.iter().map(|&x| f64::from(x)).collect(),
         ActivationScales::Group => BLOCK,
@@ -51,7 +63,7 @@ pub fn quantized_row(scales: ActivationScales, input_scale: Option<f32>, row: &[
     };
     let input_scale = input_scale.filter(|_| scales == ActivationScales::Row);
     let quantized = row.chunks(group).flat_map(|group| {
-        let largest = group.iter().fold(1e-10f32, |largest, x| largest.max(x.abs()));
+        let largest = group.iter().fold(least, |largest, x| largest.max(x.abs()));
         let scale = input_scale.unwrap_or(largest / E4M3_MAX);
         group.iter().map(move |&x| dequantize(quantize(x, scale), scale))
     });

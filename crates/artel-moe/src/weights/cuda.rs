@@ -4,7 +4,9 @@ use artel_device::cuda::{Context, DeviceBuffer, DeviceSlice};
 
 use super::{ExpertMatrices, ExpertWeights, StackLayout};
 use crate::MoeError;
+use crate::config::MoeConfig;
 use crate::grouped_gemm::decode::cuda::{ExpertSlices, WeightSlices};
+use crate::plan::gpu::{ExpertsShape, GpuProduct};
 use crate::quant::NumberFormat;
 
 /// One matrix per expert, on a GPU.
@@ -23,15 +25,16 @@ enum Memory {
 }
 
 impl DeviceMatrices {
-    /// Copies the matrices of all experts.
+    /// Copies the matrices of all experts into a stack of `layout`.
     ///
     /// # Errors
-    /// [`MoeError::Cuda`] when they do not fit.
+    /// [`MoeError::Config`] for a layout that the matrices do not fit, [`MoeError::Cuda`] when they do
+    /// not fit the GPU.
     pub fn upload<F: NumberFormat>(
         context: &Context,
         matrices: &ExpertMatrices<F>,
+        layout: StackLayout,
     ) -> Result<Self, MoeError> {
-        let layout = matrices.stack_layout();
         let per_expert = layout.scales_per_expert();
         let mut numbers = context.buffer(layout.experts * layout.number_bytes_per_expert())?;
         let mut scales = context.buffer(layout.experts * per_expert)?;
@@ -42,7 +45,7 @@ impl DeviceMatrices {
                 numbers.write(written, run)?;
                 written += run.len();
             }
-            matrices.write_scales(expert, &mut host_scales)?;
+            matrices.write_scales(expert, &layout, &mut host_scales)?;
             scales.write(expert * per_expert, &host_scales)?;
         }
         let biases = Self::upload_biases(context, matrices)?;
@@ -119,16 +122,22 @@ impl DeviceExperts {
         Self { w13, w2 }
     }
 
-    /// Copies both products' matrices.
+    /// Copies both products' matrices, with the scales as the kernels of this configuration read
+    /// them.
     ///
     /// # Errors
-    /// [`MoeError::Cuda`] when they do not fit.
+    /// [`MoeError::Config`] for a format without GPU kernels or weights of another shape,
+    /// [`MoeError::Cuda`] when they do not fit the GPU.
     pub fn upload<F: NumberFormat>(
         context: &Context,
+        config: &MoeConfig,
         weights: &ExpertWeights<F>,
     ) -> Result<Self, MoeError> {
-        let w13 = DeviceMatrices::upload(context, weights.w13())?;
-        Ok(Self { w13, w2: DeviceMatrices::upload(context, weights.w2())? })
+        let shape = ExpertsShape::of(config, F::NAME.parse()?);
+        let layout = |product| shape.stack_layout(product).ok_or_else(|| shape.without_kernels());
+        let w13 = DeviceMatrices::upload(context, weights.w13(), layout(GpuProduct::GateUp)?)?;
+        let w2 = DeviceMatrices::upload(context, weights.w2(), layout(GpuProduct::Down)?)?;
+        Ok(Self { w13, w2 })
     }
 
     /// Gate over up, `[E, 2I, H]`.

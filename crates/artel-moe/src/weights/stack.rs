@@ -48,6 +48,22 @@ impl StackLayout {
         }
     }
 
+    /// Checks that `other` is the same stack, each scale perhaps repeated for smaller blocks.
+    fn check_refined(&self, other: &Self) -> Result<(), MoeError> {
+        let scales_fit = match (self.scale_block, other.scale_block) {
+            (None, None) => true,
+            (Some(own), Some(other)) => {
+                own.iter().zip(other).all(|(own, other)| other > 0 && own % other == 0)
+            }
+            _ => false,
+        };
+        if scales_fit && *self == (Self { scale_block: self.scale_block, ..*other }) {
+            return Ok(());
+        }
+        let allowed = format!("{self:?}, or scales of parts of its blocks");
+        Err(MoeError::config("layout of weights", format!("{other:?}"), allowed))
+    }
+
     /// Scales of one expert.
     pub fn scales_per_expert(&self) -> usize {
         let [_, rows, columns] = self.scale_shape();
@@ -89,14 +105,20 @@ impl<F: NumberFormat> ExpertMatrices<F> {
         Ok(())
     }
 
-    /// Writes the scales of one expert as the stack has them.
+    /// Writes the scales of one expert as a stack of `layout` has them: of
+    /// [`stack_layout`](Self::stack_layout), or of one whose scales cover less.
     ///
     /// # Errors
-    /// [`MoeError`] for an expert that is not there, or when `out` does not have
-    /// [`StackLayout::scales_per_expert`] numbers.
-    pub fn write_scales(&self, expert: usize, out: &mut [f32]) -> Result<(), MoeError> {
+    /// [`MoeError`] for an expert that is not there, a layout that these matrices do not fit, or
+    /// when `out` does not have [`StackLayout::scales_per_expert`] numbers.
+    pub fn write_scales(
+        &self,
+        expert: usize,
+        layout: &StackLayout,
+        out: &mut [f32],
+    ) -> Result<(), MoeError> {
         self.check_expert(expert)?;
-        let layout = self.stack_layout();
+        self.stack_layout().check_refined(layout)?;
         MoeError::check_shape("scales of an expert", layout.scales_per_expert(), out.len())?;
         let Some([scale_rows, scale_columns]) = layout.scale_block else {
             return Ok(());

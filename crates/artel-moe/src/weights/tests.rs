@@ -28,7 +28,7 @@ fn check(matrices: &ExpertMatrices<Fp8Block128>, scale_block: [usize; 2]) {
         let mut codes = vec![0; layout.number_bytes_per_expert()];
         let mut scales = vec![0.0; layout.scales_per_expert()];
         matrices.write_numbers(expert, &mut codes).unwrap();
-        matrices.write_scales(expert, &mut scales).unwrap();
+        matrices.write_scales(expert, &layout, &mut scales).unwrap();
         let mut expected = vec![0.0; columns];
         for row in 0..rows {
             matrices.matrix(expert).dequantize_row(row, &mut expected);
@@ -47,7 +47,7 @@ fn whole_blocks_keep_the_scales_of_the_checkpoint() {
     check(&stack(vec![blocks(300, 130, 1)]), [128, 128]);
     let one = stack(vec![blocks(300, 130, 3)]);
     let mut scales = vec![0.0; 6];
-    one.write_scales(0, &mut scales).unwrap();
+    one.write_scales(0, &one.stack_layout(), &mut scales).unwrap();
     assert_eq!(scales, blocks(300, 130, 3).scales());
 }
 
@@ -101,7 +101,7 @@ fn plain_numbers_are_one_run_for_each_part() {
     matrices.write_numbers(0, &mut numbers).unwrap();
     let expected: Vec<u8> = (0..12u16).flat_map(u16::to_ne_bytes).collect();
     assert_eq!(numbers, expected);
-    matrices.write_scales(0, &mut []).unwrap();
+    matrices.write_scales(0, &layout, &mut []).unwrap();
     assert_eq!(part(0).cut_rows(1..2).unwrap().elements(), &part(0).elements()[3..]);
     assert_eq!(
         part(0).cut_columns(2..3).unwrap().elements(),
@@ -114,8 +114,11 @@ fn buffers_that_do_not_fit_are_errors() {
     let matrices = stack(vec![blocks(5, 20, 1)]);
     assert!(matrices.write_numbers(2, &mut [0; 100]).is_err());
     assert!(matrices.write_numbers(0, &mut [0; 99]).is_err());
-    assert!(matrices.write_scales(2, &mut [0.0]).is_err());
-    assert!(matrices.write_scales(0, &mut [0.0; 2]).is_err());
+    let layout = matrices.stack_layout();
+    assert!(matrices.write_scales(2, &layout, &mut [0.0]).is_err());
+    assert!(matrices.write_scales(0, &layout, &mut [0.0; 2]).is_err());
+    let other = StackLayout { scale_block: Some([128, 96]), ..layout };
+    assert!(matrices.write_scales(0, &other, &mut [0.0]).is_err());
 }
 
 #[test]

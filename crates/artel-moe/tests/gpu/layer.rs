@@ -142,7 +142,7 @@ where
     F: TestFormat + NumberFormat<Activation: HalfElement>,
 {
     let weights = ExpertWeights::new(layer.w13.clone(), layer.w2.clone())?;
-    let weights = DeviceExperts::upload(gpu.stream.context(), &weights)?;
+    let weights = DeviceExperts::upload(gpu.stream.context(), &config, &weights)?;
     CudaExperts::new(gpu.stream.context(), config, plan.clone(), kernels.clone(), weights)
 }
 
@@ -261,7 +261,7 @@ where
         };
         let weights = ExpertWeights::new(own(&layer.w13)?, own(&layer.w2)?)?;
         let context = gpu.stream.context();
-        let weights = DeviceExperts::upload(context, &weights)?;
+        let weights = DeviceExperts::upload(context, config, &weights)?;
         let (config, plan) = (config.clone(), plan.clone());
         let mut experts = CudaExperts::<F>::new(context, config, plan, kernels.clone(), weights)?;
         let part = run(gpu, &mut experts, ids)?;

@@ -168,7 +168,7 @@ fn stack<F: NumberFormat>(weights: &ExpertMatrices<F>) -> (Vec<u8>, Vec<f32>) {
         weights.write_numbers(expert, numbers).expect("room for an expert");
         let count = layout.scales_per_expert();
         let scales = &mut scales[expert * count..][..count];
-        weights.write_scales(expert, scales).expect("room for an expert");
+        weights.write_scales(expert, &layout, scales).expect("room for an expert");
     }
     (numbers, scales)
 }

@@ -74,15 +74,10 @@ impl PrefillTile {
             (RowScales::None, _) => {
                 &[[128, 256, 64, 8, 1], [128, 128, 64, 8, 1], [64, 128, 64, 4, 2]]
             }
-            (RowScales::Rows, _) => {
-                &[[128, 256, 128, 8, 1], [128, 128, 128, 8, 1], [64, 128, 128, 4, 2]]
-            }
-            (RowScales::Groups, Some([rows, columns])) if rows % 128 == 0 && columns % 128 == 0 => {
-                &[[128, 128, 128, 8, 1], [64, 128, 128, 4, 2]]
-            }
-            (RowScales::Groups, _) => {
+            (RowScales::Groups, Some([rows, columns])) if rows % 128 != 0 || columns % 128 != 0 => {
                 &[[64, 64, 128, 4, 3], [64, 64, 64, 4, 3], [64, 32, 64, 4, 3]]
             }
+            _ => &[[128, 128, 128, 8, 1], [64, 128, 128, 4, 2]],
         };
         let tiles = tiles.iter().copied().map(Self::new);
         tiles.filter(|tile| tile.check(layout, tile.rows).is_ok()).collect()
@@ -142,10 +137,10 @@ impl PrefillTile {
     pub fn unroll(&self, layout: &StackLayout, steps: usize) -> Unroll {
         let choices: &[(usize, usize)] = match (RowScales::of(layout), self.rows, self.columns) {
             (RowScales::None, 64, _) => &[(3, 2)],
-            (RowScales::None | RowScales::Rows, ..) => &[(3, 4)],
-            (RowScales::Groups, 64, 128) => &[(3, 4), (2, 1)],
-            (RowScales::Groups, 64, _) => &[(3, 1)],
-            (RowScales::Groups, ..) => &[(4, 1), (3, 1), (2, 1)],
+            (RowScales::None, ..) => &[(3, 4)],
+            (_, 64, 128) => &[(3, 4), (2, 1)],
+            (_, 64, _) => &[(3, 1)],
+            _ => &[(4, 1), (3, 1), (2, 1)],
         };
         // The last turn runs over the end: it multiplies zeros.
         let cost = |&&(unrolled, _): &&(usize, usize)| steps.div_ceil(unrolled) * unrolled;

@@ -93,7 +93,7 @@ impl<F: TestFormat> Layer<F> {
         }
         if layout.scales_per_expert() > 0 {
             for (expert, scales) in scales.chunks_mut(layout.scales_per_expert()).enumerate() {
-                weights.write_scales(expert, scales).expect("the stack's own size");
+                weights.write_scales(expert, &layout, scales).expect("the stack's own size");
             }
         }
         (numbers, scales)
@@ -102,7 +102,6 @@ impl<F: TestFormat> Layer<F> {
     /// Row of one token with one expert, in float64 but for the format's own steps.
     pub fn row(&self, x: &[f32], expert: usize) -> Vec<f64> {
         let gate_up = multiply(&self.w13, expert, &kept::<F>(x, 1e-10 / 448.0));
-        let gate_up: Vec<f64> = gate_up.into_iter().map(rounded::<F>).collect();
         let inner = self.sizes.inner;
         let activated: Vec<f32> = (0..inner)
             .map(|i| gated(Activation::Silu, gate_up[i], gate_up[inner + i]) as f32)

@@ -211,7 +211,6 @@ fn first_spec<A: Element>(shape: &DecodeShape, tile: DecodeTile) -> KernelSpec {
             let module = fp8_aligned::__module_ast_self;
             let [scale_rows, scale_columns] = [scale_rows, scale_columns].map(constant);
             KernelSpec::new(operation, module, "fp8_aligned", "aligned_first")
-                .element(A::NAME)
                 .element(if quantizes(tile) { "f8e4m3fn" } else { "f32" })
                 .generics([rows, columns, depth, inner, hidden, scale_rows, scale_columns])
                 .generics([experts, top_k, i32::from(quantizes(tile))])

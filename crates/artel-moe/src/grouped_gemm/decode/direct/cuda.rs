@@ -262,7 +262,6 @@ fn first_spec<A: Element>(shape: &DecodeShape, form: DirectForm, tile: DecodeTil
             "fp8_direct",
             "direct_first",
         )
-        .element(A::NAME)
         .generics(sizes)
         .generics(w13.map(constant))
         .pointers(["out", "w_scales", "ids"])

@@ -16,7 +16,6 @@ pub mod fp8_aligned {
     /// with `out_scales` `[I / HB, positions]`, for `HB = 128`.
     #[cutile::entry(unchecked_accesses = true)]
     pub unsafe fn aligned_first<
-        A: ElementType,
         O: ElementType,
         const BM: i32,
         const HB: i32,
@@ -70,7 +69,7 @@ pub mod fp8_aligned {
                     ready,
                 )
             };
-            let h: Tile<f32, { [HB, BM] }> = silu_and_multiply::<A, HB, BM>(gate, up);
+            let h: Tile<f32, { [HB, BM] }> = silu_and_multiply::<HB, BM>(gate, up);
             let mut scales: Tile<f32, { [BM] }> = constant(1.0f32, const_shape![BM]);
             if QUANTIZE == 1i32 {
                 scales = column_scales::<HB, BM>(h, 0.0000043596542f32);

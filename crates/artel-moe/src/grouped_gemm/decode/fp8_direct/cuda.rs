@@ -64,7 +64,6 @@ pub mod fp8_direct {
     /// of `out` is token `t` with the expert of pair `p`.
     #[cutile::entry(unchecked_accesses = true)]
     pub unsafe fn direct_first<
-        A: ElementType,
         const BM: i32,
         const BN: i32,
         const HB: i32,
@@ -117,7 +116,7 @@ pub mod fp8_direct {
                     early,
                 )
             };
-            let h: Tile<f32, { [HB, BM] }> = swiglu::<A, BN, BM, HB>(sum);
+            let h: Tile<f32, { [HB, BM] }> = swiglu::<BN, BM, HB>(sum);
             let h: Tile<f32, { [BM, HB] }> = h.transpose();
             // SAFETY: `out` has `BM` rows for every pair.
             unsafe { store_block::<f32, BM, HB>(out, [pair, column, tokens, I], h) };

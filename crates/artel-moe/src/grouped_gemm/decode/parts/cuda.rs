@@ -273,38 +273,26 @@ pub mod decode_parts {
         codes
     }
 
-    /// `silu(gate) * up` of a product whose upper half is gate; both are rounded to `A` first.
-    pub fn swiglu<A: ElementType, const BN: i32, const BM: i32, const HB: i32>(
+    /// `silu(gate) * up` of a product whose upper half is gate.
+    pub fn swiglu<const BN: i32, const BM: i32, const HB: i32>(
         product: Tile<f32, { [BN, BM] }>,
     ) -> Tile<f32, { [HB, BM] }> {
-        let rounded: Tile<A, { [BN, BM] }> = convert_tile(product);
-        let halves: Tile<A, { [2, HB, BM] }> = rounded.reshape(const_shape![2, HB, BM]);
+        let halves: Tile<f32, { [2, HB, BM] }> = product.reshape(const_shape![2, HB, BM]);
         let zero: Tile<i32, { [] }> = scalar_to_tile(0i32);
         let one: Tile<i32, { [] }> = scalar_to_tile(1i32);
-        let gate: Tile<A, { [1, HB, BM] }> = extract(halves, [zero, zero, zero]);
-        let up: Tile<A, { [1, HB, BM] }> = extract(halves, [one, zero, zero]);
-        let gate: Tile<A, { [HB, BM] }> = gate.reshape(const_shape![HB, BM]);
-        let up: Tile<A, { [HB, BM] }> = up.reshape(const_shape![HB, BM]);
-        gated::<A, HB, BM>(gate, up)
+        let gate: Tile<f32, { [1, HB, BM] }> = extract(halves, [zero, zero, zero]);
+        let up: Tile<f32, { [1, HB, BM] }> = extract(halves, [one, zero, zero]);
+        let gate: Tile<f32, { [HB, BM] }> = gate.reshape(const_shape![HB, BM]);
+        let up: Tile<f32, { [HB, BM] }> = up.reshape(const_shape![HB, BM]);
+        silu_and_multiply::<HB, BM>(gate, up)
     }
 
-    /// `silu(gate) * up`, both rounded to `A` first.
-    pub fn silu_and_multiply<A: ElementType, const HB: i32, const BM: i32>(
+    /// `silu(gate) * up`. Neither is rounded first: where codes follow, a rounded bit more or less
+    /// would move some of them to their neighbours.
+    pub fn silu_and_multiply<const HB: i32, const BM: i32>(
         gate: Tile<f32, { [HB, BM] }>,
         up: Tile<f32, { [HB, BM] }>,
     ) -> Tile<f32, { [HB, BM] }> {
-        let gate: Tile<A, { [HB, BM] }> = convert_tile(gate);
-        let up: Tile<A, { [HB, BM] }> = convert_tile(up);
-        gated::<A, HB, BM>(gate, up)
-    }
-
-    /// `silu(gate) * up`.
-    pub fn gated<A: ElementType, const HB: i32, const BM: i32>(
-        gate: Tile<A, { [HB, BM] }>,
-        up: Tile<A, { [HB, BM] }>,
-    ) -> Tile<f32, { [HB, BM] }> {
-        let gate: Tile<f32, { [HB, BM] }> = convert_tile(gate);
-        let up: Tile<f32, { [HB, BM] }> = convert_tile(up);
         let ones: Tile<f32, { [HB, BM] }> = constant(1.0f32, const_shape![HB, BM]);
         let bottom: Tile<f32, { [HB, BM] }> = ones + exp(negf(gate));
         gate / bottom * up

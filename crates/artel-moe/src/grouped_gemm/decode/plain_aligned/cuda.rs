@@ -45,7 +45,7 @@ pub mod plain_aligned {
             // SAFETY: expert and columns are inside the weights.
             let (gate, up): (Tile<f32, { [HB, BM] }>, Tile<f32, { [HB, BM] }>) =
                 unsafe { gathered_pair::<A, BM, HB, BK, K>(w, x, rows, [expert, column], ready) };
-            let h: Tile<f32, { [HB, BM] }> = silu_and_multiply::<A, HB, BM>(gate, up);
+            let h: Tile<f32, { [HB, BM] }> = silu_and_multiply::<HB, BM>(gate, up);
             let h: Tile<A, { [HB, BM] }> = convert_tile(h);
             let h: Tile<A, { [BM, HB] }> = h.transpose();
             // SAFETY: `out` has a row for every position.

@@ -77,7 +77,7 @@ pub mod plain_direct {
             let place: [i32; 3] = [expert, column, 0i32];
             let sum: Tile<f32, { [BN, BM] }> =
                 plain_product::<A, BM, BN, 2, HB, BK, K>(w, x, place);
-            let h: Tile<f32, { [HB, BM] }> = swiglu::<A, BN, BM, HB>(sum);
+            let h: Tile<f32, { [HB, BM] }> = swiglu::<BN, BM, HB>(sum);
             let h: Tile<A, { [HB, BM] }> = convert_tile(h);
             let h: Tile<A, { [BM, HB] }> = h.transpose();
             // SAFETY: `out` has `BM` rows for every pair.

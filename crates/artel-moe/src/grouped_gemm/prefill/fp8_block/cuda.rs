@@ -186,20 +186,6 @@ pub mod prefill_fp8_block {
         rows * weight
     }
 
-    /// `left` x `right` transposed, in the accumulators of the matrix units.
-    fn product<const BM: i32, const BN: i32, const BK: i32>(
-        left: Tile<f8e4m3fn, { [BM, BK] }>,
-        right: Tile<f8e4m3fn, { [1, BN, BK] }>,
-    ) -> Tile<f32, { [BM, BN] }> {
-        let right: Tile<f8e4m3fn, { [BN, BK] }> = right.reshape(const_shape![BN, BK]);
-        let right: Tile<f8e4m3fn, { [BK, BN] }> = right.transpose();
-        let zero: Tile<f32, { [BM, BN] }> = constant(0.0f32, const_shape![BM, BN]);
-        // SAFETY: no more than 128 products are added in the short accumulators.
-        let product: Tile<f32, { [BM, BN] }> =
-            unsafe { mmaf_with_fast_acc(left, right, zero, fast_acc::Enabled) };
-        product
-    }
-
     /// `sum + product * scale`, one scale a row.
     fn promoted<const BM: i32, const BN: i32>(
         sum: Tile<f32, { [BM, BN] }>,

@@ -88,6 +88,20 @@ pub mod prefill_parts {
         (tiles - first + stride - 1i32) / stride
     }
 
+    /// `left` x `right` transposed, in the accumulators of the matrix units.
+    pub fn product<const BM: i32, const BN: i32, const BK: i32>(
+        left: Tile<f8e4m3fn, { [BM, BK] }>,
+        right: Tile<f8e4m3fn, { [1, BN, BK] }>,
+    ) -> Tile<f32, { [BM, BN] }> {
+        let right: Tile<f8e4m3fn, { [BN, BK] }> = right.reshape(const_shape![BN, BK]);
+        let right: Tile<f8e4m3fn, { [BK, BN] }> = right.transpose();
+        let zero: Tile<f32, { [BM, BN] }> = constant(0.0f32, const_shape![BM, BN]);
+        // SAFETY: 128 products added in the short accumulators lose 1.3e-4.
+        let product: Tile<f32, { [BM, BN] }> =
+            unsafe { mmaf_with_fast_acc(left, right, zero, fast_acc::Enabled) };
+        product
+    }
+
     /// `tile`, or zeros for no expert.
     pub fn kept<const BM: i32, const BN: i32>(
         tile: Tile<f32, { [BM, BN] }>,

@@ -11,7 +11,7 @@ use artel_moe::layer::cuda::{CudaExperts, ExpertsKernels};
 use artel_moe::plan::gpu::tune::{Search, Stopwatch, tune};
 use artel_moe::plan::gpu::{GpuPlan, TuningRecord, Way};
 use artel_moe::quant::Format;
-use artel_moe::router::{Gate, Router};
+use artel_moe::router::{Gate, Router, SelectionBias};
 use artel_moe::weights::cuda::DeviceExperts;
 use artel_moe::weights::{AnyExperts, ExpertWeights};
 use half::{bf16, f16};
@@ -159,7 +159,7 @@ fn measure_format<F: GemmFormat<Activation: HalfElement>>(
     let architecture = context.architecture();
     let plan = super::plan(options, architecture, shape, tokens_max(options)?)?;
     let loaded = ExpertsKernels::load(kernels, &shape.config, shape.format, &plan)?;
-    let weights = DeviceExperts::upload(context, &experts)?;
+    let weights = DeviceExperts::upload(context, &shape.config, &experts)?;
     let mut on_gpu = CudaExperts::<F>::new(context, shape.config.clone(), plan, loaded, weights)?;
     let reference = reference_layer(shape, experts)?;
     let mut wrong = 0;
@@ -213,7 +213,7 @@ fn tune_format<F: GemmFormat<Activation: HalfElement>>(
     noted: impl FnMut(&TuningRecord, &Way, usize) -> Result<()>,
 ) -> Result<()> {
     let (gpu, format) = (shipped::ceilings(context.architecture()), shape.format);
-    let weights = DeviceExperts::upload(context, &experts)?;
+    let weights = DeviceExperts::upload(context, &shape.config, &experts)?;
     let plan = GpuPlan::new(gpu, &shape.config, format, None, 1)?;
     let loaded = ExpertsKernels::load(kernels, &shape.config, format, &plan)?;
     let on_gpu = CudaExperts::<F>::new(context, shape.config.clone(), plan, loaded, weights)?;
@@ -322,7 +322,11 @@ fn reference_layer<F: GemmFormat>(
         shape.config.shape().hidden_size,
         9,
     )?;
-    let router = Router::new(shape.router)?;
+    let bias = match shape.router.method().bias {
+        SelectionBias::None => Vec::new(),
+        SelectionBias::PerExpert => vec![0.0; shape.router.num_logits()],
+    };
+    let router = Router::with_bias(shape.router, bias)?;
     let features = CpuFeatures::detect();
     Ok(MoeLayer::new(shape.config.clone(), Gate::new(gate, None)?, router, experts, features)?)
 }
