@@ -187,6 +187,39 @@ fn an_evaluation_leaves_a_record_and_samples() {
     assert_eq!(fs::read_to_string(samples).unwrap().lines().count(), 50);
 }
 
+/// The result of a benchmark that is run with `arguments`, and what it printed.
+fn benchmark(arguments: &[&str]) -> (serde_json::Value, String) {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("out/result.json");
+    let save = ["--output-json", path.to_str().unwrap()];
+    let text = succeed(&[&["bench"], arguments, &save].concat());
+    (serde_json::from_str(&fs::read_to_string(path).unwrap()).unwrap(), text)
+}
+
+#[test]
+fn a_batch_is_timed_without_a_server() {
+    let sizes = ["--input-len", "8", "--output-len", "4", "--batch-size", "2", "--n", "2"];
+    let runs = ["--num-iters", "3", "--num-iters-warmup", "1"];
+    let (result, text) = benchmark(&[&["latency"], &sizes[..], &runs].concat());
+    assert!(text.starts_with("Avg latency: 0.") && text.lines().count() == 7, "{text}");
+    assert_eq!(result["latencies"].as_array().unwrap().len(), 3);
+    assert!(result["percentiles"]["99"].as_f64().unwrap() > 0.0 && result["commit"].is_string());
+    let errors = fail(&["bench", "latency", "--input-len", "100000"], 1);
+    assert!(errors.contains("100000"), "{errors}");
+}
+
+#[test]
+fn many_requests_are_timed_without_a_server() {
+    let sizes = ["--input-len", "10", "--output-len", "6", "--num-prompts", "5"];
+    let (result, text) = benchmark(&[&["throughput"], &sizes[..]].concat());
+    assert!(text.starts_with("Throughput: ") && text.contains("output tokens/s"), "{text}");
+    assert!(text.ends_with("Total num output tokens:  30\n"), "{text}");
+    assert_eq!(result["num_requests"], 5);
+    assert!((70..=90).contains(&result["total_num_tokens"].as_u64().unwrap()), "{result}");
+    let errors = fail(&["bench", "throughput", "--dataset-name", "custom"], 1);
+    assert!(errors.contains("--dataset-path"), "{errors}");
+}
+
 #[test]
 fn problems_can_be_written_for_training() {
     let folder = tempfile::tempdir().unwrap();

@@ -1,11 +1,15 @@
 //! `artel bench` and what it shares with other commands of the machine room.
 
+mod dataset;
+mod offline;
 mod serve;
 
 use std::path::PathBuf;
 use std::str::FromStr;
 
 use clap::{Args, Subcommand, ValueEnum};
+pub use dataset::*;
+pub use offline::*;
 pub use serve::*;
 
 use super::WeightFormat;
@@ -15,6 +19,10 @@ use super::WeightFormat;
 pub enum BenchCommand {
     /// One mixture-of-experts layer of published sizes, by batch size
     Layer(BenchLayerArgs),
+    /// How long one batch takes, without a server
+    Latency(BenchLatencyArgs),
+    /// How much many requests get through, without a server
+    Throughput(Box<BenchThroughputArgs>),
     /// A server that speaks OpenAI's protocol, under load
     Serve(Box<BenchServeArgs>),
     /// The small kernels of a layer on a GPU, by batch size

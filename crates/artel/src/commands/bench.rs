@@ -1,5 +1,7 @@
 //! `artel bench`: what this machine does.
 
+mod dataset;
+mod offline;
 mod serve;
 
 use anyhow::{bail, ensure};
@@ -23,6 +25,8 @@ pub fn bench(command: &BenchCommand) -> anyhow::Result<()> {
             Device::Cpu => layer::run(&on_cpu(args)?).map(|_| ()),
             Device::Cuda(ordinal) => on_gpu(args, ordinal),
         },
+        BenchCommand::Latency(args) => offline::latency(args),
+        BenchCommand::Throughput(args) => offline::throughput(args),
         BenchCommand::Serve(args) => serve::serve(args),
         BenchCommand::Steps(args) => steps(args),
     }

@@ -9,6 +9,7 @@ use serde_json::{Map, Value, json};
 
 use super::answer::{Answer, Outcome, refusal};
 use super::sse::EventParser;
+use crate::bench::dataset::Prompt;
 
 /// A whole answer takes at most this long.
 const ANSWER_TIME_MAX: Duration = Duration::from_secs(6 * 60 * 60);
@@ -137,7 +138,7 @@ impl Client {
         &self,
         id: String,
         model: &str,
-        prompt: &super::dataset::Prompt,
+        prompt: &Prompt,
         fields: &RequestFields,
     ) -> Request {
         let mut body = Map::new();
@@ -293,7 +294,6 @@ fn describe(error: &reqwest::Error) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::super::dataset::Prompt;
     use super::*;
 
     fn target(backend: Backend, base_url: &str, endpoint: &str) -> Target {

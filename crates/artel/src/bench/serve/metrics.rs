@@ -1,6 +1,7 @@
 //! The numbers of a run, by the formulas of vLLM's serving benchmark.
 
 use super::answer::Outcome;
+use crate::bench::statistics::percentile;
 
 const MILLISECONDS: f64 = 1e3;
 
@@ -119,15 +120,6 @@ impl Statistics {
             percentiles: percentiles.iter().map(|&percent| (percent, at(percent))).collect(),
         }
     }
-}
-
-/// The value below which `percent` of `sorted` lie, between two values in proportion, as NumPy's
-/// `linear` method has it. `sorted` is not empty.
-pub fn percentile(sorted: &[f64], percent: f64) -> f64 {
-    let rank = percent / 100.0 * (sorted.len() - 1) as f64;
-    let below = sorted[rank.floor() as usize];
-    let above = sorted[rank.ceil() as usize];
-    below + (above - below) * rank.fract()
 }
 
 /// The numbers of a run.
@@ -371,16 +363,5 @@ mod tests {
         let summary = Summary::of(&[failed], &[0], 1.0, &wanted);
         assert_eq!((summary.completed, summary.failed, summary.peak_tokens), (0, 1, 0));
         assert!(summary.measures.iter().all(|(_, statistics)| statistics.mean == 0.0));
-    }
-
-    #[test]
-    fn percentiles_are_numpys() {
-        // numpy.percentile([1, 2, 4, 8], [0, 10, 50, 99.9, 100])
-        let sorted = [1.0, 2.0, 4.0, 8.0];
-        let expected = [(0.0, 1.0), (10.0, 1.3), (50.0, 3.0), (99.9, 7.988), (100.0, 8.0)];
-        for (percent, value) in expected {
-            near(percentile(&sorted, percent), value);
-        }
-        near(percentile(&[5.0], 99.0), 5.0);
     }
 }

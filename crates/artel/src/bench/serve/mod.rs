@@ -4,7 +4,6 @@
 mod answer;
 pub mod arrivals;
 pub mod client;
-pub mod dataset;
 mod inside;
 mod load;
 pub mod metrics;
@@ -12,7 +11,7 @@ mod plot;
 mod report;
 pub mod result;
 mod sse;
-mod texts;
+mod tokenizer;
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -26,13 +25,13 @@ use rand_chacha::ChaCha8Rng;
 use self::answer::Outcome;
 use self::arrivals::Rate;
 use self::client::{Client, Request, RequestFields, ServedModel, Target};
-use self::dataset::{Dataset, Prompt, Prompts};
 use self::inside::{Inside, Reading};
 use self::load::{Load, Run};
 use self::metrics::{Summary, Wanted};
 use self::report::Setting;
 use self::result::{Record, Save};
-use self::texts::Texts;
+use super::dataset::{self, Dataset, Prompt, Prompts};
+use super::texts::Texts;
 
 /// Threads that talk to the server; more would take processors from a server on the same machine.
 const THREADS_MAX: usize = 4;
@@ -118,7 +117,7 @@ async fn measure(config: &Config) -> Result<()> {
     let client = Arc::new(Client::new(config.target.clone())?);
     let model = served_model(config, &client).await?;
     let texts = match &config.tokenizer {
-        TokenizerChoice::Find(folder) => Some(texts::find(folder.as_deref(), &model)?),
+        TokenizerChoice::Find(folder) => Some(tokenizer::find(folder.as_deref(), &model)?),
         TokenizerChoice::None => None,
     };
     let prompts = dataset::load(&config.dataset, texts.as_ref())?;

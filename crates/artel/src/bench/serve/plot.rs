@@ -7,7 +7,8 @@ use plotters::coord::Shift;
 use plotters::prelude::*;
 
 use super::answer::Outcome;
-use super::metrics::{Measure, percentile, values};
+use super::metrics::{Measure, values};
+use crate::bench::statistics::percentile;
 
 const SIZE: (u32, u32) = (1000, 720);
 /// Height of the picture of latencies over time.

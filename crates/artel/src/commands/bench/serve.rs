@@ -2,18 +2,18 @@
 
 use std::time::Duration;
 
-use anyhow::{Context, ensure};
+use anyhow::ensure;
 use serde_json::{Map, Value};
 
+use super::dataset::{Format, dataset};
 use crate::bench::serve::arrivals::{RampUp, Rate};
 use crate::bench::serve::client::{Backend, RequestFields, Target};
-use crate::bench::serve::dataset::{Dataset, Shape, Source, Tokens};
 use crate::bench::serve::metrics::{Measure, Objective, Wanted};
 use crate::bench::serve::result::Save;
 use crate::bench::serve::{self, Config, ModelNames, TokenizerChoice};
 use crate::cli::{
-    BackendArg, BenchServeArgs, DatasetArg, DatasetArgs, MeasureArg, RampUpArg, RandomTokensArg,
-    ServeReportArgs, ServeSamplingArgs, ServerArgs, TrafficArgs,
+    BackendArg, BenchServeArgs, DatasetArg, MeasureArg, RampUpArg, ServeReportArgs,
+    ServeSamplingArgs, ServerArgs, TrafficArgs,
 };
 
 /// Variable with the key that OpenAI's own clients send.
@@ -30,6 +30,10 @@ pub fn serve(args: &BenchServeArgs) -> anyhow::Result<()> {
 fn config(args: &BenchServeArgs) -> anyhow::Result<Config> {
     let (server, traffic, report) = (&args.server, &args.traffic, &args.report);
     let rate = rate(traffic)?;
+    let format = match server.backend {
+        BackendArg::Openai => Format::Prompt,
+        BackendArg::OpenaiChat => Format::Message,
+    };
     ensure!(traffic.burstiness > 0.0, "--burstiness {} is not positive", traffic.burstiness);
     Ok(Config {
         target: target(server),
@@ -43,7 +47,7 @@ fn config(args: &BenchServeArgs) -> anyhow::Result<Config> {
             false => TokenizerChoice::Find(server.tokenizer.clone()),
         },
         ready_limit: Duration::from_secs(server.ready_check_timeout_sec),
-        dataset: dataset(&args.dataset, server.backend, traffic.num_warmups)?,
+        dataset: dataset(&args.dataset, format, traffic.num_warmups)?,
         fields: fields(&args.sampling, args.dataset.dataset_name),
         rate,
         burstiness: traffic.burstiness,
@@ -75,58 +79,6 @@ fn target(server: &ServerArgs) -> Target {
         headers: server.header.iter().map(|pair| (pair.key.clone(), pair.value.clone())).collect(),
         api_key: std::env::var(API_KEY).ok().filter(|key| !key.is_empty()),
     }
-}
-
-fn dataset(args: &DatasetArgs, backend: BackendArg, warmups: usize) -> anyhow::Result<Dataset> {
-    let path = || {
-        let path = args.dataset_path.clone();
-        path.context("this data set is a file: name it by --dataset-path")
-    };
-    let source = match args.dataset_name {
-        DatasetArg::Random => {
-            ensure!(
-                args.dataset_path.is_none(),
-                "random prompts come from no file: name the data set by --dataset-name"
-            );
-            Source::Random(Shape {
-                input: args.input_len.unwrap_or(args.random_input_len),
-                output: args.output_len.unwrap_or(args.random_output_len),
-                range_ratio: args.random_range_ratio,
-                prefix: args.random_prefix_len,
-                tokens: match args.random_tokens {
-                    RandomTokensArg::Drawn => Tokens::Drawn,
-                    RandomTokensArg::Runs => Tokens::Runs,
-                },
-            })
-        }
-        DatasetArg::Sharegpt => Source::Sharegpt {
-            path: path()?,
-            output_tokens: args.output_len.or(args.sharegpt_output_len),
-        },
-        DatasetArg::Custom => Source::Custom {
-            path: path()?,
-            output_tokens: match (args.output_len, args.custom_output_len) {
-                (Some(tokens), _) => Some(tokens),
-                (None, -1) => None,
-                (None, tokens) => Some(
-                    usize::try_from(tokens)
-                        .ok()
-                        .filter(|tokens| *tokens > 0)
-                        .with_context(|| format!("--custom-output-len {tokens} is not a length"))?,
-                ),
-            },
-            // A chat server applies the template itself.
-            templated: !args.skip_chat_template && backend == BackendArg::Openai,
-        },
-    };
-    Ok(Dataset {
-        source,
-        count: args.num_prompts.get(),
-        warmups,
-        seed: args.seed,
-        in_order: args.disable_shuffle,
-        no_oversample: args.no_oversample,
-    })
 }
 
 fn rate(args: &TrafficArgs) -> anyhow::Result<Rate> {

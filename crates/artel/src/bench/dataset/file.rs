@@ -9,7 +9,7 @@ use rand::{Rng, RngExt};
 use serde_json::Value;
 
 use super::{Dataset, Prompt};
-use crate::bench::serve::texts::Texts;
+use crate::bench::texts::Texts;
 
 /// Conversations that are left out: too short to say anything, or too long for small contexts.
 const TOKENS_MIN: usize = 4;

@@ -1,39 +1,13 @@
-//! The model's tokenizer and chat template, where this machine has them.
+//! Where the tokenizer of a served model is.
 
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
-use artel_model::{ChatTemplate, Checkpoint, ModelError, Tokenizer};
+use artel_model::Checkpoint;
 
 use super::client::ServedModel;
+use crate::bench::texts::Texts;
 use crate::source;
-
-/// What is needed to make and count prompts.
-#[derive(Debug, Clone)]
-pub struct Texts {
-    /// Turns text into tokens.
-    pub tokenizer: Tokenizer,
-    /// Turns messages into text, where the model has a template.
-    pub template: Option<ChatTemplate>,
-    /// Where they come from.
-    pub name: String,
-}
-
-impl Texts {
-    /// Reads the tokenizer and, where there is one, the template.
-    ///
-    /// # Errors
-    /// When there is no tokenizer or a file is broken.
-    pub fn read(checkpoint: &Checkpoint) -> Result<Self> {
-        let tokenizer = Tokenizer::read(checkpoint)?;
-        let template = match ChatTemplate::read(checkpoint) {
-            Ok(template) => Some(template),
-            Err(ModelError::NoChatTemplate { .. }) => None,
-            Err(error) => return Err(error.into()),
-        };
-        Ok(Self { tokenizer, template, name: checkpoint.name() })
-    }
-}
 
 /// Finds the tokenizer of `model`: in the folder that was asked for, else where the server has the
 /// model from, else in the program.
