@@ -14,6 +14,8 @@ const SIZE: (u32, u32) = (1000, 720);
 /// Height of the picture of latencies over time.
 const TOP: u32 = 360;
 const BINS: usize = 40;
+/// Axis over the greatest latency, so that the legend covers no point.
+const LEGEND_ROOM: f64 = 1.3;
 const BLUE_LINE: RGBColor = RGBColor(31, 119, 180);
 const GREEN_LINE: RGBColor = RGBColor(44, 160, 44);
 const RED_LINE: RGBColor = RGBColor(214, 39, 40);
@@ -75,7 +77,7 @@ fn over_time(area: &Area<'_>, completed: &[(&Outcome, usize)]) -> Result<()> {
         .margin(12)
         .x_label_area_size(40)
         .y_label_area_size(64)
-        .build_cartesian_2d(0.0..time_max * 1.02, 0.0..latency_max * 1.05)?;
+        .build_cartesian_2d(0.0..time_max * 1.02, 0.0..latency_max * LEGEND_ROOM)?;
     chart.configure_mesh().x_desc("sent at (s)").y_desc("milliseconds").draw()?;
     for (name, color, points) in series {
         let circles = points.into_iter().map(|point| Circle::new(point, 2, color.filled()));

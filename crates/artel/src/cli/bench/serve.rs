@@ -68,6 +68,9 @@ pub struct ServerArgs {
     /// Taken for the sake of command lines that have it: no code comes with a tokenizer
     #[arg(long, hide = true)]
     pub trust_remote_code: bool,
+    /// Taken likewise: tokenizer.json says which kind it is
+    #[arg(long, hide = true, value_parser = ["auto", "hf"])]
+    pub tokenizer_mode: Option<String>,
     /// Wait this long for a first answer before the measurement (0: do not wait)
     #[arg(long, value_name = "SECONDS", default_value_t = 0)]
     pub ready_check_timeout_sec: u64,
