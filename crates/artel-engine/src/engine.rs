@@ -1,179 +1,219 @@
 //! The engine: `step` = schedule, run, postprocess.
 
-use std::collections::VecDeque;
+use std::fmt;
+use std::sync::Arc;
 use std::time::Instant;
 
-use artel_layers::sample::Sampler;
-use artel_model::{LogitsOf, Model, SequenceInput, Tokenizer, Workspace};
+use artel_model::Tokenizer;
 
-use crate::event::{Event, FinishReason};
-use crate::request::{GenerationRequest, RequestId};
-use crate::schedule::tokens_of_step;
-use crate::sequence::{Sequence, Waiting};
-use crate::{EngineError, Result};
-
-/// Sizes of an engine.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct EngineConfig {
-    /// Requests that run at the same time; others wait.
-    pub sequences_max: usize,
-    /// Tokens of one step, prompts and answers together. A longer prompt is computed in chunks.
-    pub step_tokens_max: usize,
-    /// Tokens of a request, prompt and answer together; the model's own limit when that is less.
-    pub context: usize,
-}
-
-impl Default for EngineConfig {
-    fn default() -> Self {
-        Self { sequences_max: 16, step_tokens_max: 512, context: usize::MAX }
-    }
-}
+use crate::event::FinishReason;
+use crate::handle::{EngineHandle, EventStream, Intake};
+use crate::metrics::{Metrics, StepMetrics, StepTimes};
+use crate::runner::{Runner, SequenceOutput, SequenceStep};
+use crate::scheduler::{Scheduled, Scheduler};
+use crate::sequence::{Key, Sequence};
+use crate::{EngineConfig, Request, RequestId, Result, SubmitError};
 
 /// Runs requests on a model: new ones join the batch as others leave it.
-#[derive(Debug)]
-pub struct Engine<'m> {
-    model: &'m Model,
-    tokenizer: &'m Tokenizer,
-    config: EngineConfig,
-    workspace: Workspace,
-    waiting: VecDeque<Waiting>,
-    running: Vec<Sequence>,
-    /// Logits of a step, `[rows, V]`.
-    logits: Vec<f32>,
-    submitted: u64,
+///
+/// [`spawn`](Self::spawn) gives it a thread of its own; whoever wants to decide about every step
+/// keeps it and calls [`step`](Self::step).
+pub struct Engine {
+    runner: Box<dyn Runner>,
+    scheduler: Scheduler,
+    intake: Arc<Intake>,
 }
 
-impl<'m> Engine<'m> {
+impl Engine {
     /// An engine without requests.
     ///
     /// # Errors
-    /// [`EngineError::Invalid`] for a size of 0.
-    pub fn new(model: &'m Model, tokenizer: &'m Tokenizer, config: EngineConfig) -> Result<Self> {
-        let EngineConfig { sequences_max, step_tokens_max, context } = config;
-        let sizes = [
-            ("sequences_max", sequences_max),
-            ("step_tokens_max", step_tokens_max),
-            ("the context length", context),
-        ];
-        if let Some((field, size)) = sizes.into_iter().find(|&(_, size)| size == 0) {
-            return Err(EngineError::invalid(field, size, "at least 1"));
-        }
-        let context = context.min(model.config().max_positions);
-        Ok(Self {
-            model,
-            tokenizer,
-            config: EngineConfig { context, ..config },
-            workspace: model.new_workspace(),
-            waiting: VecDeque::new(),
-            running: Vec::new(),
-            logits: Vec::new(),
-            submitted: 0,
-        })
+    /// [`EngineError::Invalid`](crate::EngineError::Invalid) for sizes that make no sense, and what
+    /// the runner fails with when there is not enough memory.
+    pub fn new(
+        mut runner: Box<dyn Runner>,
+        tokenizer: Tokenizer,
+        config: EngineConfig,
+    ) -> Result<Self> {
+        let info = runner.info();
+        let (config, blocks) = config.resolve(&info)?;
+        runner.allocate(blocks)?;
+        let intake = Arc::new(Intake::new(config, info.vocabulary, tokenizer));
+        let mut engine = Self { runner, scheduler: Scheduler::new(config, blocks), intake };
+        engine.publish();
+        Ok(engine)
     }
 
-    /// The sizes in use; the context is at most the model's.
+    /// The sizes in use; `max_model_len` is the real one.
     pub fn config(&self) -> &EngineConfig {
-        &self.config
+        self.intake.config()
     }
 
     /// Queues a request.
     ///
     /// # Errors
-    /// [`EngineError::ContextOverflow`] when prompt and answer cannot fit the context,
-    /// [`EngineError::Invalid`] and [`EngineError::Sampling`] for values that make no sense.
-    /// Nothing has run then.
-    pub fn submit(&mut self, request: GenerationRequest) -> Result<RequestId> {
-        request.check(self.model.config().vocabulary, self.config.context)?;
-        let sampler = Sampler::new(request.sampling)?;
-        let id = RequestId(self.submitted);
-        self.submitted += 1;
-        self.waiting.push_back(Waiting { id, request, sampler, submitted: Instant::now() });
-        Ok(id)
+    /// [`SubmitError`] for a request that cannot be served or a full queue.
+    pub fn submit(&mut self, request: Request) -> std::result::Result<EventStream, SubmitError> {
+        let (sequence, stream) = self.intake.accept(request)?;
+        self.enqueue(sequence);
+        Ok(stream)
+    }
+
+    /// What the engine does and has done.
+    pub fn metrics(&self) -> Metrics {
+        self.intake.metrics()
     }
 
     /// Whether any request waits or runs.
     pub fn has_work(&self) -> bool {
-        !(self.waiting.is_empty() && self.running.is_empty())
+        !(self.scheduler.waiting.is_empty() && self.scheduler.running.is_empty())
     }
 
-    /// Requests that run now.
-    pub fn running(&self) -> usize {
-        self.running.len()
-    }
-
-    /// Computes one step and returns what happened, in the order of the requests in the batch.
+    /// Gives the engine a thread, which ends when nobody holds the handle any more and everything
+    /// is answered, or by [`EngineHandle::shutdown`].
     ///
     /// # Errors
-    /// [`EngineError::Model`] when the model fails; no request has advanced then.
-    pub fn step(&mut self) -> Result<Vec<Event>> {
-        let mut events = Vec::new();
-        self.drop_cancelled(&mut events);
-        let schedule = self.schedule()?;
-        self.run(&schedule)?;
-        self.postprocess(&schedule, &mut events);
-        Ok(events)
+    /// [`EngineError::Thread`](crate::EngineError::Thread) when there is no thread to have.
+    pub fn spawn(self) -> Result<EngineHandle> {
+        EngineHandle::start(self)
     }
 
-    fn drop_cancelled(&mut self, events: &mut Vec<Event>) {
-        self.waiting.retain(|waiting| {
-            let cancelled = waiting.request.cancellation.is_cancelled();
-            events.extend(cancelled.then(|| waiting.cancelled()));
-            !cancelled
+    /// Computes one step. What happens to requests is told to their streams; a step that fails ends
+    /// those that took part in it.
+    pub fn step(&mut self) {
+        let started = Instant::now();
+        self.drop_cancelled();
+        let schedule = self.schedule();
+        let scheduled = Instant::now();
+        let outputs = self.run(&schedule);
+        let ran = Instant::now();
+        self.postprocess(&schedule, outputs);
+        let times = StepTimes {
+            schedule: scheduled - started,
+            run: ran - scheduled,
+            postprocess: ran.elapsed(),
+        };
+        self.measure(&schedule, times);
+    }
+
+    pub(crate) fn intake(&self) -> &Arc<Intake> {
+        &self.intake
+    }
+
+    pub(crate) fn enqueue(&mut self, sequence: Box<Sequence>) {
+        self.scheduler.waiting.insert(sequence.key, sequence);
+    }
+
+    pub(crate) fn cancel(&mut self, id: RequestId) {
+        for key in self.scheduler.select(|sequence| sequence.key.id == id) {
+            self.finish(key, FinishReason::Cancelled);
+        }
+    }
+
+    /// Ends every request.
+    pub(crate) fn finish_all(&mut self, reason: &FinishReason) {
+        for key in self.scheduler.select(|_| true) {
+            self.finish(key, reason.clone());
+        }
+        self.publish();
+    }
+
+    /// Panics when a block is lost or not accounted for.
+    #[cfg(test)]
+    pub(crate) fn check_integrity(&self) {
+        self.scheduler.check_integrity();
+    }
+
+    fn drop_cancelled(&mut self) {
+        for key in self.scheduler.select(Sequence::is_cancelled) {
+            self.finish(key, FinishReason::Cancelled);
+        }
+    }
+
+    /// The tokens of the step. A request whose mask fails ends here.
+    fn schedule(&mut self) -> Vec<Scheduled> {
+        let mut schedule = self.scheduler.schedule();
+        schedule.retain(|&Scheduled { key, tokens }| {
+            let sequence = self.scheduler.running.get_mut(&key);
+            let updated = sequence.map_or(Ok(()), |sequence| sequence.update_mask(tokens));
+            match updated {
+                Ok(()) => true,
+                Err(why) => {
+                    self.finish(key, FinishReason::Failed(why));
+                    false
+                }
+            }
         });
-        let cancelled = |sequence: &mut Sequence| sequence.request.cancellation.is_cancelled();
-        for sequence in self.running.extract_if(.., cancelled) {
-            events.push(sequence.finish(FinishReason::Cancelled));
-        }
+        schedule
     }
 
-    /// Fills free places from the queue; returns how many tokens of each running sequence the step
-    /// computes.
-    fn schedule(&mut self) -> Result<Vec<usize>> {
-        while self.running.len() < self.config.sequences_max
-            && let Some(waiting) = self.waiting.pop_front()
-        {
-            let request = &waiting.request;
-            let cache = self.model.new_cache(request.prompt_ids.len() + request.max_tokens)?;
-            self.running.push(waiting.admit(cache, self.tokenizer));
-        }
-        let pending: Vec<usize> = self.running.iter().map(Sequence::pending).collect();
-        Ok(tokens_of_step(&pending, self.config.step_tokens_max))
-    }
-
-    /// Runs the model; leaves the logits of the last token of each sequence that takes part.
-    fn run(&mut self, schedule: &[usize]) -> Result<()> {
-        let parts = self.running.iter_mut().zip(schedule).filter(|(_, tokens)| **tokens > 0);
-        let mut batch: Vec<SequenceInput<'_>> = parts
-            .map(|(sequence, tokens)| {
-                let start = sequence.cache.len();
-                let tokens = &sequence.tokens[start..start + tokens];
-                SequenceInput { cache: &mut sequence.cache, tokens }
-            })
+    fn run(&mut self, schedule: &[Scheduled]) -> Result<Vec<SequenceOutput>> {
+        let batch: Vec<SequenceStep<'_>> = schedule
+            .iter()
+            .map(|Scheduled { key, tokens }| self.scheduler.running[key].step(*tokens))
             .collect();
-        self.logits.clear();
-        if !batch.is_empty() {
-            let logits =
-                self.model.forward(&mut self.workspace, &mut batch, LogitsOf::LastTokens)?;
-            self.logits.extend_from_slice(logits);
-        }
-        Ok(())
+        if batch.is_empty() { Ok(Vec::new()) } else { self.runner.run(&batch) }
     }
 
-    /// Chooses a token for each sequence whose tokens are all computed; lets go of those that end.
-    fn postprocess(&mut self, schedule: &[usize], events: &mut Vec<Event>) {
-        let vocabulary = self.model.config().vocabulary;
-        let mut rows = self.logits.chunks_exact_mut(vocabulary);
-        let running = std::mem::take(&mut self.running);
-        for (mut sequence, &tokens) in running.into_iter().zip(schedule) {
-            let row = if tokens > 0 { rows.next() } else { None };
-            let ended = match row {
-                Some(logits) if sequence.pending() == 0 => sequence.advance(logits, events),
-                _ => None,
-            };
-            match ended {
-                Some(reason) => events.push(sequence.finish(reason)),
-                None => self.running.push(sequence),
+    /// Takes in the chosen tokens; lets go of the requests that end.
+    fn postprocess(&mut self, schedule: &[Scheduled], outputs: Result<Vec<SequenceOutput>>) {
+        let outputs = match outputs {
+            Ok(outputs) => outputs,
+            Err(why) => {
+                tracing::error!("a step failed: {why}");
+                let reason = FinishReason::Failed(why.to_string());
+                schedule.iter().for_each(|part| self.finish(part.key, reason.clone()));
+                return;
+            }
+        };
+        assert_eq!(outputs.len(), schedule.len(), "this is a bug: outputs of the runner");
+        for (&Scheduled { key, tokens }, output) in schedule.iter().zip(outputs) {
+            let Some(sequence) = self.scheduler.running.get_mut(&key) else { continue };
+            self.scheduler.counters.generated_tokens += u64::from(output.chosen.is_some());
+            let ended = sequence.advance(tokens, output);
+            self.scheduler.register(key);
+            if let Some(reason) = ended {
+                self.finish(key, reason);
             }
         }
+    }
+
+    fn finish(&mut self, key: Key, reason: FinishReason) {
+        if let Some(sequence) = self.scheduler.remove(key) {
+            self.intake.count(&reason);
+            sequence.finish(reason);
+        }
+    }
+
+    fn measure(&mut self, schedule: &[Scheduled], times: StepTimes) {
+        let tokens = schedule.iter().map(|part| part.tokens).sum();
+        let step = StepMetrics { tokens, sequences: schedule.len(), times, ..Default::default() };
+        if tokens > 0 {
+            let report = self.runner.report();
+            self.intake.update(|metrics| metrics.record(step, report));
+        }
+        self.publish();
+    }
+
+    /// Tells what is there now.
+    fn publish(&mut self) {
+        let Scheduler { blocks, waiting, running, counters, .. } = &self.scheduler;
+        self.intake.update(|metrics| {
+            metrics.running = running.len();
+            metrics.waiting = waiting.len();
+            metrics.kv_blocks_used = blocks.total() - blocks.available();
+            metrics.kv_blocks_total = blocks.total();
+            metrics.preemptions = counters.preemptions;
+            metrics.prefix_cache_queries = counters.prefix_cache_queries;
+            metrics.prefix_cache_hits = counters.prefix_cache_hits;
+            metrics.prompt_tokens = counters.prompt_tokens;
+            metrics.generated_tokens = counters.generated_tokens;
+        });
+    }
+}
+
+impl fmt::Debug for Engine {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.debug_struct("Engine").field("config", self.config()).finish_non_exhaustive()
     }
 }

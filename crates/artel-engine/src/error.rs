@@ -1,14 +1,16 @@
+use std::time::Duration;
+
 use artel_layers::LayersError;
 use artel_model::ModelError;
 
 /// The result of an engine's operation.
 pub type Result<T> = std::result::Result<T, EngineError>;
 
-/// What can go wrong with a request or a step.
+/// Why an engine does not start or a step fails.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum EngineError {
-    /// A request or a setting that cannot be served.
+    /// A setting that makes no sense.
     #[error("{field} is {value}, but must be {allowed}")]
     Invalid {
         /// What was given.
@@ -18,25 +20,12 @@ pub enum EngineError {
         /// What is allowed.
         allowed: String,
     },
-    /// Prompt and answer together are longer than the context.
-    #[error(
-        "the prompt has {prompt} tokens and {max_tokens} more may follow, but the context holds \
-         {context}: shorten the prompt, lower max_tokens or raise the context length"
-    )]
-    ContextOverflow {
-        /// Tokens of the prompt.
-        prompt: usize,
-        /// Tokens asked for.
-        max_tokens: usize,
-        /// Tokens that fit together.
-        context: usize,
-    },
-    /// The model or the tokenizer failed.
+    /// The model failed.
     #[error(transparent)]
     Model(#[from] ModelError),
-    /// A sampling parameter is out of range.
-    #[error(transparent)]
-    Sampling(#[from] LayersError),
+    /// The thread of the engine does not start.
+    #[error("the thread of the engine does not start: {0}")]
+    Thread(#[from] std::io::Error),
 }
 
 impl EngineError {
@@ -46,5 +35,71 @@ impl EngineError {
         allowed: impl ToString,
     ) -> Self {
         Self::Invalid { field, value: value.to_string(), allowed: allowed.to_string() }
+    }
+}
+
+/// Why a request is not taken. Nothing has run then.
+#[derive(Debug, Clone, PartialEq, thiserror::Error)]
+#[non_exhaustive]
+pub enum SubmitError {
+    /// As many requests wait as may.
+    #[error(
+        "{waiting} requests are waiting, and no more than {limit} may: try again in {} s",
+        retry_after.as_secs()
+    )]
+    QueueFull {
+        /// Requests that wait.
+        waiting: usize,
+        /// How many may.
+        limit: usize,
+        /// When there should be room; whole seconds, at least one.
+        retry_after: Duration,
+    },
+    /// Prompt and answer together are longer than the context.
+    #[error(
+        "the prompt has {prompt} tokens and {max_tokens} more may follow, but the context holds \
+         {context}: shorten the prompt, lower max_tokens or raise the context length"
+    )]
+    PromptTooLong {
+        /// Tokens of the prompt.
+        prompt: usize,
+        /// Tokens asked for; 1 when no number was given.
+        max_tokens: usize,
+        /// Tokens that fit together.
+        context: usize,
+    },
+    /// A parameter that cannot be served.
+    #[error("{field} is {value}, but must be {allowed}")]
+    Invalid {
+        /// Name of the parameter.
+        field: &'static str,
+        /// Its value.
+        value: String,
+        /// What is allowed.
+        allowed: String,
+    },
+    /// The engine is shutting down or gone.
+    #[error("the engine takes no more requests")]
+    Stopped,
+}
+
+impl SubmitError {
+    pub(crate) fn invalid(
+        field: &'static str,
+        value: impl ToString,
+        allowed: impl ToString,
+    ) -> Self {
+        Self::Invalid { field, value: value.to_string(), allowed: allowed.to_string() }
+    }
+}
+
+impl From<LayersError> for SubmitError {
+    fn from(error: LayersError) -> Self {
+        match error {
+            LayersError::Config { field, value, allowed } => {
+                Self::Invalid { field, value, allowed }
+            }
+            other => Self::invalid("sampling", other, "possible"),
+        }
     }
 }

@@ -1,19 +1,13 @@
 use std::time::Duration;
 
-use crate::RequestId;
+use artel_layers::sample::TokenLogprobs;
 
-/// Something that happened to a request during a step.
+/// Something that happened to a request. A request has any number of tokens and then one end.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Event {
-    /// The request.
-    pub request: RequestId,
-    /// What happened.
-    pub kind: EventKind,
-}
-
-/// The kinds of events. A request has any number of tokens and then one end.
-#[derive(Debug, Clone, PartialEq)]
-pub enum EventKind {
+pub enum Event {
+    /// What the model thinks of the prompt, before the first token, if that was asked for: one
+    /// entry a token, of which the first is `None`, as nothing predicts it.
+    PromptLogprobs(Vec<Option<TokenLogprobs>>),
     /// A token of the answer.
     Token(Token),
     /// Nothing more will come.
@@ -27,6 +21,8 @@ pub struct Token {
     pub id: u32,
     /// Natural logarithm of its probability under the model's own distribution.
     pub logprob: f32,
+    /// The most probable tokens at its place and theirs, as many as were asked for.
+    pub top: Vec<(u32, f32)>,
     /// The text that became certain with it. Empty while a character is incomplete or the text
     /// could be the beginning of a stop string.
     pub text: String,
@@ -49,13 +45,26 @@ pub struct Finished {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum FinishReason {
     /// A stop string appeared or an end token came.
-    Stop,
-    /// `max_tokens` were produced.
+    Stop(StoppedBy),
+    /// `max_tokens` were produced or the context is full.
     Length,
     /// The request was cancelled.
     Cancelled,
-    /// Something went wrong with this request alone, told in a sentence.
+    /// The engine was shut down.
+    ShutDown,
+    /// Something went wrong, told in a sentence.
     Failed(String),
+}
+
+/// What an answer was stopped by.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum StoppedBy {
+    /// One of the model's end tokens.
+    EndToken(u32),
+    /// One of the request's stop tokens.
+    StopToken(u32),
+    /// One of the request's stop strings.
+    StopString(String),
 }
 
 /// Tokens of a request.
@@ -63,6 +72,8 @@ pub enum FinishReason {
 pub struct Usage {
     /// Tokens of the prompt.
     pub prompt_tokens: usize,
+    /// Those of them that did not have to be computed, because another request had begun alike.
+    pub cached_tokens: usize,
     /// Tokens produced, one that ended the answer included.
     pub completion_tokens: usize,
 }
@@ -70,7 +81,7 @@ pub struct Usage {
 /// Where the time of a request went.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Timings {
-    /// From the submission until the first token of the prompt was computed.
+    /// From the submission until the request got its place.
     pub queued: Duration,
     /// From then until the first token came out.
     pub prefill: Duration,
@@ -79,9 +90,9 @@ pub struct Timings {
 }
 
 impl Timings {
-    /// Tokens of the prompt per second; 0 when no token came out.
+    /// Computed tokens of the prompt per second; 0 when no token came out.
     pub fn prefill_tokens_per_second(&self, usage: &Usage) -> f64 {
-        per_second(usage.prompt_tokens, self.prefill)
+        per_second(usage.prompt_tokens - usage.cached_tokens, self.prefill)
     }
 
     /// Tokens per second after the first; 0 when there is at most one.

@@ -9,7 +9,7 @@ pub(crate) struct StopMatcher {
     strings: Vec<String>,
     /// The end of the text so far, as far as it could be the beginning of a stop string.
     held: String,
-    stopped: bool,
+    stopped: Option<String>,
 }
 
 /// What a piece of text did.
@@ -17,29 +17,30 @@ pub(crate) struct StopMatcher {
 pub(crate) struct Matched {
     /// Text that certainly belongs to the answer.
     pub(crate) text: String,
-    /// Whether a stop string came behind it.
-    pub(crate) stopped: bool,
+    /// The stop string that came behind it.
+    pub(crate) stopped: Option<String>,
 }
 
 impl StopMatcher {
     pub(crate) fn new(strings: Vec<String>) -> Self {
-        Self { strings, held: String::new(), stopped: false }
+        Self { strings, held: String::new(), stopped: None }
     }
 
     /// Adds a piece; what comes after a stop string is dropped.
     pub(crate) fn push(&mut self, piece: &str) -> Matched {
-        if self.stopped {
-            return Matched { text: String::new(), stopped: true };
+        if self.stopped.is_some() {
+            return Matched { text: String::new(), stopped: self.stopped.clone() };
         }
         self.held += piece;
-        let first = self.strings.iter().filter_map(|string| self.held.find(string.as_str())).min();
-        if let Some(start) = first {
+        let found =
+            self.strings.iter().filter_map(|string| Some((self.held.find(string)?, string)));
+        if let Some((start, string)) = found.min_by_key(|&(start, _)| start) {
+            self.stopped = Some(string.clone());
             self.held.truncate(start);
-            self.stopped = true;
-            return Matched { text: std::mem::take(&mut self.held), stopped: true };
+            return Matched { text: std::mem::take(&mut self.held), stopped: self.stopped.clone() };
         }
         let tail = self.held.split_off(self.certain());
-        Matched { text: std::mem::replace(&mut self.held, tail), stopped: false }
+        Matched { text: std::mem::replace(&mut self.held, tail), stopped: None }
     }
 
     /// What was held back, once no more text comes.
@@ -71,7 +72,8 @@ mod tests {
         for piece in pieces {
             let matched = matcher.push(piece);
             texts.push(matched.text);
-            if matched.stopped {
+            if let Some(string) = matched.stopped {
+                assert!(strings.contains(&string.as_str()));
                 assert_eq!(matcher.push("more").text + &matcher.finish(), "", "after a stop");
                 return (texts, true);
             }

@@ -148,7 +148,7 @@ pub enum ModelError {
         /// Positions of the cache.
         available: usize,
     },
-    /// A cache longer than the model can position tokens in.
+    /// More tokens than the model can position.
     #[error("a context of {asked} positions was asked of a model with {available}")]
     ContextTooLong {
         /// Positions asked for.

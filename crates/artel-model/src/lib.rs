@@ -16,7 +16,7 @@ pub mod tokenizer;
 mod weights;
 
 pub use architectures::known_architectures;
-pub use artel_layers::attention::KvCache;
+pub use artel_layers::attention::{BLOCK_TOKENS, BlockId, KvCache};
 pub use artel_moe::quant::Format;
 pub use chat::{Chat, ChatTemplate, Message};
 pub use checkpoint::{Checkpoint, Progress};

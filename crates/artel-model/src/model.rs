@@ -1,11 +1,11 @@
-use artel_layers::attention::KvCache;
+use artel_layers::attention::{BLOCK_TOKENS, KvCache};
 use artel_moe::layer::AnyMoeLayer;
 use artel_moe::plan::MoePlan;
 
 use crate::architectures::{self, Architecture};
 use crate::checkpoint::Progress;
 use crate::config::ConfigReader;
-use crate::decoder::{Decoder, LogitsOf, SequenceInput, Workspace};
+use crate::decoder::{Decoder, SequenceInput, Workspace};
 use crate::weights::{LoadOptions, Parameters, Weights};
 use crate::{Checkpoint, ModelError, Result};
 
@@ -17,9 +17,11 @@ use crate::{Checkpoint, ModelError, Result};
 /// let checkpoint = Checkpoint::open("/models/OLMoE-1B-7B".as_ref())?;
 /// let model = Model::load(&checkpoint, &LoadOptions::default())?;
 /// let mut workspace = model.new_workspace();
-/// let mut cache = model.new_cache(1024)?;
-/// let mut batch = [SequenceInput { cache: &mut cache, tokens: &[1, 2, 3] }];
-/// let logits = model.forward(&mut workspace, &mut batch, LogitsOf::LastTokens)?; // [1, V]
+/// let mut cache = model.new_cache(64);
+/// let blocks = cache.all_blocks();
+/// let logits_of = LogitsOf::LastToken;
+/// let input = SequenceInput { blocks: &blocks, cached: 0, tokens: &[1, 2, 3], logits_of };
+/// let logits = model.forward(&mut workspace, &mut cache, &[input])?; // [1, V]
 /// assert_eq!(logits.len(), model.config().vocabulary);
 /// # Ok::<(), artel_model::ModelError>(())
 /// ```
@@ -116,34 +118,40 @@ impl Model {
         Workspace::new(self.options.features)
     }
 
-    /// An empty cache for one sequence of up to `positions` tokens. Memory is taken as it fills.
-    ///
-    /// # Errors
-    /// [`ModelError::ContextTooLong`] beyond the positions that the model knows.
-    pub fn new_cache(&self, positions: usize) -> Result<KvCache> {
-        let available = self.config.max_positions;
-        if positions > available {
-            return Err(ModelError::ContextTooLong { asked: positions, available });
-        }
-        Ok(self.decoder.new_cache(positions))
+    /// A cache of `blocks` blocks of [`BLOCK_TOKENS`](artel_layers::attention::BLOCK_TOKENS)
+    /// tokens. Memory is taken as it fills.
+    pub fn new_cache(&self, blocks: usize) -> KvCache {
+        self.decoder.new_cache(blocks)
     }
 
-    /// Runs new tokens of several sequences at once and returns logits `[rows, V]`, float32. With
-    /// float32 weights the result for a token does not depend on what else is in the batch, to the
-    /// last bit. In other formats batches of different sizes may be served by different kernels,
-    /// whose sums differ by rounding.
+    /// Runs new tokens of several sequences at once and returns logits `[rows, V]`, float32, in the
+    /// order of the batch. With float32 weights the result for a token does not depend on what else
+    /// is in the batch, to the last bit. In other formats batches of different sizes may be served
+    /// by different kernels, whose sums differ by rounding.
+    ///
+    /// A sequence has no state but its blocks: a step that failed can be repeated.
     ///
     /// # Errors
-    /// [`ModelError::ContextOverflow`] when a cache is too small for its new tokens, and
-    /// [`ModelError::Layer`] for a token outside the vocabulary or a cache of another model. All
-    /// caches are as before then.
+    /// [`ModelError::ContextTooLong`] beyond the positions that the model knows,
+    /// [`ModelError::ContextOverflow`] when a sequence has too few blocks for its new tokens, and
+    /// [`ModelError::Layer`] for a token outside the vocabulary or a cache of another model.
     pub fn forward<'w>(
         &self,
         workspace: &'w mut Workspace,
-        batch: &mut [SequenceInput<'_>],
-        logits_of: LogitsOf,
-    ) -> Result<&'w [f32]> {
-        self.decoder.forward(workspace, batch, logits_of)
+        cache: &mut KvCache,
+        batch: &[SequenceInput<'_>],
+    ) -> Result<&'w mut [f32]> {
+        for input in batch {
+            let needed = input.cached.saturating_add(input.tokens.len());
+            let (known, held) = (self.config.max_positions, input.blocks.len() * BLOCK_TOKENS);
+            if needed > known {
+                return Err(ModelError::ContextTooLong { asked: needed, available: known });
+            }
+            if needed > held {
+                return Err(ModelError::ContextOverflow { needed, available: held });
+            }
+        }
+        self.decoder.forward(workspace, cache, batch)
     }
 }
 

@@ -46,6 +46,8 @@ pub struct Workspace<F: GemmFormat, B: MoeBackend<F> = CpuBackend> {
     out: B::Buffer<F::Activation>,
     /// Load of the physical experts, when the layer has a placement.
     pub expert_load: ExpertLoad,
+    /// Pairs of each expert that [`MoeLayer::forward_f32`] has computed.
+    pub routed: ExpertLoad,
 }
 
 impl<F: GemmFormat, B: MoeBackend<F>> Workspace<F, B> {
@@ -62,6 +64,7 @@ impl<F: GemmFormat, B: MoeBackend<F>> Workspace<F, B> {
             rows: B::Buffer::default(),
             out: B::Buffer::default(),
             expert_load: ExpertLoad::default(),
+            routed: ExpertLoad::default(),
         }
     }
 }
@@ -211,7 +214,9 @@ impl<F: GemmFormat> MoeLayer<F> {
         out: &mut [f32],
     ) -> Result<(), MoeError> {
         self.each_step(hidden_states, ws, out, |hidden_states, tokens, ws, out| {
-            self.forward(hidden_states, tokens, ws, out)
+            self.forward(hidden_states, tokens, ws, out)?;
+            ws.routed.add(self.config.shape().num_experts, &ws.routing.topk.ids);
+            Ok(())
         })
     }
 

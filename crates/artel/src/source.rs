@@ -1,8 +1,11 @@
 //! The model that a command works on: a folder, or the one that is part of the program.
 
+use std::sync::Arc;
+
 use anyhow::Context;
 use artel_device::host::available_memory_bytes;
-use artel_model::{Checkpoint, Format, LoadOptions, Model, Progress};
+use artel_engine::{CpuRunner, Engine, EngineConfig, EngineHandle};
+use artel_model::{Checkpoint, Format, LoadOptions, Model, Progress, Tokenizer};
 use indicatif::{HumanBytes, ProgressBar, ProgressStyle};
 
 use crate::cli::{ModelArgs, WeightFormat};
@@ -103,6 +106,19 @@ pub fn load_mapped(args: &ModelArgs, checkpoint: &Checkpoint) -> anyhow::Result<
         tracing::info!("{plan}");
     }
     Ok(model)
+}
+
+/// Starts an engine that runs the model on this processor.
+///
+/// # Errors
+/// When a size makes no sense or there is no thread to have.
+pub fn start(
+    model: &Arc<Model>,
+    tokenizer: &Tokenizer,
+    config: EngineConfig,
+) -> anyhow::Result<EngineHandle> {
+    let runner = Box::new(CpuRunner::new(Arc::clone(model)));
+    Ok(Engine::new(runner, tokenizer.clone(), config)?.spawn()?)
 }
 
 /// A bar on standard error; nothing where that is not a terminal.

@@ -1,71 +1,54 @@
-//! Keys and values of one sequence, contiguous for each layer and head.
+//! Keys and values in blocks of a few tokens, which sequences hold by number.
 
 use super::rows::Rows;
-use super::{AttentionShape, ValueStorage};
+use super::{AttentionShape, SequenceTokens, ValueStorage};
 use crate::LayersError;
 
-/// The cached keys and values of one sequence for all layers, float32.
+/// Tokens of a block.
+pub const BLOCK_TOKENS: usize = 16;
+
+/// Number of a block within its [`KvCache`].
+pub type BlockId = u32;
+
+/// The cached keys and values of many sequences for all layers, float32.
 ///
-/// Each head of each layer is one run of memory that doubles when it is full and never exceeds the
-/// declared capacity, so an empty cache costs nothing.
+/// The cache is a number of blocks of [`BLOCK_TOKENS`] tokens each. It does not know which sequence
+/// a block belongs to: every call brings the blocks of its sequences in order, and sequences that
+/// begin alike may bring the same ones. The memory of a block is taken when it is first written, so
+/// a cache that is not used costs next to nothing.
+///
+/// Example: a sequence with the blocks [7, 2] has its tokens 0-15 in block 7 and token 16 in the
+/// first row of block 2.
+///
+/// Within a block, keys and values of one head of one layer are contiguous:
+/// `[layer][kv_head]{keys [BLOCK_TOKENS, key_dim], values [BLOCK_TOKENS, value_dim]}`.
 #[derive(Debug, Clone)]
 pub struct KvCache {
     shape: AttentionShape,
-    layers: Vec<LayerCache>,
-    capacity: usize,
-}
-
-/// One layer of a [`KvCache`].
-#[derive(Debug, Clone, Default)]
-pub(super) struct LayerCache {
-    pub(super) tokens: usize,
-    pub(super) heads: Vec<HeadCache>,
-}
-
-impl LayerCache {
-    /// Keys and values of one head.
-    pub(super) fn head(&self, head: usize, shape: &AttentionShape) -> (Rows<'_>, Rows<'_>) {
-        let HeadCache { keys, values } = &self.heads[head];
-        let AttentionShape { key_dim, value_dim, .. } = *shape;
-        let keys = Rows { elements: keys, stride: key_dim, width: key_dim };
-        match shape.values {
-            ValueStorage::Own => {
-                (keys, Rows { elements: values, stride: value_dim, width: value_dim })
-            }
-            ValueStorage::KeyPrefix => (keys, Rows { width: value_dim, ..keys }),
-        }
-    }
-}
-
-/// One key-value head of one layer.
-#[derive(Debug, Clone, Default)]
-pub(super) struct HeadCache {
-    /// `[tokens, key_dim]`.
-    pub(super) keys: Vec<f32>,
-    /// `[tokens, value_dim]`; empty when values are a prefix of the keys.
-    pub(super) values: Vec<f32>,
+    layers: usize,
+    /// Empty until a block is first written.
+    blocks: Vec<Box<[f32]>>,
 }
 
 impl KvCache {
-    /// An empty cache of `layers` layers that will hold up to `capacity` tokens.
-    pub fn new(layers: usize, shape: AttentionShape, capacity: usize) -> Self {
-        let layer = LayerCache { tokens: 0, heads: vec![HeadCache::default(); shape.kv_heads] };
-        Self { shape, layers: vec![layer; layers], capacity }
+    /// A cache of `blocks` blocks for `layers` layers.
+    pub fn new(layers: usize, shape: AttentionShape, blocks: usize) -> Self {
+        Self { shape, layers, blocks: vec![Box::default(); blocks] }
     }
 
-    /// Tokens that every layer holds: the position of the next token.
-    pub fn len(&self) -> usize {
-        self.layers.iter().map(|layer| layer.tokens).min().unwrap_or(0)
+    /// Blocks that `tokens` tokens take.
+    pub const fn blocks_for(tokens: usize) -> usize {
+        tokens.div_ceil(BLOCK_TOKENS)
     }
 
-    /// Whether no layer-complete token is cached.
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
+    /// Number of blocks.
+    pub fn blocks(&self) -> usize {
+        self.blocks.len()
     }
 
-    /// Tokens the cache was declared for.
-    pub fn capacity(&self) -> usize {
-        self.capacity
+    /// Every block in order: what the only sequence of a cache brings.
+    pub fn all_blocks(&self) -> Vec<BlockId> {
+        (0..self.blocks.len() as BlockId).collect()
     }
 
     /// Bytes that one token takes in all layers.
@@ -73,75 +56,102 @@ impl KvCache {
         layers * (shape.key_width() + shape.value_width()) * size_of::<f32>()
     }
 
-    /// Bytes in use.
+    /// Bytes of the blocks that have been written.
     pub fn bytes(&self) -> usize {
-        let elements = |head: &HeadCache| head.keys.len() + head.values.len();
-        let heads = self.layers.iter().flat_map(|layer| &layer.heads);
-        heads.map(elements).sum::<usize>() * size_of::<f32>()
+        self.blocks.iter().map(|block| block.len()).sum::<usize>() * size_of::<f32>()
     }
 
-    /// Forgets all but the first `tokens` tokens, also of a step that ended halfway.
-    pub fn truncate(&mut self, tokens: usize) {
-        for layer in &mut self.layers {
-            layer.tokens = layer.tokens.min(tokens);
-            for head in &mut layer.heads {
-                head.keys.truncate(layer.tokens * self.shape.key_dim);
-                head.values.truncate(layer.tokens * self.shape.value_dim);
+    /// Keys and values of a head in the blocks of a sequence.
+    pub(super) fn head<'a>(
+        &'a self,
+        layer: usize,
+        head: usize,
+        table: &'a [BlockId],
+    ) -> (Rows<'a>, Rows<'a>) {
+        let AttentionShape { key_dim, value_dim, .. } = self.shape;
+        let offset = self.head_offset(layer, head);
+        let keys = Rows { blocks: &self.blocks, table, offset, stride: key_dim, width: key_dim };
+        let values = match self.shape.values {
+            ValueStorage::Own => {
+                let offset = offset + BLOCK_TOKENS * key_dim;
+                Rows { offset, stride: value_dim, width: value_dim, ..keys }
             }
-        }
+            ValueStorage::KeyPrefix => Rows { width: value_dim, ..keys },
+        };
+        (keys, values)
     }
 
-    pub(super) fn layer(&self, layer: usize) -> &LayerCache {
-        &self.layers[layer]
-    }
-
-    pub(super) fn check_append(
+    /// Refuses tokens of another shape or layer, and those without a block of this cache.
+    pub(super) fn check(
         &self,
         layer: usize,
         shape: &AttentionShape,
-        tokens: usize,
+        sequence: &SequenceTokens<'_>,
     ) -> Result<(), LayersError> {
-        let Some(held) = self.layers.get(layer).map(|layer| layer.tokens) else {
-            let allowed = format!("below {}, the layers of the cache", self.layers.len());
+        if layer >= self.layers {
+            let allowed = format!("below {}, the layers of the cache", self.layers);
             return Err(LayersError::config("layer", layer, allowed));
-        };
+        }
         if self.shape != *shape {
             let (found, expected) = (self.shape.key_width(), shape.key_width());
             return Err(LayersError::Shape { what: "a row of this cache", expected, found });
         }
-        let tokens = held.saturating_add(tokens);
-        if tokens > self.capacity {
-            return Err(LayersError::ContextFull { tokens, capacity: self.capacity });
+        let tokens = sequence.cached.saturating_add(sequence.tokens);
+        let capacity = sequence.blocks.len() * BLOCK_TOKENS;
+        if tokens > capacity {
+            return Err(LayersError::ContextFull { tokens, capacity });
+        }
+        if let Some(block) = sequence.blocks.iter().find(|block| **block as usize >= self.blocks())
+        {
+            let allowed = format!("below {}, the blocks of the cache", self.blocks());
+            return Err(LayersError::config("a block", block, allowed));
         }
         Ok(())
     }
 
-    /// Adds rows `[tokens, kv_heads * dim]`, taken apart by head.
-    pub(super) fn append(&mut self, layer: usize, keys: &[f32], values: &[f32]) {
-        let AttentionShape { key_dim, value_dim, .. } = self.shape;
-        let layer = &mut self.layers[layer];
-        let tokens = keys.len() / self.shape.key_width();
-        layer.tokens += tokens;
-        for (index, head) in layer.heads.iter_mut().enumerate() {
-            grow(&mut head.keys, tokens, key_dim, self.capacity);
-            for row in keys.chunks_exact(self.shape.key_width()) {
-                head.keys.extend_from_slice(&row[index * key_dim..(index + 1) * key_dim]);
+    /// Writes rows `[tokens, kv_heads * dim]` behind the cached tokens of a sequence.
+    pub(super) fn write(
+        &mut self,
+        layer: usize,
+        sequence: &SequenceTokens<'_>,
+        keys: &[f32],
+        values: &[f32],
+    ) {
+        let AttentionShape { kv_heads, key_dim, value_dim, .. } = self.shape;
+        let elements = self.layers * self.layer_elements();
+        let (first, head_elements) = (self.head_offset(layer, 0), self.head_elements());
+        for token in 0..sequence.tokens {
+            let position = sequence.cached + token;
+            let (block, row) = (position / BLOCK_TOKENS, position % BLOCK_TOKENS);
+            let block = &mut self.blocks[sequence.blocks[block] as usize];
+            if block.is_empty() {
+                *block = vec![0.0; elements].into_boxed_slice();
             }
-            if self.shape.values == ValueStorage::Own {
-                grow(&mut head.values, tokens, value_dim, self.capacity);
-                for row in values.chunks_exact(self.shape.value_width()) {
-                    head.values.extend_from_slice(&row[index * value_dim..(index + 1) * value_dim]);
+            for head in 0..kv_heads {
+                let offset = first + head * head_elements;
+                let key = &keys[(token * kv_heads + head) * key_dim..][..key_dim];
+                block[offset + row * key_dim..][..key_dim].copy_from_slice(key);
+                if self.shape.values == ValueStorage::Own {
+                    let value = &values[(token * kv_heads + head) * value_dim..][..value_dim];
+                    let offset = offset + BLOCK_TOKENS * key_dim + row * value_dim;
+                    block[offset..][..value_dim].copy_from_slice(value);
                 }
             }
         }
     }
-}
 
-/// Makes room for `tokens` more rows: twice what is held or what is needed, within `capacity`.
-fn grow(rows: &mut Vec<f32>, tokens: usize, width: usize, capacity: usize) {
-    let needed = rows.len() + tokens * width;
-    if needed > rows.capacity() {
-        let target = needed.max((2 * rows.len()).min(capacity.saturating_mul(width)));
-        rows.reserve_exact(target - rows.len());
+    /// Numbers that one layer of a block takes.
+    fn layer_elements(&self) -> usize {
+        BLOCK_TOKENS * (self.shape.key_width() + self.shape.value_width())
+    }
+
+    /// Numbers that one head of one layer takes in a block.
+    fn head_elements(&self) -> usize {
+        self.layer_elements() / self.shape.kv_heads
+    }
+
+    /// Where the keys of a head begin in a block.
+    fn head_offset(&self, layer: usize, head: usize) -> usize {
+        layer * self.layer_elements() + head * self.head_elements()
     }
 }

@@ -8,6 +8,9 @@
 //! `position - j < W`, the token itself included. A sink is one more logit per query head that
 //! takes part in the softmax and has no value.
 //!
+//! Keys and values lie in blocks of [`BLOCK_TOKENS`] tokens; a sequence brings the numbers of its
+//! blocks. Where they lie does not change a bit.
+//!
 //! The batch is ragged: sequence `s` brings `tokens` new rows, which follow those of sequence
 //! `s - 1`. Prefill, a chunk of a prefill and decoding are one operation; only the number of new
 //! rows differs. The result of a token does not depend on how its prompt was cut into chunks or on
@@ -21,15 +24,15 @@
 //! the latent space by the caller. Sources: Vaswani et al. 2017; Ainslie et al., "GQA", 2023;
 //! Milakov and Gimelshein, "Online normalizer calculation for softmax", 2018; DeepSeek-V2, 2024.
 
-mod block;
 mod cache;
 mod cpu;
 pub mod reference;
 mod rows;
 #[cfg(test)]
 mod tests;
+mod tile;
 
-pub use cache::KvCache;
+pub use cache::{BLOCK_TOKENS, BlockId, KvCache};
 
 use crate::{LayersError, Workspace};
 
@@ -128,10 +131,13 @@ pub struct AttentionInputs<'a> {
 }
 
 /// The part of a step that belongs to one sequence.
-#[derive(Debug)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct SequenceTokens<'a> {
-    /// Keys and values of the tokens before this step.
-    pub cache: &'a mut KvCache,
+    /// The blocks of the sequence in order, with room for the new tokens. What is written must not
+    /// be in the blocks of another sequence.
+    pub blocks: &'a [BlockId],
+    /// Tokens that are in the cache: the position of the first new one.
+    pub cached: usize,
     /// New tokens of this step.
     pub tokens: usize,
 }
@@ -174,35 +180,36 @@ impl Attention {
         &self.shape
     }
 
-    /// Appends keys and values to layer `layer` of each sequence's cache, then attends;
+    /// Writes keys and values of the new tokens to layer `layer` of the cache, then attends;
     /// `out` is `[T, query_heads * value_dim]`.
     ///
     /// # Errors
-    /// [`LayersError::Shape`] when a buffer does not hold the rows of all sequences or a cache has
-    /// another shape, and [`LayersError::ContextFull`] when a cache cannot take its new tokens.
-    /// No cache has changed then.
+    /// [`LayersError::Shape`] when a buffer does not hold the rows of all sequences or the cache has
+    /// another shape, [`LayersError::ContextFull`] when a sequence has too few blocks for its new
+    /// tokens and [`LayersError::Config`] for a layer or block that the cache does not have. The
+    /// cache has not changed then.
     pub fn forward(
         &self,
         workspace: &Workspace,
-        layer: usize,
+        (cache, layer): (&mut KvCache, usize),
         inputs: AttentionInputs<'_>,
-        sequences: &mut [SequenceTokens<'_>],
+        sequences: &[SequenceTokens<'_>],
         out: &mut [f32],
     ) -> Result<(), LayersError> {
         self.check(&inputs, sequences, out.len())?;
-        for sequence in sequences.iter() {
-            sequence.cache.check_append(layer, &self.shape, sequence.tokens)?;
+        for sequence in sequences {
+            cache.check(layer, &self.shape, sequence)?;
         }
         let (mut keys, mut values) = (inputs.keys, inputs.values);
-        for SequenceTokens { cache, tokens } in sequences.iter_mut() {
-            let (own_keys, later_keys) = keys.split_at(*tokens * self.shape.key_width());
-            let (own_values, later_values) = values.split_at(*tokens * self.shape.value_width());
-            cache.append(layer, own_keys, own_values);
+        for sequence in sequences {
+            let (own_keys, later_keys) = keys.split_at(sequence.tokens * self.shape.key_width());
+            let (own_values, later_values) =
+                values.split_at(sequence.tokens * self.shape.value_width());
+            cache.write(layer, sequence, own_keys, own_values);
             (keys, values) = (later_keys, later_values);
         }
-        let views = sequences.iter().map(|sequence| (sequence.cache.layer(layer), sequence.tokens));
-        let mut blocks = cpu::blocks(self, inputs.queries, &views.collect::<Vec<_>>(), out);
-        cpu::attend(workspace.features(), &mut blocks);
+        let mut tiles = cpu::tiles(self, inputs.queries, (cache, layer), sequences, out);
+        cpu::attend(workspace.features(), &mut tiles);
         Ok(())
     }
 

@@ -5,35 +5,77 @@
 
 use std::ops::Range;
 
+use super::cache::{BLOCK_TOKENS, BlockId};
 use crate::vector::{self, LANES};
 
 /// Keys whose products with a query are summed side by side: enough to hide the latency of an
 /// addition, few enough for 16 registers.
 pub(super) const KEYS_TOGETHER: usize = 4;
 
-/// Equally long rows, `stride` elements apart.
+/// Equally long rows in the blocks of a sequence, `stride` elements apart within a block.
 #[derive(Clone, Copy)]
 pub(super) struct Rows<'a> {
-    pub(super) elements: &'a [f32],
+    pub(super) blocks: &'a [Box<[f32]>],
+    /// The block of rows 0-15, of rows 16-31 and so on.
+    pub(super) table: &'a [BlockId],
+    /// Where the first row of a block begins.
+    pub(super) offset: usize,
     pub(super) stride: usize,
     pub(super) width: usize,
 }
 
 impl<'a> Rows<'a> {
-    /// The rows without the first `count`.
+    /// The rows without the first `count`, which are whole blocks.
     pub(super) fn from(self, count: usize) -> Self {
-        Self { elements: &self.elements[count * self.stride..], ..self }
+        debug_assert!(count.is_multiple_of(BLOCK_TOKENS));
+        Self { table: &self.table[count / BLOCK_TOKENS..], ..self }
     }
 
+    /// The rows of one block.
+    #[inline(always)]
+    fn block(&self, index: usize) -> BlockRows<'a> {
+        let block = &self.blocks[self.table[index] as usize];
+        let elements = &block[self.offset..][..BLOCK_TOKENS * self.stride];
+        BlockRows { elements, stride: self.stride, width: self.width }
+    }
+}
+
+/// The rows of one block.
+#[derive(Clone, Copy)]
+struct BlockRows<'a> {
+    elements: &'a [f32],
+    stride: usize,
+    width: usize,
+}
+
+impl<'a> BlockRows<'a> {
     #[inline(always)]
     fn row(&self, row: usize) -> &'a [f32] {
         &self.elements[row * self.stride..][..self.width]
     }
 }
 
+/// The blocks that a range of rows touches: number of the block and rows within it.
+#[inline(always)]
+fn by_block(rows: Range<usize>) -> impl Iterator<Item = (usize, Range<usize>)> {
+    (rows.start / BLOCK_TOKENS..rows.end.div_ceil(BLOCK_TOKENS)).map(move |block| {
+        let first = block * BLOCK_TOKENS;
+        let end = rows.end.min(first + BLOCK_TOKENS);
+        (block, rows.start.max(first) - first..end - first)
+    })
+}
+
 /// Products of a query with the keys of `range`, written to the same places of `out`.
 #[inline(always)]
 pub(super) fn products(query: &[f32], keys: Rows<'_>, range: Range<usize>, out: &mut [f32]) {
+    for (block, range) in by_block(range) {
+        let out = &mut out[block * BLOCK_TOKENS..];
+        products_of_block(query, keys.block(block), range, out);
+    }
+}
+
+#[inline(always)]
+fn products_of_block(query: &[f32], keys: BlockRows<'_>, range: Range<usize>, out: &mut [f32]) {
     let mut key = range.start;
     while key + KEYS_TOGETHER <= range.end {
         let rows = std::array::from_fn(|index| keys.row(key + index));
@@ -98,11 +140,15 @@ fn add_columns<const WIDTH: usize>(
     let sums = &mut sums[column..column + WIDTH];
     let mut held = [0f32; WIDTH];
     held.copy_from_slice(sums);
-    for key in range {
-        let value = &values.elements[key * values.stride + column..][..WIDTH];
-        let weight = weights[key];
-        for lane in 0..WIDTH {
-            held[lane] += weight * value[lane];
+    for (block, range) in by_block(range) {
+        let values = values.block(block);
+        let weights = &weights[block * BLOCK_TOKENS..];
+        for key in range {
+            let value = &values.elements[key * values.stride + column..][..WIDTH];
+            let weight = weights[key];
+            for lane in 0..WIDTH {
+                held[lane] += weight * value[lane];
+            }
         }
     }
     sums.copy_from_slice(&held);

@@ -1,3 +1,5 @@
+use std::ops::Range;
+
 use artel_device::cpu::CpuFeatures;
 use proptest::prelude::*;
 
@@ -63,10 +65,19 @@ impl Case {
             .map(|width| numbers(self.tokens() * width, width))
     }
 
-    /// The outputs of all tokens, computed step by step.
+    /// The outputs of all tokens, computed step by step, with blocks in their order.
     fn run(&self) -> Vec<f32> {
+        let cache = self.cache();
+        self.run_in(cache.clone(), &cache.all_blocks())
+    }
+
+    /// A cache for all tokens.
+    fn cache(&self) -> KvCache {
+        KvCache::new(1, self.shape, KvCache::blocks_for(self.tokens()))
+    }
+
+    fn run_in(&self, mut cache: KvCache, blocks: &[BlockId]) -> Vec<f32> {
         let [queries, keys, values] = self.rows();
-        let mut cache = KvCache::new(1, self.shape, self.tokens());
         let mut out = vec![f32::NAN; self.tokens() * self.shape.output_width()];
         let mut first = 0;
         for &tokens in &self.steps {
@@ -76,17 +87,18 @@ impl Case {
                 keys: &keys[rows(self.shape.key_width())],
                 values: &values[rows(self.shape.value_width())],
             };
-            let mut sequences = [SequenceTokens { cache: &mut cache, tokens }];
+            let sequences = [SequenceTokens { blocks, cached: first, tokens }];
             let out = &mut out[rows(self.shape.output_width())];
-            self.attention().forward(&workspace(), 0, inputs, &mut sequences, out).unwrap();
+            let attention = self.attention();
+            attention.forward(&workspace(), (&mut cache, 0), inputs, &sequences, out).unwrap();
             first += tokens;
         }
-        assert_eq!(cache.len(), self.tokens());
         out
     }
 }
 
-/// Steps agree with the definition and, to the last bit, with one prefill of all tokens.
+/// Steps agree with the definition and, to the last bit, with one prefill of all tokens and with
+/// blocks that lie anywhere.
 fn check(case: Case) {
     let [queries, keys, values] = case.rows();
     let expected = reference::forward(&case.attention(), &queries, &keys, &values);
@@ -96,6 +108,9 @@ fn check(case: Case) {
         let error = (f64::from(*found) - expected).abs();
         assert!(error < 1e-5, "{case:?}: {found} for {expected} at {index}");
     }
+    let blocks = KvCache::blocks_for(case.tokens());
+    let scattered: Vec<BlockId> = (0..blocks as BlockId).rev().map(|block| 3 * block + 1).collect();
+    assert_eq!(case.run_in(KvCache::new(1, case.shape, 3 * blocks), &scattered), out);
     let whole = Case { steps: vec![case.tokens()], ..case };
     assert_eq!(whole.run(), out);
 }
@@ -143,12 +158,13 @@ fn a_ragged_batch_is_its_sequences() {
     let attention = case.attention();
     let expected = case.run();
     let [queries, keys, values] = case.rows();
-    let mut caches: Vec<KvCache> = (0..3).map(|_| KvCache::new(1, case.shape, 40)).collect();
+    let mut cache = KvCache::new(1, case.shape, 9);
+    let blocks: [&[BlockId]; 3] = [&[5, 0], &[8, 1, 2], &[3, 7]];
+    let mut cached = [0; 3];
     // The second sequence has nothing in the first step, the others are 30 and 31 tokens long.
     for counts in [[30, 0, 30], [1, 0, 0], [0, 31, 1]] {
-        let starts = caches.iter().map(KvCache::len).collect::<Vec<_>>();
         let gather = |rows: &[f32], width: usize| -> Vec<f32> {
-            let parts = starts.iter().zip(counts);
+            let parts = cached.iter().zip(counts);
             parts.flat_map(|(&from, n)| rows[from * width..(from + n) * width].to_vec()).collect()
         };
         let queries = gather(&queries, case.shape.query_width());
@@ -157,27 +173,58 @@ fn a_ragged_batch_is_its_sequences() {
         let inputs = AttentionInputs { queries: &queries, keys: &keys, values: &values };
         let expected = gather(&expected, case.shape.output_width());
         let mut out = vec![f32::NAN; expected.len()];
-        let parts = caches.iter_mut().zip(counts);
-        let mut sequences: Vec<_> =
-            parts.map(|(cache, tokens)| SequenceTokens { cache, tokens }).collect();
-        attention.forward(&workspace(), 0, inputs, &mut sequences, &mut out).unwrap();
+        let sequences: [_; 3] = std::array::from_fn(|index| SequenceTokens {
+            blocks: blocks[index],
+            cached: cached[index],
+            tokens: counts[index],
+        });
+        let kv = (&mut cache, 0);
+        attention.forward(&workspace(), kv, inputs, &sequences, &mut out).unwrap();
         assert_eq!(out, expected);
+        cached.iter_mut().zip(counts).for_each(|(cached, tokens)| *cached += tokens);
     }
+}
+
+#[test]
+fn sequences_share_the_blocks_in_which_they_begin_alike() {
+    let case = case(GROUPED, &[32, 5]);
+    let expected = case.run();
+    let [queries, keys, values] = case.rows();
+    let mut cache = KvCache::new(1, case.shape, 5);
+    let mut forward = |rows: Range<usize>, sequences: &[SequenceTokens<'_>]| {
+        let rows = |all: &[f32], width: usize| {
+            all[rows.start * width..rows.end * width].repeat(sequences.len())
+        };
+        let inputs = AttentionInputs {
+            queries: &rows(&queries, case.shape.query_width()),
+            keys: &rows(&keys, case.shape.key_width()),
+            values: &rows(&values, case.shape.value_width()),
+        };
+        let mut out = rows(&expected, case.shape.output_width());
+        out.fill(f32::NAN);
+        let kv = (&mut cache, 0);
+        case.attention().forward(&workspace(), kv, inputs, sequences, &mut out).unwrap();
+        assert_eq!(out, rows(&expected, case.shape.output_width()));
+    };
+    forward(0..32, &[SequenceTokens { blocks: &[4, 2], cached: 0, tokens: 32 }]);
+    let shared = |blocks| SequenceTokens { blocks, cached: 32, tokens: 5 };
+    forward(32..37, &[shared(&[4, 2, 0]), shared(&[4, 2, 3])]);
 }
 
 #[test]
 fn every_instruction_set_gives_the_same_bits() {
     for case in [case(GROUPED, &[90]), case(LATENT, &[70])] {
         let [queries, keys, values] = case.rows();
-        let mut cache = KvCache::new(1, case.shape, 90);
-        cache.append(0, &keys, &values);
+        let mut cache = case.cache();
+        let blocks = cache.all_blocks();
+        let sequences = [SequenceTokens { blocks: &blocks, cached: 0, tokens: case.tokens() }];
+        cache.write(0, &sequences[0], &keys, &values);
         let expected = case.run();
         for features in CpuFeatures::every_supported() {
             let mut out = vec![f32::NAN; expected.len()];
-            let sequences = [(cache.layer(0), case.tokens())];
             let attention = case.attention();
-            let mut blocks = cpu::blocks(&attention, &queries, &sequences, &mut out);
-            cpu::attend(features, &mut blocks);
+            let mut tiles = cpu::tiles(&attention, &queries, (&cache, 0), &sequences, &mut out);
+            cpu::attend(features, &mut tiles);
             assert_eq!(out, expected);
         }
     }
@@ -203,13 +250,13 @@ fn tiny(keys: &[f32], values: &[f32], query: f32) -> Vec<f32> {
         values: ValueStorage::Own,
     };
     let queries = vec![query; keys.len()];
-    let mut cache = KvCache::new(1, shape, keys.len());
-    let mut sequences = [SequenceTokens { cache: &mut cache, tokens: keys.len() }];
+    let mut cache = KvCache::new(1, shape, 1);
+    let sequences = [SequenceTokens { blocks: &[0], cached: 0, tokens: keys.len() }];
     let mut out = vec![f32::NAN; keys.len()];
     let inputs = AttentionInputs { queries: &queries, keys, values };
     Attention::new(shape, 1.0)
         .unwrap()
-        .forward(&workspace(), 0, inputs, &mut sequences, &mut out)
+        .forward(&workspace(), (&mut cache, 0), inputs, &sequences, &mut out)
         .unwrap();
     out
 }
@@ -225,17 +272,20 @@ fn logits_without_bound() {
 }
 
 #[test]
-fn a_full_context_is_refused_and_changes_nothing() {
+fn too_few_blocks_are_refused_and_nothing_changes() {
     let attention = Attention::new(GROUPED, 1.0).unwrap();
-    let mut caches = [KvCache::new(2, GROUPED, 8), KvCache::new(2, GROUPED, 4)];
+    let mut cache = KvCache::new(2, GROUPED, 4);
     let [queries, keys, values] = case(GROUPED, &[10]).rows();
     let inputs = AttentionInputs { queries: &queries, keys: &keys, values: &values };
-    let mut sequences: Vec<_> =
-        caches.iter_mut().map(|cache| SequenceTokens { cache, tokens: 5 }).collect();
     let mut out = vec![0.0; 10 * GROUPED.output_width()];
-    let error = attention.forward(&workspace(), 0, inputs, &mut sequences, &mut out).unwrap_err();
-    assert_eq!(error, LayersError::ContextFull { tokens: 5, capacity: 4 });
-    assert!(caches.iter().all(|cache| cache.bytes() == 0));
+    let mut refused = |blocks: &[BlockId], cached: usize| {
+        let sequences = [&[3], blocks].map(|blocks| SequenceTokens { blocks, cached, tokens: 5 });
+        attention.forward(&workspace(), (&mut cache, 0), inputs, &sequences, &mut out).unwrap_err()
+    };
+    assert_eq!(refused(&[], 0), LayersError::ContextFull { tokens: 5, capacity: 0 });
+    assert_eq!(refused(&[1], 12), LayersError::ContextFull { tokens: 17, capacity: 16 });
+    assert!(refused(&[4], 0).to_string().starts_with("a block is 4"));
+    assert_eq!(cache.bytes(), 0);
 }
 
 #[test]
@@ -244,15 +294,10 @@ fn wrong_shapes_are_named() {
     let [queries, keys, values] = case(GROUPED, &[2]).rows();
     let mut out = vec![0.0; 2 * GROUPED.output_width()];
     let mut forward = |queries: &[f32], keys: &[f32], values: &[f32], layer: usize, shape| {
-        let mut cache = KvCache::new(2, shape, 8);
-        let mut sequences = [SequenceTokens { cache: &mut cache, tokens: 2 }];
-        attention.forward(
-            &workspace(),
-            layer,
-            AttentionInputs { queries, keys, values },
-            &mut sequences,
-            &mut out,
-        )
+        let mut cache = KvCache::new(2, shape, 1);
+        let sequences = [SequenceTokens { blocks: &[0], cached: 0, tokens: 2 }];
+        let inputs = AttentionInputs { queries, keys, values };
+        attention.forward(&workspace(), (&mut cache, layer), inputs, &sequences, &mut out)
     };
     assert!(forward(&queries, &keys, &values, 1, GROUPED).is_ok());
     assert!(forward(&queries[1..], &keys, &values, 0, GROUPED).is_err());
@@ -275,21 +320,17 @@ fn impossible_configurations_are_refused() {
 }
 
 #[test]
-fn a_cache_grows_within_its_capacity_and_forgets() {
-    let mut cache = KvCache::new(2, GROUPED, 100);
-    assert_eq!(cache.bytes(), 0);
-    let [_, keys, values] = case(GROUPED, &[100]).rows();
-    for layer in 0..2 {
-        cache.append(layer, &keys, &values);
+fn a_block_takes_memory_when_it_is_written() {
+    for shape in [GROUPED, LATENT] {
+        let mut cache = KvCache::new(2, shape, 1000);
+        assert_eq!((cache.bytes(), cache.blocks()), (0, 1000));
+        let [_, keys, values] = case(shape, &[20]).rows();
+        for layer in 0..2 {
+            let sequence = SequenceTokens { blocks: &[9, 500], cached: 0, tokens: 20 };
+            cache.write(layer, &sequence, &keys, &values);
+        }
+        assert_eq!(cache.bytes(), 2 * BLOCK_TOKENS * KvCache::bytes_per_token(2, &shape));
     }
-    assert_eq!(cache.bytes(), 100 * KvCache::bytes_per_token(2, &GROUPED));
-    cache.truncate(10);
-    cache.append(0, &keys[..GROUPED.key_width()], &values[..GROUPED.value_width()]);
-    assert_eq!(cache.len(), 10, "a token counts once all layers hold it");
-    cache.truncate(10);
-    assert_eq!(cache.bytes(), 10 * KvCache::bytes_per_token(2, &GROUPED));
-    cache.truncate(0);
-    assert!(cache.is_empty() && cache.capacity() == 100);
 }
 
 proptest! {

@@ -3,7 +3,7 @@
 
 use std::cmp::Ordering;
 
-use super::{Sampled, Sampler, SamplingParams, TokenHistory};
+use super::{Adjustments, Sampled, Sampler, SamplingParams, TokenHistory, TokenLogprobs};
 use crate::{LayersError, vector};
 
 /// Tokens that top-p sorts first; an eight times larger set follows when they do not suffice.
@@ -14,13 +14,14 @@ type Candidate = (u32, f32);
 
 pub(super) fn sample(
     sampler: &Sampler,
-    history: &TokenHistory,
-    position: u64,
+    (history, position): (&TokenHistory, u64),
+    adjustments: Adjustments<'_>,
     logits: &mut [f32],
 ) -> Result<Sampled, LayersError> {
     let params = &sampler.params;
     let normalizer = log_sum_exp(logits);
-    let own_logits = penalise(params, history, logits);
+    let mut own_logits = adjust(adjustments, logits);
+    own_logits.extend(penalise(params, history, logits));
     let largest = vector::max(logits);
     if largest == f32::NEG_INFINITY {
         return Err(LayersError::NoCandidate { vocabulary: logits.len() });
@@ -36,6 +37,37 @@ pub(super) fn sample(
     let seen = own_logits.iter().find(|(seen, _)| *seen == id);
     let own_logit = seen.map_or(logits[id as usize], |&(_, logit)| logit);
     Ok(Sampled { id, logprob: (f64::from(own_logit) - normalizer) as f32 })
+}
+
+pub(super) fn logprobs(logits: &[f32], id: u32, count: usize) -> TokenLogprobs {
+    let normalizer = log_sum_exp(logits);
+    let logprob = |logit: f32| (f64::from(logit) - normalizer) as f32;
+    let numbered = (0..).zip(logits.iter().copied());
+    let mut top: Vec<Candidate> = numbered.filter(|(_, logit)| !logit.is_nan()).collect();
+    sort_first(count, &mut top);
+    top.truncate(count);
+    top.iter_mut().for_each(|(_, logit)| *logit = logprob(*logit));
+    let own = logits.get(id as usize).copied().unwrap_or(f32::NAN);
+    TokenLogprobs { id, logprob: logprob(own), top }
+}
+
+/// Applies mask, bans and biases; returns the tokens that can still come and have changed with the
+/// logits they had.
+fn adjust(adjustments: Adjustments<'_>, logits: &mut [f32]) -> Vec<(u32, f32)> {
+    let Adjustments { allowed, banned, bias } = adjustments;
+    if let Some(allowed) = allowed {
+        allowed.apply(logits);
+    }
+    for &id in banned {
+        logits.get_mut(id as usize).into_iter().for_each(|logit| *logit = f32::NEG_INFINITY);
+    }
+    let mut changed = Vec::new();
+    for &(id, bias) in bias {
+        let Some(logit) = logits.get_mut(id as usize) else { continue };
+        changed.push((id, *logit));
+        *logit += bias;
+    }
+    changed
 }
 
 /// `ln Σ e^logit`; NaN is passed over.

@@ -1,6 +1,7 @@
 //! Sampling: the next token from the logits of one position.
 //!
 //! In this order, which is vLLM's:
+//! 0. what the request adds to logits or forbids ([`Adjustments`]);
 //! 1. penalties on what was seen: repetition divides positive and multiplies negative logits of
 //!    every token of prompt and output; presence and frequency take their amount, once or for each
 //!    occurrence, from the logits of output tokens;
@@ -17,6 +18,7 @@
 //! Example: logits [1, 3, 2], temperature 1, top_k 2: token 1 with e/(e + 1) = 0.73, else token 2.
 
 mod cpu;
+mod mask;
 pub mod reference;
 #[cfg(test)]
 mod tests;
@@ -25,6 +27,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};
+
+pub use mask::TokenMask;
 
 use crate::LayersError;
 
@@ -130,6 +134,37 @@ impl TokenHistory {
     }
 }
 
+/// What is done to the logits of one position before anything else.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Adjustments<'a> {
+    /// The only tokens that may come; all when there is no mask.
+    pub allowed: Option<&'a TokenMask>,
+    /// Tokens that must not come.
+    pub banned: &'a [u32],
+    /// What is added to the logit of a token, each token at most once.
+    pub bias: &'a [(u32, f32)],
+}
+
+/// A token of a text and the most probable tokens at its place, by the logits as the model gave
+/// them.
+#[derive(Debug, Clone, PartialEq)]
+pub struct TokenLogprobs {
+    /// The token.
+    pub id: u32,
+    /// Natural logarithm of its probability.
+    pub logprob: f32,
+    /// The most probable tokens and theirs, the most probable first, of equal ones the lower id.
+    pub top: Vec<(u32, f32)>,
+}
+
+impl TokenLogprobs {
+    /// Of token `id` and the `count` most probable ones under `logits` `[V]`. Logits that are NaN
+    /// are passed over.
+    pub fn new(logits: &[f32], id: u32, count: usize) -> Self {
+        cpu::logprobs(logits, id, count)
+    }
+}
+
 /// A chosen token.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Sampled {
@@ -160,8 +195,8 @@ impl Sampler {
         &self.params
     }
 
-    /// Chooses the output token number `position` (the first is 0) from `logits` `[V]`, which are
-    /// changed on the way.
+    /// Chooses the output token number `position` (the first is 0) from adjusted `logits` `[V]`,
+    /// which are changed on the way.
     ///
     /// # Errors
     /// [`LayersError::NoCandidate`] when every logit is NaN or negative infinity.
@@ -169,9 +204,10 @@ impl Sampler {
         &self,
         history: &TokenHistory,
         position: u64,
+        adjustments: Adjustments<'_>,
         logits: &mut [f32],
     ) -> Result<Sampled, LayersError> {
-        cpu::sample(self, history, position, logits)
+        cpu::sample(self, (history, position), adjustments, logits)
     }
 
     /// A number in [0, 1) that depends on seed and position only.

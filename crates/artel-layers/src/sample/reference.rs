@@ -2,7 +2,18 @@
 
 use std::cmp::Ordering;
 
-use super::{SamplingParams, TokenHistory};
+use super::{Adjustments, SamplingParams, TokenHistory};
+
+/// The logits after a request's own changes.
+pub fn adjusted(adjustments: &Adjustments<'_>, logits: &[f32]) -> Vec<f32> {
+    let Adjustments { allowed, banned, bias } = adjustments;
+    let adjust = |(id, &logit): (u32, &f32)| {
+        let forbidden = banned.contains(&id) || allowed.is_some_and(|mask| !mask.is_allowed(id));
+        let bias = bias.iter().find(|(biased, _)| *biased == id).map_or(0.0, |(_, bias)| *bias);
+        if forbidden { f32::NEG_INFINITY } else { logit + bias }
+    };
+    (0..).zip(logits).map(adjust).collect()
+}
 
 /// Probability of each token of the vocabulary; greedy is certain of one. Empty when no token can
 /// be chosen.

@@ -13,10 +13,12 @@ const PLAIN: SamplingParams = SamplingParams {
     seed: 7,
 };
 
+const NOTHING: Adjustments<'_> = Adjustments { allowed: None, banned: &[], bias: &[] };
+
 fn sample_at(params: SamplingParams, position: u64, logits: &[f32]) -> Sampled {
     let mut logits = logits.to_vec();
     let sampler = Sampler::new(params).unwrap();
-    sampler.sample(&TokenHistory::default(), position, &mut logits).unwrap()
+    sampler.sample(&TokenHistory::default(), position, NOTHING, &mut logits).unwrap()
 }
 
 /// Frequencies over many draws agree with the definition, and nothing impossible is drawn.
@@ -26,7 +28,7 @@ fn check(params: SamplingParams, history: &TokenHistory, logits: &[f32]) {
     let sampler = Sampler::new(params).unwrap();
     let mut counts = vec![0u64; logits.len()];
     for position in 0..DRAWS {
-        let sampled = sampler.sample(history, position, &mut logits.to_vec()).unwrap();
+        let sampled = sampler.sample(history, position, NOTHING, &mut logits.to_vec()).unwrap();
         counts[sampled.id as usize] += 1;
     }
     for (id, (&count, &probability)) in counts.iter().zip(&expected).enumerate() {
@@ -81,6 +83,65 @@ fn each_penalty_alone_and_together() {
 }
 
 #[test]
+fn masks_bans_and_biases_come_first() {
+    let history = TokenHistory::of_prompt(&[0, 3]);
+    let params = SamplingParams { repetition_penalty: 1.3, ..PLAIN };
+    let sampler = Sampler::new(params).unwrap();
+    let mut allowed = TokenMask::none(LOGITS.len());
+    [0, 2, 3, 4].into_iter().for_each(|id| allowed.allow(id));
+    for adjustments in [
+        Adjustments { allowed: Some(&allowed), ..NOTHING },
+        Adjustments { banned: &[1, 900], ..NOTHING },
+        Adjustments { bias: &[(2, 2.5), (1, -100.0), (900, 1.0)], ..NOTHING },
+        Adjustments { allowed: Some(&allowed), banned: &[3], bias: &[(0, 1.0), (1, 50.0)] },
+    ] {
+        let adjusted = reference::adjusted(&adjustments, &LOGITS);
+        for position in 0..100 {
+            let mut logits = LOGITS;
+            let found = sampler.sample(&history, position, adjustments, &mut logits).unwrap();
+            let expected = sampler.sample(&history, position, NOTHING, &mut adjusted.clone());
+            assert_eq!(found.id, expected.unwrap().id, "{adjustments:?}");
+            let own = TokenLogprobs::new(&LOGITS, found.id, 0);
+            assert_eq!(found.logprob, own.logprob, "the model's own distribution");
+        }
+    }
+    let nothing = TokenMask::none(LOGITS.len());
+    let adjustments = Adjustments { allowed: Some(&nothing), ..NOTHING };
+    assert!(nothing.is_empty());
+    assert!(sampler.sample(&history, 0, adjustments, &mut LOGITS.clone()).is_err());
+}
+
+#[test]
+fn a_mask_ends_where_the_vocabulary_ends() {
+    for vocabulary in [0, 1, 31, 32, 33, 64] {
+        let mut mask = TokenMask::none(vocabulary);
+        mask.allow_all();
+        mask.allow(vocabulary as u32);
+        assert_eq!(mask.is_empty(), vocabulary == 0);
+        assert!((0..vocabulary as u32).all(|id| mask.is_allowed(id)));
+        assert!(!mask.is_allowed(vocabulary as u32));
+        let mut logits = [0.0; 70];
+        mask.apply(&mut logits);
+        assert_eq!(logits.iter().filter(|logit| **logit == 0.0).count(), vocabulary);
+        mask.clear();
+        assert!(mask.is_empty());
+    }
+}
+
+#[test]
+fn the_most_probable_tokens_are_listed_in_order() {
+    let found = TokenLogprobs::new(&LOGITS, 4, 3);
+    let normalizer: f64 =
+        LOGITS.iter().filter(|l| !l.is_nan()).map(|&l| f64::from(l).exp()).sum::<f64>().ln();
+    let logprob = |logit: f64| (logit - normalizer) as f32;
+    assert!((found.logprob - logprob(1.1)).abs() < 1e-6);
+    let ids: Vec<u32> = found.top.iter().map(|(id, _)| *id).collect();
+    assert_eq!(ids, [1, 3, 4]);
+    assert!((found.top[0].1 - logprob(2.0)).abs() < 1e-6);
+    assert_eq!(TokenLogprobs::new(&LOGITS, 4, 100).top.len(), 6);
+}
+
+#[test]
 fn greedy_takes_the_lowest_of_equal_ids() {
     assert_eq!(sample_at(SamplingParams::greedy(), 0, &LOGITS).id, 1);
     assert_eq!(sample_at(SamplingParams::greedy(), 0, &[0.0]).id, 0);
@@ -93,12 +154,13 @@ fn the_logprob_is_the_models_own() {
     history.push(1);
     let params = SamplingParams { presence_penalty: 1.5, ..SamplingParams::greedy() };
     let mut logits = [1.0, 2.0, 0.0];
-    let sampled = Sampler::new(params).unwrap().sample(&history, 0, &mut logits).unwrap();
+    let sampled = Sampler::new(params).unwrap().sample(&history, 0, NOTHING, &mut logits).unwrap();
     let normalizer = (1f64.exp() + 2f64.exp() + 1.0).ln();
     assert_eq!(sampled.id, 0);
     assert!((f64::from(sampled.logprob) - (1.0 - normalizer)).abs() < 1e-6);
     let kept = SamplingParams { presence_penalty: -1.0, ..params };
-    let sampled = Sampler::new(kept).unwrap().sample(&history, 0, &mut [1.0, 2.0, 0.0]).unwrap();
+    let sampled =
+        Sampler::new(kept).unwrap().sample(&history, 0, NOTHING, &mut [1.0, 2.0, 0.0]).unwrap();
     assert!(sampled.id == 1 && (f64::from(sampled.logprob) - (2.0 - normalizer)).abs() < 1e-6);
 }
 
@@ -132,7 +194,7 @@ fn hopeless_logits_are_an_error() {
     let history = TokenHistory::default();
     for mut logits in [vec![], vec![f32::NAN; 3], vec![f32::NEG_INFINITY; 2]] {
         let vocabulary = logits.len();
-        let error = sampler.sample(&history, 0, &mut logits).unwrap_err();
+        let error = sampler.sample(&history, 0, NOTHING, &mut logits).unwrap_err();
         assert_eq!(error, LayersError::NoCandidate { vocabulary });
     }
     let certain = sample_at(PLAIN, 3, &[1.0, f32::INFINITY, f32::NAN]);
@@ -172,7 +234,7 @@ proptest! {
         let history = TokenHistory::of_prompt(&[0, 3, 5]);
         let sampler = Sampler::new(params).unwrap();
         let possible = logits.iter().any(|&logit| logit > f32::NEG_INFINITY);
-        match sampler.sample(&history, position, &mut logits.clone()) {
+        match sampler.sample(&history, position, NOTHING, &mut logits.clone()) {
             Ok(sampled) => prop_assert!(!logits[sampled.id as usize].is_nan()),
             // A penalty can turn the largest numbers into infinities of either sign.
             Err(_) => prop_assert!(!possible || logits.iter().all(|l| l.is_nan() || l.abs() > 1e38)),

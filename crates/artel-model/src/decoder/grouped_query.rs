@@ -176,7 +176,8 @@ impl GroupedQueryAttention {
         step.rope.apply(&target(shape.query_heads), queries)?;
         step.rope.apply(&target(shape.kv_heads), keys)?;
         let inputs = AttentionInputs { queries, keys, values };
-        self.attention.forward(ws, step.layer, inputs, step.sequences, mixed)?;
+        let kv = (step.cache, step.layer);
+        self.attention.forward(ws, kv, inputs, step.sequences, mixed)?;
         Ok(self.output.forward(ws, mixed, out)?) // [T, H]
     }
 }

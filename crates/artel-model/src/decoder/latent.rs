@@ -192,7 +192,8 @@ impl LatentAttention {
         self.move_into_latent(queries, latent_queries); // [T, heads * (rank + rope_dim)]
         let mixed = sized(mixed, tokens * shape.output_width());
         let inputs = AttentionInputs { queries: latent_queries, keys, values: &[] };
-        self.attention.forward(ws, step.layer, inputs, step.sequences, mixed)?;
+        let kv = (step.cache, step.layer);
+        self.attention.forward(ws, kv, inputs, step.sequences, mixed)?;
         let values = sized(values, tokens * heads * self.value_dim);
         self.move_out_of_latent(mixed, values); // [T, heads * value_dim]
         Ok(self.output.forward(ws, values, out)?) // [T, H]

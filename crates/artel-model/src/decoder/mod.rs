@@ -9,7 +9,7 @@ mod mlp;
 mod moe;
 mod workspace;
 
-use artel_layers::attention::{AttentionShape, KvCache, SequenceTokens};
+use artel_layers::attention::{AttentionShape, BlockId, KvCache, SequenceTokens};
 use artel_layers::embedding::Embedding;
 use artel_layers::linear::Linear;
 use artel_layers::rms_norm::RmsNorm;
@@ -22,25 +22,32 @@ pub(crate) use moe::{MoeBlock, MoeParts, RoutedExperts, SharedExpert};
 pub use workspace::Workspace;
 use workspace::{BlockWorkspace, sized};
 
+use crate::Result;
 use crate::config::rms_norm_epsilon;
 use crate::weights::{Group, Scope, Weights};
-use crate::{ModelError, Result};
 
-/// New tokens of one sequence and the cache of those before.
-#[derive(Debug)]
+/// New tokens of one sequence, where those before are cached, and what is wanted of it.
+#[derive(Debug, Clone, Copy)]
 pub struct SequenceInput<'a> {
-    /// Where keys and values of this sequence are kept.
-    pub cache: &'a mut KvCache,
+    /// The blocks in which keys and values of this sequence are kept, in order, with room for the
+    /// new tokens.
+    pub blocks: &'a [BlockId],
+    /// Tokens that are cached.
+    pub cached: usize,
     /// The tokens that follow the cached ones.
     pub tokens: &'a [u32],
+    /// The new tokens whose logits are wanted.
+    pub logits_of: LogitsOf,
 }
 
-/// The tokens whose logits are wanted.
+/// The new tokens of a sequence whose logits are wanted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LogitsOf {
-    /// The last new token of each sequence that brings one, in the order of the batch.
-    LastTokens,
-    /// Every new token.
+    /// None: a piece of a prompt that goes on.
+    Nothing,
+    /// The last one, if there is one.
+    LastToken,
+    /// All.
     AllTokens,
 }
 
@@ -83,8 +90,10 @@ pub(crate) struct Step<'a, 'c> {
     layer: usize,
     /// Angles of the tokens.
     rope: &'a RopeTable,
-    /// Caches, and how many tokens each gets.
-    sequences: &'a mut [SequenceTokens<'c>],
+    /// Keys and values.
+    cache: &'a mut KvCache,
+    /// The sequences, and how many tokens each gets.
+    sequences: &'a [SequenceTokens<'c>],
 }
 
 /// Reads attention and MLP of one layer, given its number and its weights.
@@ -126,9 +135,9 @@ impl Decoder {
         })
     }
 
-    /// An empty cache for one sequence of up to `positions` tokens.
-    pub(crate) fn new_cache(&self, positions: usize) -> KvCache {
-        KvCache::new(self.layers.len(), self.cache_shape(), positions)
+    /// An empty cache of `blocks` blocks.
+    pub(crate) fn new_cache(&self, blocks: usize) -> KvCache {
+        KvCache::new(self.layers.len(), self.cache_shape(), blocks)
     }
 
     /// What each layer keeps of a token.
@@ -162,52 +171,26 @@ impl Decoder {
         })
     }
 
-    /// Runs the new tokens of all sequences and returns logits `[rows, V]`. When it fails, every
-    /// cache is as it was.
+    /// Runs the new tokens of all sequences and returns logits `[rows, V]`.
     pub(crate) fn forward<'w>(
         &self,
         workspace: &'w mut Workspace,
-        batch: &mut [SequenceInput<'_>],
-        logits_of: LogitsOf,
-    ) -> Result<&'w [f32]> {
-        let lengths: Vec<usize> = batch.iter().map(|input| input.cache.len()).collect();
-        for (input, length) in batch.iter().zip(&lengths) {
-            let (needed, available) = (length + input.tokens.len(), input.cache.capacity());
-            if needed > available {
-                return Err(ModelError::ContextOverflow { needed, available });
-            }
-        }
+        cache: &mut KvCache,
+        batch: &[SequenceInput<'_>],
+    ) -> Result<&'w mut [f32]> {
         workspace.gather(batch);
-        let result = self.run(workspace, batch, logits_of);
-        if result.is_err() {
-            let caches = batch.iter_mut().map(|input| &mut *input.cache);
-            caches.zip(lengths).for_each(|(cache, length)| cache.truncate(length));
-        }
-        result?;
-        Ok(&workspace.logits)
-    }
-
-    fn run(
-        &self,
-        workspace: &mut Workspace,
-        batch: &mut [SequenceInput<'_>],
-        logits_of: LogitsOf,
-    ) -> Result<()> {
-        let Workspace { tokens, positions, last_rows, blocks, .. } = workspace;
+        let Workspace { tokens, positions, logits_rows, blocks, .. } = workspace;
         let length = tokens.len() * self.embedding.width();
         let hidden = sized(&mut workspace.hidden, length);
         let normed = sized(&mut workspace.normed, length);
         let delta = sized(&mut workspace.delta, length);
         let rope = self.rope.table(positions);
-        let mut sequences = Vec::with_capacity(batch.len());
-        for SequenceInput { cache, tokens } in batch {
-            sequences.push(SequenceTokens { cache, tokens: tokens.len() });
-        }
+        let sequences: Vec<SequenceTokens<'_>> = batch.iter().map(SequenceInput::place).collect();
 
         self.embedding.forward(tokens, hidden)?; // [T, H]
         delta.fill(0.0);
         for (layer, block) in self.layers.iter().enumerate() {
-            let step = Step { layer, rope: &rope, sequences: &mut sequences };
+            let step = Step { layer, rope: &rope, cache, sequences: &sequences };
             block.attention_norm.add_and_forward(delta, hidden, normed)?;
             block.attention.forward(blocks, normed, step, delta)?;
             block.mlp_norm.add_and_forward(delta, hidden, normed)?;
@@ -215,13 +198,17 @@ impl Decoder {
         }
         self.norm.add_and_forward(delta, hidden, normed)?;
 
-        let rows = match logits_of {
-            LogitsOf::AllTokens => normed,
-            LogitsOf::LastTokens => pick_rows(normed, last_rows, self.embedding.width()),
-        };
-        let logits = rows.len() / self.embedding.width() * self.head.outputs();
-        let logits = sized(&mut workspace.logits, logits);
-        Ok(self.head.forward(&mut blocks.layers, rows, logits)?) // [rows, V]
+        let rows = pick_rows(normed, logits_rows, self.embedding.width());
+        let logits = sized(&mut workspace.logits, logits_rows.len() * self.head.outputs());
+        self.head.forward(&mut blocks.layers, rows, logits)?; // [rows, V]
+        Ok(logits)
+    }
+}
+
+impl SequenceInput<'_> {
+    fn place(&self) -> SequenceTokens<'_> {
+        let Self { blocks, cached, tokens, .. } = *self;
+        SequenceTokens { blocks, cached, tokens: tokens.len() }
     }
 }
 

@@ -113,6 +113,7 @@ impl MoeBlock {
         out: &mut [f32],
     ) -> Result<()> {
         self.experts.forward(hidden, &mut workspace.moe, out)?; // [T, H]
+        workspace.expert_pairs.push(self.experts.take_expert_pairs(&mut workspace.moe));
         match &self.shared {
             Some(shared) => shared.add(workspace, hidden, out),
             None => Ok(()),

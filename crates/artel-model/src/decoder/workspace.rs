@@ -1,7 +1,7 @@
 use artel_device::cpu::CpuFeatures;
 use artel_moe::layer::AnyWorkspace;
 
-use super::SequenceInput;
+use super::{LogitsOf, SequenceInput};
 
 /// Memory of a step, kept for the next: once it has seen the largest step, the steps after it
 /// allocate next to nothing.
@@ -11,8 +11,8 @@ pub struct Workspace {
     pub(super) tokens: Vec<u32>,
     /// Their positions, `[T]`.
     pub(super) positions: Vec<usize>,
-    /// Rows of the last new token of each sequence that has one.
-    pub(super) last_rows: Vec<usize>,
+    /// Rows of the tokens whose logits are wanted, ascending.
+    pub(super) logits_rows: Vec<usize>,
     /// The residual stream, `[T, H]`.
     pub(super) hidden: Vec<f32>,
     /// What a block reads, `[T, H]`.
@@ -31,6 +31,8 @@ pub(crate) struct BlockWorkspace {
     pub(super) attention: AttentionBuffers,
     pub(super) mlp: MlpBuffers,
     pub(super) moe: AnyWorkspace,
+    /// Pairs of each expert, layer by layer.
+    pub(super) expert_pairs: Vec<Vec<i32>>,
 }
 
 /// Rows between the operations of attention; which of them are used depends on its kind.
@@ -57,10 +59,12 @@ pub(super) struct MlpBuffers {
 impl Workspace {
     /// A workspace that has not allocated anything yet.
     pub fn new(features: CpuFeatures) -> Self {
+        let mut moe = AnyWorkspace::new(features);
+        moe.record_experts(true);
         Self {
             tokens: Vec::new(),
             positions: Vec::new(),
-            last_rows: Vec::new(),
+            logits_rows: Vec::new(),
             hidden: Vec::new(),
             normed: Vec::new(),
             delta: Vec::new(),
@@ -69,22 +73,33 @@ impl Workspace {
                 layers: artel_layers::Workspace::new(features),
                 attention: AttentionBuffers::default(),
                 mlp: MlpBuffers::default(),
-                moe: AnyWorkspace::new(features),
+                moe,
+                expert_pairs: Vec::new(),
             },
         }
+    }
+
+    /// Pairs of token and expert that the latest step computed, `[layers with experts][E]`.
+    pub fn expert_pairs(&self) -> &[Vec<i32>] {
+        &self.blocks.expert_pairs
     }
 
     /// Lines up the new tokens of all sequences.
     pub(super) fn gather(&mut self, batch: &[SequenceInput<'_>]) {
         self.tokens.clear();
         self.positions.clear();
-        self.last_rows.clear();
-        for SequenceInput { cache, tokens } in batch {
+        self.logits_rows.clear();
+        self.blocks.expert_pairs.clear();
+        for &SequenceInput { cached, tokens, logits_of, .. } in batch {
+            let first = self.tokens.len();
             self.tokens.extend_from_slice(tokens);
-            self.positions.extend(cache.len()..cache.len() + tokens.len());
-            if !tokens.is_empty() {
-                self.last_rows.push(self.tokens.len() - 1);
-            }
+            self.positions.extend(cached..cached + tokens.len());
+            let wanted = match logits_of {
+                LogitsOf::Nothing => 0,
+                LogitsOf::LastToken => tokens.len().min(1),
+                LogitsOf::AllTokens => tokens.len(),
+            };
+            self.logits_rows.extend(first + tokens.len() - wanted..first + tokens.len());
         }
     }
 }

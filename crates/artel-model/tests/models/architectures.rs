@@ -1,7 +1,7 @@
 //! Every architecture against what transformers computes, on small random checkpoints.
 
-use crate::support::{Fixture, greedy, largest_difference, logits, logits_in_chunks};
-use artel_model::{LogitsOf, SequenceInput};
+use crate::support::{Fixture, greedy, input, largest_difference, logits, logits_in_chunks};
+use artel_model::LogitsOf;
 
 /// Largest difference to transformers at any position, in float32.
 const LIMIT: f32 = 1e-4;
@@ -32,14 +32,14 @@ fn check_batch(fixture: &Fixture) {
     let model = fixture.load();
     let (prompt, vocabulary) = (&fixture.prompt, fixture.vocabulary());
     let mut workspace = model.new_workspace();
-    let mut caches = [(); 3].map(|()| model.new_cache(40).unwrap());
-    let [first, second, third] = &mut caches;
-    let mut batch = [
-        SequenceInput { cache: first, tokens: prompt },
-        SequenceInput { cache: second, tokens: &[] },
-        SequenceInput { cache: third, tokens: &prompt[3..5] },
+    let mut cache = model.new_cache(9);
+    let [first, second, third] = [[4, 0, 8], [1, 2, 3], [7, 6, 5]];
+    let batch = [
+        input(&first, 0, prompt, LogitsOf::LastToken),
+        input(&second, 0, &[], LogitsOf::AllTokens),
+        input(&third, 0, &prompt[3..5], LogitsOf::LastToken),
     ];
-    let together = model.forward(&mut workspace, &mut batch, LogitsOf::LastTokens).unwrap();
+    let together = model.forward(&mut workspace, &mut cache, &batch).unwrap();
     assert_eq!(together.len(), 2 * vocabulary);
     for (row, alone) in [(0, &prompt[..]), (1, &prompt[3..5])] {
         let alone = logits(&model, alone);
@@ -47,7 +47,11 @@ fn check_batch(fixture: &Fixture) {
         let alone = &alone[alone.len() - vocabulary..];
         assert!(together == alone, "{}: a batch changes a result", fixture.name);
     }
-    assert_eq!(caches.map(|cache| cache.len()), [prompt.len(), 0, 2]);
+    // The second sequence begins with what the first has cached.
+    let shared = input(&first, prompt.len() - 1, &prompt[prompt.len() - 1..], LogitsOf::LastToken);
+    let again = model.forward(&mut workspace, &mut cache, &[shared]).unwrap();
+    let alone = logits(&model, prompt);
+    assert!(again == &alone[alone.len() - vocabulary..], "{}: a shared prefix", fixture.name);
 }
 
 macro_rules! fixtures {

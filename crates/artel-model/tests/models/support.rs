@@ -4,7 +4,9 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use artel_model::checkpoint::{Dtype, StoredTensor};
-use artel_model::{Checkpoint, LoadOptions, LogitsOf, Model, ModelError, SequenceInput};
+use artel_model::{
+    BlockId, Checkpoint, KvCache, LoadOptions, LogitsOf, Model, ModelError, SequenceInput,
+};
 use safetensors::SafeTensors;
 use safetensors::tensor::TensorView;
 
@@ -62,16 +64,26 @@ pub fn load(name: &str, options: &LoadOptions) -> Model {
 pub fn logits_in_chunks(model: &Model, tokens: &[u32], chunks: &[usize]) -> Vec<f32> {
     assert_eq!(chunks.iter().sum::<usize>(), tokens.len());
     let mut workspace = model.new_workspace();
-    let mut cache = model.new_cache(tokens.len()).unwrap();
-    let mut rest = tokens;
-    let mut logits = Vec::new();
+    let mut cache = model.new_cache(KvCache::blocks_for(tokens.len()));
+    let blocks = cache.all_blocks();
+    let (mut cached, mut logits) = (0, Vec::new());
     for &length in chunks {
-        let (chunk, later) = rest.split_at(length);
-        let mut batch = [SequenceInput { cache: &mut cache, tokens: chunk }];
-        logits.extend(model.forward(&mut workspace, &mut batch, LogitsOf::AllTokens).unwrap());
-        rest = later;
+        let chunk = &tokens[cached..cached + length];
+        let input = input(&blocks, cached, chunk, LogitsOf::AllTokens);
+        logits.extend_from_slice(model.forward(&mut workspace, &mut cache, &[input]).unwrap());
+        cached += length;
     }
     logits
+}
+
+/// New tokens of a sequence.
+pub fn input<'a>(
+    blocks: &'a [BlockId],
+    cached: usize,
+    tokens: &'a [u32],
+    logits_of: LogitsOf,
+) -> SequenceInput<'a> {
+    SequenceInput { blocks, cached, tokens, logits_of }
 }
 
 /// Logits of all tokens, fed at once.
@@ -81,16 +93,16 @@ pub fn logits(model: &Model, tokens: &[u32]) -> Vec<f32> {
 
 pub fn greedy(model: &Model, prompt: &[u32], count: usize) -> Vec<u32> {
     let mut workspace = model.new_workspace();
-    let mut cache = model.new_cache(prompt.len() + count).unwrap();
-    let mut new = prompt.to_vec();
-    let mut generated = Vec::new();
-    while generated.len() < count {
-        let mut batch = [SequenceInput { cache: &mut cache, tokens: &new }];
-        let logits = model.forward(&mut workspace, &mut batch, LogitsOf::LastTokens).unwrap();
-        generated.push(argmax(logits));
-        new = vec![argmax(logits)];
+    let mut cache = model.new_cache(KvCache::blocks_for(prompt.len() + count));
+    let blocks = cache.all_blocks();
+    let (mut tokens, mut cached) = (prompt.to_vec(), 0);
+    for _ in 0..count {
+        let input = input(&blocks, cached, &tokens[cached..], LogitsOf::LastToken);
+        let logits = model.forward(&mut workspace, &mut cache, &[input]).unwrap();
+        cached = tokens.len();
+        tokens.push(argmax(logits));
     }
-    generated
+    tokens.split_off(prompt.len())
 }
 
 pub fn argmax(logits: &[f32]) -> u32 {

@@ -17,6 +17,17 @@ impl ExpertLoad {
         (&mut self.counts, self.recording)
     }
 
+    /// Counts pairs by their experts, ids beyond the experts left out.
+    pub(crate) fn add(&mut self, experts: usize, ids: &[i32]) {
+        let (counts, recording) = self.counts(experts);
+        if recording {
+            for &id in ids {
+                let count = usize::try_from(id).ok().and_then(|id| counts.get_mut(id));
+                count.into_iter().for_each(|count| *count += 1);
+            }
+        }
+    }
+
     /// Takes the counts since the last time.
     pub fn take(&mut self) -> Vec<i32> {
         std::mem::take(&mut self.counts)

@@ -52,6 +52,18 @@ impl AnyWorkspace {
     }
 }
 
+impl AnyWorkspace {
+    /// Switches the counting of pairs by expert on or off.
+    pub fn record_experts(&mut self, recording: bool) {
+        self.f32.routed.record(recording);
+        self.f16.routed.record(recording);
+        self.bf16.routed.record(recording);
+        self.fp8_block128.routed.record(recording);
+        self.fp8_tensor.routed.record(recording);
+        self.fp8_channel.routed.record(recording);
+    }
+}
+
 /// Runs the same expression on the layer of whichever format, with its workspace.
 macro_rules! each_format {
     ($layer:expr, $ws:expr, |$inner:ident, $workspace:ident| $run:expr) => {
@@ -158,6 +170,13 @@ impl AnyMoeLayer {
         out: &mut [f32],
     ) -> Result<(), MoeError> {
         each_format!(self, ws, |layer, ws| layer.experts_f32(hidden_states, topk, ws, out))
+    }
+
+    /// Pairs of each expert in the forwards of this layer since the last time, `[E]`, when
+    /// [`AnyWorkspace::record_experts`] is on. The workspace must not have served another layer
+    /// of the same format in between.
+    pub fn take_expert_pairs(&self, ws: &mut AnyWorkspace) -> Vec<i32> {
+        each_format!(self, ws, |_layer, ws| ws.routed.take())
     }
 
     /// What serves which batch size.

@@ -27,6 +27,22 @@ pub struct PlanEntry {
     pub because: String,
 }
 
+impl PlanEntry {
+    /// Assignment and kernel in a few words.
+    pub fn path(&self) -> String {
+        format!("{}, {}", self.assignment, self.kernel)
+    }
+}
+
+impl fmt::Display for PlannedAssignment {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Direct => formatter.pad("direct"),
+            Self::Aligned { block_size } => formatter.pad(&format!("aligned/{block_size}")),
+        }
+    }
+}
+
 /// The form of assignment that serves a batch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum PlannedAssignment {
@@ -121,11 +137,7 @@ impl fmt::Display for MoePlan {
         writeln!(formatter, "{:>12}  {:<12} {:<20} because", "tokens", "assignment", "kernel")?;
         for entry in &self.entries {
             let tokens = format!("{}-{}", entry.tokens_min, entry.tokens_max);
-            let assignment = match entry.assignment {
-                PlannedAssignment::Direct => "direct".to_owned(),
-                PlannedAssignment::Aligned { block_size } => format!("aligned/{block_size}"),
-            };
-            let PlanEntry { kernel, because, .. } = entry;
+            let PlanEntry { assignment, kernel, because, .. } = entry;
             writeln!(formatter, "{tokens:>12}  {assignment:<12} {kernel:<20} {because}")?;
         }
         write!(formatter, "larger batches run in steps of {} tokens", self.tokens_per_step)

@@ -4,10 +4,11 @@ use std::fs::File;
 use std::io::{BufWriter, Write};
 use std::path::Path;
 use std::process::ExitCode;
+use std::sync::Arc;
 use std::time::Instant;
 
 use anyhow::{Context, ensure};
-use artel_engine::{Engine, EngineConfig};
+use artel_engine::{EngineConfig, EngineHandle};
 use artel_model::{ChatTemplate, Checkpoint, GenerationConfig, Model, Tokenizer};
 use indicatif::{ProgressBar, ProgressStyle};
 use serde::Serialize;
@@ -72,7 +73,7 @@ struct Gsm8kResult {
 /// A loaded model and what else an evaluation needs of its checkpoint.
 struct Subject {
     checkpoint: Checkpoint,
-    model: Model,
+    model: Arc<Model>,
     tokenizer: Tokenizer,
     end_tokens: Vec<u32>,
 }
@@ -80,15 +81,14 @@ struct Subject {
 impl Subject {
     fn load(args: &ModelArgs) -> anyhow::Result<Self> {
         let checkpoint = source::open(args)?;
-        let model = source::load(args, &checkpoint)?;
+        let model = Arc::new(source::load(args, &checkpoint)?);
         let tokenizer = Tokenizer::read(&checkpoint)?;
         let end_tokens = GenerationConfig::read(&checkpoint)?.end_tokens;
         Ok(Self { checkpoint, model, tokenizer, end_tokens })
     }
 
-    fn engine(&self, args: &EvaluationArgs) -> anyhow::Result<Engine<'_>> {
-        let config = EngineConfig { sequences_max: args.batch_size, ..EngineConfig::default() };
-        Ok(Engine::new(&self.model, &self.tokenizer, config)?)
+    fn engine(&self, args: &EvaluationArgs) -> anyhow::Result<EngineHandle> {
+        source::start(&self.model, &self.tokenizer, EngineConfig::offline(args.batch_size))
     }
 
     fn record<R>(&self, task: &'static str, started: Instant, result: R) -> Record<R> {
@@ -112,7 +112,7 @@ fn arithmetic(args: &ArithmeticArgs) -> anyhow::Result<ExitCode> {
     let bar = progress_bar(args.num_problems);
     let started = Instant::now();
     let candidate = Candidate {
-        engine: &mut subject.engine(&args.evaluation)?,
+        engine: &subject.engine(&args.evaluation)?,
         tokenizer: &subject.tokenizer,
         end_tokens: &subject.end_tokens,
         cancellation: &interrupt.cancellation(),
@@ -179,7 +179,7 @@ fn gsm8k(args: &Gsm8kArgs) -> anyhow::Result<ExitCode> {
     let bar = progress_bar(problems);
     let started = Instant::now();
     let candidate = Candidate {
-        engine: &mut subject.engine(&args.evaluation)?,
+        engine: &subject.engine(&args.evaluation)?,
         tokenizer: &subject.tokenizer,
         end_tokens: &subject.end_tokens,
         cancellation: &interrupt.cancellation(),

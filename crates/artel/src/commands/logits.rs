@@ -4,7 +4,7 @@ use std::fs::File;
 use std::io::{BufWriter, Write};
 
 use anyhow::{Context, ensure};
-use artel_model::{LogitsOf, SequenceInput, Tokenizer};
+use artel_model::{KvCache, LogitsOf, SequenceInput, Tokenizer};
 
 use crate::cli::LogitsArgs;
 use crate::{npy, source};
@@ -21,10 +21,12 @@ pub fn logits(args: &LogitsArgs) -> anyhow::Result<()> {
         None => args.ids.clone(),
     };
     ensure!(!ids.is_empty(), "there are no token ids: give --ids 1,2,3 or a --text");
-    let mut cache = model.new_cache(ids.len())?;
+    let mut cache = model.new_cache(KvCache::blocks_for(ids.len()));
     let mut workspace = model.new_workspace();
-    let mut batch = [SequenceInput { cache: &mut cache, tokens: &ids }];
-    let logits = model.forward(&mut workspace, &mut batch, LogitsOf::AllTokens)?; // [T, V]
+    let blocks = cache.all_blocks();
+    let logits_of = LogitsOf::AllTokens;
+    let input = SequenceInput { blocks: &blocks, cached: 0, tokens: &ids, logits_of };
+    let logits = model.forward(&mut workspace, &mut cache, &[input])?; // [T, V]
     let columns = model.config().vocabulary;
 
     let describe = || format!("cannot write {}", args.output.display());

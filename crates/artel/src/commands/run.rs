@@ -2,13 +2,13 @@
 
 use std::io::{self, IsTerminal, Read, Write};
 use std::process::ExitCode;
+use std::sync::Arc;
 
 use anyhow::{Context, bail, ensure};
 use artel_engine::{
-    Engine, EngineConfig, EngineError, EventKind, FinishReason, Finished, GenerationRequest,
-    SamplingParams,
+    EngineConfig, EngineHandle, Event, FinishReason, Finished, Request, SamplingParams,
 };
-use artel_model::{Chat, ChatTemplate, GenerationConfig, Message, Model, ModelError, Tokenizer};
+use artel_model::{Chat, ChatTemplate, GenerationConfig, Message, ModelError, Tokenizer};
 use rustyline::error::ReadlineError;
 
 use crate::cli::RunArgs;
@@ -24,13 +24,12 @@ const CHAT_HELP: &str = "Ctrl-C stops an answer, /new forgets the chat, Ctrl-D o
 pub fn run(args: &RunArgs) -> anyhow::Result<ExitCode> {
     let interrupt = Interrupt::listen()?;
     let checkpoint = source::open(&args.model)?;
-    let model = source::load(&args.model, &checkpoint)?;
+    let model = Arc::new(source::load(&args.model, &checkpoint)?);
     let tokenizer = Tokenizer::read(&checkpoint)?;
     let advice = GenerationConfig::read(&checkpoint)?;
     let template = find_template(args, ChatTemplate::read(&checkpoint))?;
     let mut conversation = Conversation {
-        engine: Engine::new(&model, &tokenizer, EngineConfig::default())?,
-        model: &model,
+        engine: source::start(&model, &tokenizer, EngineConfig::default())?,
         tokenizer: &tokenizer,
         template,
         args,
@@ -70,8 +69,7 @@ fn find_template(
 
 /// A model, how it is asked, and whether the user has had enough.
 struct Conversation<'m> {
-    engine: Engine<'m>,
-    model: &'m Model,
+    engine: EngineHandle,
     tokenizer: &'m Tokenizer,
     template: Option<ChatTemplate>,
     args: &'m RunArgs,
@@ -132,28 +130,27 @@ impl Conversation<'_> {
     /// Streams the answer to standard output, tells on standard error how fast it was.
     fn answer(&mut self, messages: &[Message]) -> anyhow::Result<(String, Finished)> {
         let request = self.request(messages)?;
-        self.engine.submit(request)?;
+        let mut events = self.engine.submit(request)?;
         let mut out = io::stdout().lock();
         let mut answer = String::new();
         loop {
-            for event in self.engine.step()? {
-                let (text, finished) = match event.kind {
-                    EventKind::Token(token) => (token.text, None),
-                    EventKind::Finished(finished) => (finished.text.clone(), Some(finished)),
-                };
-                out.write_all(text.as_bytes())?;
-                out.flush()?;
-                answer.push_str(&text);
-                if let Some(finished) = finished {
-                    writeln!(out)?;
-                    report(&finished)?;
-                    return Ok((answer, finished));
-                }
+            let (text, finished) = match events.blocking_recv().context("the engine is gone")? {
+                Event::PromptLogprobs(_) => continue,
+                Event::Token(token) => (token.text, None),
+                Event::Finished(finished) => (finished.text.clone(), Some(finished)),
+            };
+            out.write_all(text.as_bytes())?;
+            out.flush()?;
+            answer.push_str(&text);
+            if let Some(finished) = finished {
+                writeln!(out)?;
+                report(&finished)?;
+                return Ok((answer, finished));
             }
         }
     }
 
-    fn request(&self, messages: &[Message]) -> anyhow::Result<GenerationRequest> {
+    fn request(&self, messages: &[Message]) -> anyhow::Result<Request> {
         let prompt_ids = match &self.template {
             Some(template) => {
                 let text = template.render(&Chat::new(messages))?;
@@ -164,20 +161,15 @@ impl Conversation<'_> {
                 self.tokenizer.encode(text.unwrap_or_default())?
             }
         };
-        let context = self.model.config().max_positions;
-        let room = context.saturating_sub(prompt_ids.len());
-        if room == 0 {
-            let (prompt, max_tokens) = (prompt_ids.len(), 1);
-            return Err(EngineError::ContextOverflow { prompt, max_tokens, context }.into());
-        }
         let flags = &self.args.sampling;
-        Ok(GenerationRequest {
+        Ok(Request {
+            max_tokens: flags.max_tokens,
             sampling: self.sampling,
             stop_strings: flags.stop.clone(),
             end_tokens: self.end_tokens.clone(),
-            ignore_end_tokens: flags.ignore_eos,
+            ignore_eos: flags.ignore_eos,
             cancellation: self.interrupt.cancellation(),
-            ..GenerationRequest::new(prompt_ids, flags.max_tokens.unwrap_or(room))
+            ..Request::new(prompt_ids)
         })
     }
 }
@@ -186,9 +178,10 @@ impl Conversation<'_> {
 fn report(finished: &Finished) -> anyhow::Result<()> {
     let Finished { reason, usage, timings, .. } = finished;
     let ended = match reason {
-        FinishReason::Stop => "",
+        FinishReason::Stop(_) => "",
         FinishReason::Length => ", cut off at the token limit",
         FinishReason::Cancelled => ", interrupted",
+        FinishReason::ShutDown => ", cut off with the engine",
         FinishReason::Failed(why) => bail!("{why}"),
     };
     eprintln!(

@@ -1,18 +1,14 @@
 //! Many prompts through one engine: what every evaluation does.
 
-use std::collections::HashMap;
-
-use anyhow::{Context, Result};
-use artel_engine::{
-    Cancellation, Engine, EventKind, FinishReason, GenerationRequest, RequestId, Usage,
-};
+use anyhow::{Context, Result, bail};
+use artel_engine::{Cancellation, EngineHandle, Event, EventStream, FinishReason, Request, Usage};
 use artel_model::Tokenizer;
 
 /// The model side of an evaluation.
 #[derive(Debug)]
-pub struct Candidate<'a, 'm> {
+pub struct Candidate<'a> {
     /// Runs the prompts.
-    pub engine: &'a mut Engine<'m>,
+    pub engine: &'a EngineHandle,
     /// Turns them into tokens, with a beginning-of-text token where the tokenizer has one.
     pub tokenizer: &'a Tokenizer,
     /// Tokens with which the model ends a text.
@@ -34,38 +30,44 @@ pub struct Completion {
     pub usage: Usage,
 }
 
-/// Runs all requests, as many together as the engine allows, and hands over each reply when it is
-/// complete, in the order in which they end. Requests are drawn as places become free.
+/// Runs all requests, as many together as the engine allows, and hands over each reply in the order
+/// of the requests.
 ///
 /// # Errors
-/// When a request is refused or the engine fails, and whatever `done` fails with; the other
-/// requests are not finished then.
+/// When a request is refused or fails, and whatever `done` fails with; the other requests are
+/// cancelled then.
 pub fn complete_all(
-    engine: &mut Engine<'_>,
-    requests: impl IntoIterator<Item = Result<GenerationRequest>>,
+    engine: &EngineHandle,
+    requests: impl IntoIterator<Item = Result<Request>>,
     mut done: impl FnMut(Completion) -> Result<()>,
 ) -> Result<()> {
-    let mut requests = requests.into_iter().enumerate();
-    let mut open: HashMap<RequestId, (usize, String)> = HashMap::new();
+    let streams: Vec<EventStream> = requests
+        .into_iter()
+        .enumerate()
+        .map(|(index, request)| {
+            engine.submit(request?).with_context(|| format!("problem {}", index + 1))
+        })
+        .collect::<Result<_>>()?;
+    for (index, stream) in streams.into_iter().enumerate() {
+        let reply = complete(index, stream).with_context(|| format!("problem {}", index + 1))?;
+        done(reply)?;
+    }
+    Ok(())
+}
+
+fn complete(index: usize, mut stream: EventStream) -> Result<Completion> {
+    let mut text = String::new();
     loop {
-        while open.len() < engine.config().sequences_max
-            && let Some((index, request)) = requests.next()
-        {
-            let id = engine.submit(request?).with_context(|| format!("problem {}", index + 1))?;
-            open.insert(id, (index, String::new()));
-        }
-        if open.is_empty() {
-            return Ok(());
-        }
-        for event in engine.step()? {
-            let (_, text) = open.entry(event.request).or_default();
-            match event.kind {
-                EventKind::Token(token) => text.push_str(&token.text),
-                EventKind::Finished(end) => {
-                    let (index, text) = open.remove(&event.request).unwrap_or_default();
-                    let text = text + &end.text;
-                    done(Completion { index, text, reason: end.reason, usage: end.usage })?;
+        match stream.blocking_recv().context("the engine is gone")? {
+            Event::PromptLogprobs(_) => {}
+            Event::Token(token) => text.push_str(&token.text),
+            Event::Finished(end) => {
+                text.push_str(&end.text);
+                let (reason, usage) = (end.reason, end.usage);
+                if let FinishReason::Failed(why) = reason {
+                    bail!("{why}");
                 }
+                return Ok(Completion { index, text, reason, usage });
             }
         }
     }
@@ -74,8 +76,9 @@ pub fn complete_all(
 #[cfg(test)]
 mod tests {
     use std::path::Path;
+    use std::sync::Arc;
 
-    use artel_engine::EngineConfig;
+    use artel_engine::{CpuRunner, Engine, EngineConfig};
     use artel_model::{Checkpoint, LoadOptions, Model, Tokenizer};
 
     use super::*;
@@ -95,27 +98,32 @@ mod tests {
         ];
         let tokenizer = Checkpoint::from_static("characters", &files).unwrap();
         let tokenizer = Tokenizer::read(&tokenizer).unwrap();
-        let requests = || {
-            (1..12).map(|length| Ok(GenerationRequest::new(vec![3 + length; 4], length as usize)))
+        let model = Arc::new(model);
+        let start = |max_num_seqs: usize| {
+            let config = EngineConfig { max_num_seqs, ..EngineConfig::default() };
+            let runner = Box::new(CpuRunner::new(Arc::clone(&model)));
+            Engine::new(runner, tokenizer.clone(), config).unwrap().spawn().unwrap()
         };
-        let run = |sequences_max: usize| {
-            let config = EngineConfig { sequences_max, ..EngineConfig::default() };
-            let mut engine = Engine::new(&model, &tokenizer, config).unwrap();
-            let mut replies = vec![None; 11];
-            complete_all(&mut engine, requests(), |reply| {
+        let request = |prompt_ids: Vec<u32>, max_tokens: usize| {
+            Ok(Request { max_tokens: Some(max_tokens), ..Request::new(prompt_ids) })
+        };
+        let run = |max_num_seqs: usize| {
+            let mut replies = Vec::new();
+            let requests = (1..12u32).map(|length| request(vec![3 + length; 4], length as usize));
+            complete_all(&start(max_num_seqs), requests, |reply| {
                 assert_eq!(reply.usage.completion_tokens, reply.index + 1);
-                assert!(replies[reply.index].replace(reply.text).is_none());
+                assert_eq!(reply.index, replies.len());
+                replies.push(reply.text);
                 Ok(())
             })
             .unwrap();
-            replies.into_iter().map(Option::unwrap).collect::<Vec<_>>()
+            assert_eq!(replies.len(), 11);
+            replies
         };
         assert_eq!(run(1), run(4));
 
-        let mut engine = Engine::new(&model, &tokenizer, EngineConfig::default()).unwrap();
-        let refused =
-            [Ok(GenerationRequest::new(vec![5], 1)), Ok(GenerationRequest::new(vec![], 1))];
-        let error = complete_all(&mut engine, refused, |_| Ok(())).unwrap_err();
-        assert!(format!("{error:#}").starts_with("problem 2: the prompt is empty"), "{error:#}");
+        let refused = [request(vec![5], 1), request(vec![], 1)];
+        let error = complete_all(&start(4), refused, |_| Ok(())).unwrap_err();
+        assert!(format!("{error:#}").starts_with("problem 2: prompt is empty"), "{error:#}");
     }
 }

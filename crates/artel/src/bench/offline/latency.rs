@@ -44,7 +44,7 @@ pub struct Latencies(Vec<f64>);
 /// # Errors
 /// When a size is 0 or does not fit the context, or the engine fails.
 pub fn measure(
-    engine: &mut Offline<'_>,
+    engine: &Offline,
     ids: &[u32],
     options: &Options,
     bar: &ProgressBar,

@@ -4,9 +4,7 @@ pub mod latency;
 pub mod throughput;
 
 use anyhow::{Result, bail};
-use artel_engine::{Engine, EngineConfig, FinishReason, GenerationRequest};
-use artel_layers::sample::SamplingParams;
-use artel_model::{Model, Tokenizer};
+use artel_engine::{EngineHandle, FinishReason, Request, SamplingParams};
 
 use crate::eval::completions::complete_all;
 
@@ -33,31 +31,25 @@ pub struct Tokens {
 
 /// An engine that works off jobs.
 #[derive(Debug)]
-pub struct Offline<'m>(Engine<'m>);
+pub struct Offline(pub EngineHandle);
 
-impl<'m> Offline<'m> {
-    /// An engine for `model`.
-    ///
-    /// # Errors
-    /// When a size makes no sense.
-    pub fn new(model: &'m Model, tokenizer: &'m Tokenizer, config: EngineConfig) -> Result<Self> {
-        Ok(Self(Engine::new(model, tokenizer, config)?))
-    }
-
+impl Offline {
     /// Works off `jobs`, as many together as the engine allows; `done` hears of each that ends.
     /// Returns the tokens of all.
     ///
     /// # Errors
     /// When a job does not fit the context or the engine fails.
-    pub fn work_off(&mut self, jobs: &[Job], mut done: impl FnMut()) -> Result<Tokens> {
+    pub fn work_off(&self, jobs: &[Job], mut done: impl FnMut()) -> Result<Tokens> {
         let requests = jobs.iter().map(|job| {
-            let mut request = GenerationRequest::new(job.prompt_ids.clone(), job.output_tokens);
-            request.sampling = SamplingParams { seed: job.seed, ..SamplingParams::default() };
-            request.ignore_end_tokens = true;
-            Ok(request)
+            Ok(Request {
+                max_tokens: Some(job.output_tokens),
+                sampling: SamplingParams { seed: job.seed, ..SamplingParams::default() },
+                ignore_eos: true,
+                ..Request::new(job.prompt_ids.clone())
+            })
         });
         let mut total = Tokens::default();
-        complete_all(&mut self.0, requests, |reply| {
+        complete_all(&self.0, requests, |reply| {
             if reply.reason != FinishReason::Length {
                 bail!("request {} ended early: {:?}", reply.index + 1, reply.reason);
             }

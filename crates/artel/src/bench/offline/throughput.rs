@@ -26,7 +26,7 @@ pub struct Throughput {
 /// # Errors
 /// When a prompt does not fit the context or the engine fails.
 pub fn measure(
-    engine: &mut Offline<'_>,
+    engine: &Offline,
     tokenizer: &Tokenizer,
     prompts: &[Prompt],
     bar: &ProgressBar,

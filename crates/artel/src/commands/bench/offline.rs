@@ -2,6 +2,7 @@
 
 use std::num::NonZeroUsize;
 use std::path::Path;
+use std::sync::Arc;
 
 use anyhow::ensure;
 use artel_engine::EngineConfig;
@@ -21,7 +22,7 @@ use crate::source;
 /// A loaded model.
 struct Subject {
     checkpoint: Checkpoint,
-    model: Model,
+    model: Arc<Model>,
     texts: Texts,
 }
 
@@ -40,21 +41,20 @@ impl Subject {
     fn load(args: &ModelArgs) -> anyhow::Result<Self> {
         let checkpoint = source::open(args)?;
         let texts = Texts::read(&checkpoint)?;
-        Ok(Self { model: source::load(args, &checkpoint)?, checkpoint, texts })
+        Ok(Self { model: Arc::new(source::load(args, &checkpoint)?), checkpoint, texts })
     }
 
     fn engine(
         &self,
         sequences: Option<NonZeroUsize>,
         step_tokens: Option<NonZeroUsize>,
-    ) -> anyhow::Result<Offline<'_>> {
-        let default = EngineConfig::default();
-        let config = EngineConfig {
-            sequences_max: sequences.map_or(default.sequences_max, usize::from),
-            step_tokens_max: step_tokens.map_or(default.step_tokens_max, usize::from),
-            ..default
-        };
-        Offline::new(&self.model, &self.texts.tokenizer, config)
+    ) -> anyhow::Result<Offline> {
+        let sequences = sequences.map_or(EngineConfig::default().max_num_seqs, usize::from);
+        let mut config = EngineConfig::offline(sequences);
+        if let Some(tokens) = step_tokens {
+            config.max_num_batched_tokens = tokens.get();
+        }
+        Ok(Offline(source::start(&self.model, &self.texts.tokenizer, config)?))
     }
 
     /// Prints the report and writes the result where that is wanted.
@@ -91,9 +91,9 @@ pub fn latency(args: &BenchLatencyArgs) -> anyhow::Result<()> {
         seed: args.seed,
     };
     let sequences = args.batch_size.saturating_mul(args.n);
-    let mut engine = subject.engine(Some(sequences), args.max_num_batched_tokens)?;
+    let engine = subject.engine(Some(sequences), args.max_num_batched_tokens)?;
     let bar = progress_bar(options.warmups + options.iterations);
-    let latencies = latency::measure(&mut engine, &ids, &options, &bar)?;
+    let latencies = latency::measure(&engine, &ids, &options, &bar)?;
     bar.finish_and_clear();
     subject.tell(&latencies.text(), latencies.value(), args.output_json.as_deref())
 }
@@ -107,10 +107,10 @@ pub fn throughput(args: &BenchThroughputArgs) -> anyhow::Result<()> {
     let dataset = dataset(&args.dataset, Format::Prompt, 0)?;
     let subject = Subject::load(&args.model)?;
     let prompts = dataset::load(&dataset, Some(&subject.texts))?.measured;
-    let mut engine = subject.engine(args.max_num_seqs, args.max_num_batched_tokens)?;
+    let engine = subject.engine(args.max_num_seqs, args.max_num_batched_tokens)?;
     let bar = progress_bar(prompts.len());
     let tokenizer = &subject.texts.tokenizer;
-    let throughput = throughput::measure(&mut engine, tokenizer, &prompts, &bar)?;
+    let throughput = throughput::measure(&engine, tokenizer, &prompts, &bar)?;
     bar.finish_and_clear();
     subject.tell(&throughput.text(), throughput.value(), args.output_json.as_deref())
 }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use artel_engine::{FinishReason, GenerationRequest};
+use artel_engine::{FinishReason, Request};
 use artel_model::{Chat, ChatTemplate, Message};
 use serde::Serialize;
 
@@ -79,7 +79,7 @@ pub struct Exam {
 /// # Errors
 /// When a prompt does not fit the context, the model fails, or `done` does.
 pub fn evaluate(
-    candidate: Candidate<'_, '_>,
+    candidate: Candidate<'_>,
     template: &ChatTemplate,
     exam: Exam,
     mut done: impl FnMut(&Report, &Sample<'_>) -> anyhow::Result<()>,
@@ -89,10 +89,11 @@ pub fn evaluate(
     let requests = (0..exam.num_problems).map(|index| {
         let messages = [Message::new("user", &held_out(index).question)];
         let prompt = template.render(&Chat::new(&messages))?;
-        Ok(GenerationRequest {
+        Ok(Request {
             end_tokens: end_tokens.to_vec(),
             cancellation: cancellation.clone(),
-            ..GenerationRequest::new(tokenizer.encode_verbatim(&prompt)?, exam.max_tokens)
+            max_tokens: Some(exam.max_tokens),
+            ..Request::new(tokenizer.encode_verbatim(&prompt)?)
         })
     });
     let mut report = Report::default();

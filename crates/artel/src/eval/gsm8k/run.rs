@@ -1,7 +1,7 @@
 //! The evaluation itself.
 
 use anyhow::Result;
-use artel_engine::{FinishReason, GenerationRequest};
+use artel_engine::{FinishReason, Request};
 use serde::Serialize;
 
 use super::{Dataset, Outcome, Report, SHOTS, STOP_STRINGS, Shots, TOKENS_MAX, prompts};
@@ -31,7 +31,7 @@ pub struct Sample<'a> {
 /// When the training set is too small, a prompt does not fit the context, the model fails, or
 /// `done` does.
 pub fn evaluate(
-    candidate: Candidate<'_, '_>,
+    candidate: Candidate<'_>,
     dataset: &Dataset,
     shots: Shots,
     problems: usize,
@@ -40,11 +40,12 @@ pub fn evaluate(
     let Candidate { engine, tokenizer, end_tokens, cancellation } = candidate;
     let prompts = prompts(dataset, shots, SHOTS, problems)?;
     let requests = prompts.iter().map(|prompt| {
-        Ok(GenerationRequest {
+        Ok(Request {
             stop_strings: STOP_STRINGS.map(str::to_owned).to_vec(),
             end_tokens: end_tokens.to_vec(),
             cancellation: cancellation.clone(),
-            ..GenerationRequest::new(tokenizer.encode(prompt)?, TOKENS_MAX)
+            max_tokens: Some(TOKENS_MAX),
+            ..Request::new(tokenizer.encode(prompt)?)
         })
     });
     let mut report = Report::default();

@@ -1,6 +1,6 @@
-//! Softmax in one pass over the keys, for the rows of a block.
+//! Softmax in one pass over the keys, for the rows of a tile.
 //!
-//! Keys come in blocks at fixed positions, so that the sums of a row do not depend on which other
+//! Keys come in runs at fixed positions, so that the sums of a row do not depend on which other
 //! rows are computed with it.
 
 use std::ops::Range;
@@ -8,15 +8,15 @@ use std::ops::Range;
 use super::rows::{Rows, add_weighted, products};
 use crate::vector;
 
-/// Rows of a block: their state stays in the first cache beside a block of keys.
+/// Rows of a tile: their state stays in the first cache beside a run of keys.
 pub(super) const ROWS_MAX: usize = 16;
 
-/// Keys between two corrections of the running maximum.
+/// Keys between two corrections of the running maximum: some whole blocks of the cache.
 const KEYS: usize = 64;
 
 /// Some tokens of one sequence and some heads that share a key-value head. Rows are numbered token
 /// by token, head by head.
-pub(super) struct Block<'a> {
+pub(super) struct Tile<'a> {
     pub(super) scale: f32,
     pub(super) window: usize,
     /// `[tokens, key_dim]`.
@@ -42,7 +42,7 @@ struct Running {
     sums: Vec<f32>,
 }
 
-impl Block<'_> {
+impl Tile<'_> {
     #[inline(always)]
     pub(super) fn attend(&mut self) {
         let mut running = self.begin();
@@ -67,7 +67,7 @@ impl Block<'_> {
         (self.position + row / self.heads + 1).saturating_sub(self.window)
     }
 
-    /// Keys of the block at `start` that the row sees, counted from there.
+    /// Keys of the run at `start` that the row sees, counted from there.
     #[inline(always)]
     fn visible(&self, row: usize, start: usize) -> Range<usize> {
         let end = (self.position + row / self.heads + 1).clamp(start, start + KEYS);
@@ -83,7 +83,7 @@ impl Block<'_> {
         Running { largest, denominators, sums: vec![0.0; self.rows() * self.values.width] }
     }
 
-    /// Adds the `visible` keys of the block at `start` to a row: products, then weights relative to
+    /// Adds the `visible` keys of the run at `start` to a row: products, then weights relative to
     /// the largest product so far (what was summed before is corrected), then weighted values. Keys
     /// that the row does not see are not touched: their values could be infinite.
     #[inline(always)]
