@@ -1,6 +1,8 @@
 //! The definition of the layer behind its router: the definitions of its steps one after the
 //! other, with the cast at the end of each; and the same for kernels that do several steps at once.
 
+use rayon::prelude::*;
+
 use super::MoeLayer;
 use crate::MoeError;
 use crate::activation::reference::activate_row;
@@ -73,17 +75,18 @@ impl<F: GemmFormat> MoeLayer<F> {
             return Err(MoeError::config("router weight", "on the input", "on the output"));
         }
         let hidden_size = self.config().shape().hidden_size;
+        let ids = self.local_ids(&topk.ids);
         let mut out = vec![0.0; hidden_states.len()];
-        for (pair, id) in self.local_ids(&topk.ids).into_iter().enumerate() {
-            let Some(expert) = usize::try_from(id).ok().filter(|&id| id < self.experts.experts())
-            else {
-                continue;
-            };
-            let token = pair / topk.top_k * hidden_size..(pair / topk.top_k + 1) * hidden_size;
-            let row = self.fused_expert_row(&hidden_states[token.clone()], expert);
-            let weight = f64::from(topk.weights[pair]);
-            out[token].iter_mut().zip(row).for_each(|(out, row)| *out += weight * row);
-        }
+        let tokens = out.par_chunks_mut(hidden_size).zip(hidden_states.par_chunks(hidden_size));
+        tokens.enumerate().for_each(|(token, (out, hidden_state))| {
+            for pair in token * topk.top_k..(token + 1) * topk.top_k {
+                let expert = usize::try_from(ids[pair]).ok();
+                let Some(expert) = expert.filter(|&id| id < self.experts.experts()) else { continue };
+                let row = self.fused_expert_row(hidden_state, expert);
+                let weight = f64::from(topk.weights[pair]);
+                out.iter_mut().zip(row).for_each(|(out, row)| *out += weight * row);
+            }
+        });
         Ok(out)
     }
 

@@ -292,11 +292,13 @@ pub fn load_ceilings(kernels: &mut Kernels) -> Result<()> {
 pub fn load_ways(kernels: &mut Kernels, shape: &NamedLayer) -> Result<()> {
     let architecture = kernels.architecture();
     let (config, format) = (&shape.config, shape.format);
-    let search = Search { gpu: shipped::ceilings(architecture), config, format };
-    let plan = shipped::plan(architecture, config, format)?;
+    let gpu = shipped::ceilings(architecture);
+    let search = Search { gpu, config, format };
     for tokens in super::TOKENS {
         for way in search.ways(tokens)? {
-            load_plan(kernels, shape, &plan.clone().with_way(way))?;
+            // As the measurement plans: the kernels of one token are not those of several.
+            let plan = GpuPlan::new(gpu, config, format, None, tokens)?.with_way(way);
+            load_plan(kernels, shape, &plan)?;
         }
     }
     Ok(())

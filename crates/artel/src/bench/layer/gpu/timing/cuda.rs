@@ -21,7 +21,7 @@ pub const REPLAYS: usize = 25;
 /// Largest relative error of a result that counts.
 const ERROR_MAX: f64 = 2e-2;
 /// Tokens whose output is compared with the reference.
-const CHECKED_TOKENS: usize = 4;
+const CHECKED_TOKENS: usize = 16;
 
 /// Milliseconds of what is launched.
 ///
