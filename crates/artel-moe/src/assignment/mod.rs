@@ -27,6 +27,14 @@ pub mod cuda;
 mod path;
 pub mod reference;
 #[cfg(feature = "cuda")]
+mod by_chunks {
+    pub mod cuda;
+}
+#[cfg(feature = "cuda")]
+mod by_runs {
+    pub mod cuda;
+}
+#[cfg(feature = "cuda")]
 mod runs {
     pub mod cuda;
 }

@@ -89,7 +89,7 @@ fn batches(num_experts: usize) -> Vec<Vec<i32>> {
         vec![2; 3000],
         vec![-1; FEW_PAIRS_MAX + 1],
     ];
-    for pairs in [16, 255, 256, 257, 512, FEW_PAIRS_MAX, FEW_PAIRS_MAX + 1, 2048, 40_000] {
+    for pairs in [16, 255, 512, 513, 1024, 1025, 2048, FEW_PAIRS_MAX, FEW_PAIRS_MAX + 1, 40_000] {
         let mut state = pairs as u64;
         let id = |_| {
             state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888);
