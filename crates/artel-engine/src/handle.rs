@@ -59,7 +59,6 @@ pub(crate) struct Intake {
     waiting: Arc<AtomicUsize>,
     stopping: AtomicBool,
     metrics: Mutex<Metrics>,
-    started: Instant,
     /// Whether the thread of the engine is there.
     alive: Mutex<bool>,
     ended: Condvar,
@@ -85,7 +84,6 @@ impl Intake {
             waiting: Arc::default(),
             stopping: AtomicBool::new(false),
             metrics: Mutex::default(),
-            started: Instant::now(),
             alive: Mutex::new(false),
             ended: Condvar::new(),
         }
@@ -144,8 +142,11 @@ impl Intake {
 
     /// When a quarter of the queue should be gone, going by the requests that have ended.
     fn retry_after(&self) -> Duration {
-        let ended = lock(&self.metrics).finished.total().max(1);
-        let each = self.started.elapsed().as_secs_f64() / ended as f64;
+        let (ended, busy) = {
+            let metrics = lock(&self.metrics);
+            (metrics.finished.total().max(1), metrics.total.sum())
+        };
+        let each = busy.as_secs_f64() / ended as f64;
         let quarter = each * self.config.max_waiting as f64 / 4.0;
         Duration::from_secs(quarter.ceil().clamp(1.0, 60.0) as u64)
     }

@@ -93,6 +93,13 @@ pub struct ExpertMetrics {
     newer: Vec<Vec<u64>>,
 }
 
+impl StepTimes {
+    /// All of it.
+    pub fn sum(&self) -> Duration {
+        self.schedule + self.run + self.postprocess
+    }
+}
+
 impl Metrics {
     /// Adds a step.
     pub(crate) fn record(&mut self, step: StepMetrics, report: RunReport<'_>) {
