@@ -78,13 +78,15 @@ impl<F: GemmFormat> MoeLayer<F> {
         let ids = self.local_ids(&topk.ids);
         let mut out = vec![0.0; hidden_states.len()];
         let tokens = out.par_chunks_mut(hidden_size).zip(hidden_states.par_chunks(hidden_size));
-        tokens.enumerate().for_each(|(token, (out, hidden_state))| {
-            for pair in token * topk.top_k..(token + 1) * topk.top_k {
-                let expert = usize::try_from(ids[pair]).ok();
-                let Some(expert) = expert.filter(|&id| id < self.experts.experts()) else { continue };
+        let pairs = ids.par_chunks(topk.top_k).zip(topk.weights.par_chunks(topk.top_k));
+        tokens.zip(pairs).for_each(|((out, hidden_state), (ids, weights))| {
+            for (&id, &weight) in ids.iter().zip(weights) {
+                let expert = usize::try_from(id).ok();
+                let Some(expert) = expert.filter(|&id| id < self.experts.experts()) else {
+                    continue;
+                };
                 let row = self.fused_expert_row(hidden_state, expert);
-                let weight = f64::from(topk.weights[pair]);
-                out.iter_mut().zip(row).for_each(|(out, row)| *out += weight * row);
+                out.iter_mut().zip(row).for_each(|(out, row)| *out += f64::from(weight) * row);
             }
         });
         Ok(out)
