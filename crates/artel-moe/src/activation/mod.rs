@@ -11,7 +11,7 @@ mod cpu;
 #[cfg(feature = "cuda")]
 pub mod cuda;
 #[cfg(feature = "cuda")]
-mod gate {
+pub(crate) mod gate {
     pub mod cuda;
 }
 pub mod reference;

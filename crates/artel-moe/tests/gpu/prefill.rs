@@ -7,7 +7,7 @@ use artel_moe::assignment::{AlignOptions, Assignment, reference as assignment};
 use artel_moe::grouped_gemm::prefill::cuda::{
     Blocks, Fp8Operand, HalfElement, PrefillFp8Gemm, PrefillGemm,
 };
-use artel_moe::grouped_gemm::prefill::{PrefillTile, RowScales};
+use artel_moe::grouped_gemm::prefill::{PrefillForm, PrefillTile, RowScales};
 use artel_moe::grouped_gemm::{GroupedGemm, RowWeights, reference};
 use artel_moe::quant::activations::{Granularity, reference as quantization};
 use artel_moe::quant::{
@@ -80,18 +80,26 @@ where
         stacked(DenseMatrix::new(HostBuffer::from_vec(values), rows, columns))
     };
     let layout = experts::<F>(matrices, rows, columns).stack_layout();
-    for (tile, block_size) in tiles(&layout) {
-        let name = format!("prefill::{}_{rows}x{columns}_{}", F::NAME, text(tile, block_size));
-        let load = move |kernels: &mut _| PrefillGemm::load(kernels, &layout, tile, block_size);
-        cases.push(Case::new(name, load, move |gpu, gemm: &PrefillGemm<F::Activation>| {
-            let weights = experts::<F>(matrices, rows, columns);
-            let numbers: Vec<u8> = stack(&weights).0;
-            let numbers = gpu.upload(bytemuck::cast_slice::<u8, F::Activation>(&numbers));
-            check(gpu, &weights, block_size, |rows, blocks, out| {
-                let sorted = gpu.upload(rows);
-                gemm.launch(&gpu.stream, blocks, sorted.slice(), numbers.slice(), out)
-            })
-        }));
+    for form in [PrefillForm::Sums, PrefillForm::SiluAndMultiply] {
+        for (tile, block_size) in tiles(&layout, form) {
+            let what = match form {
+                PrefillForm::Sums => "",
+                PrefillForm::SiluAndMultiply => "_gated",
+            };
+            let tile_text = text(tile, block_size);
+            let name = format!("prefill::{}{what}_{rows}x{columns}_{tile_text}", F::NAME);
+            let load =
+                move |kernels: &mut _| PrefillGemm::load(kernels, &layout, form, tile, block_size);
+            cases.push(Case::new(name, load, move |gpu, gemm: &PrefillGemm<F::Activation>| {
+                let weights = experts::<F>(matrices, rows, columns);
+                let numbers: Vec<u8> = stack(&weights).0;
+                let numbers = gpu.upload(bytemuck::cast_slice::<u8, F::Activation>(&numbers));
+                check(gpu, &weights, form, block_size, |rows, blocks, out| {
+                    let sorted = gpu.upload(rows);
+                    gemm.launch(&gpu.stream, blocks, sorted.slice(), numbers.slice(), out)
+                })
+            }));
+        }
     }
 }
 
@@ -103,14 +111,14 @@ fn fp8<F: NumberFormat<Activation = bf16>>(
     matrices: Matrices<F>,
 ) {
     let layout = experts::<F>(matrices, rows, columns).stack_layout();
-    for (tile, block_size) in tiles(&layout) {
+    for (tile, block_size) in tiles(&layout, PrefillForm::Sums) {
         let name = format!("prefill::{what}_{rows}x{columns}_{}", text(tile, block_size));
         let load = move |kernels: &mut _| PrefillFp8Gemm::load(kernels, &layout, tile, block_size);
         cases.push(Case::new(name, load, move |gpu, gemm: &PrefillFp8Gemm<bf16>| {
             let weights = experts::<F>(matrices, rows, columns);
             let (numbers, scales) = stack(&weights);
             let (numbers, scales) = (gpu.upload(&numbers), gpu.upload(&scales));
-            check(gpu, &weights, block_size, |sorted, blocks, out| {
+            check(gpu, &weights, PrefillForm::Sums, block_size, |sorted, blocks, out| {
                 let (codes, row_scales) = quantized(&layout, sorted);
                 let (codes, row_scales) = (gpu.upload(&codes), gpu.upload(&row_scales));
                 let rows = Fp8Operand { numbers: codes.slice(), scales: row_scales.slice() };
@@ -122,11 +130,10 @@ fn fp8<F: NumberFormat<Activation = bf16>>(
 }
 
 /// All tiles, the first also with blocks of two row tiles.
-fn tiles(layout: &StackLayout) -> Vec<(PrefillTile, usize)> {
-    let tiles = PrefillTile::candidates(layout);
-    assert!(!tiles.is_empty(), "{layout:?}");
-    let doubled = (tiles[0], 2 * tiles[0].rows);
-    tiles.into_iter().map(|tile| (tile, tile.rows)).chain([doubled]).collect()
+fn tiles(layout: &StackLayout, form: PrefillForm) -> Vec<(PrefillTile, usize)> {
+    let tiles = PrefillTile::candidates(layout, form);
+    let doubled = tiles.first().map(|&tile| (tile, 2 * tile.rows));
+    tiles.iter().map(|&tile| (tile, tile.rows)).chain(doubled).collect()
 }
 
 fn text(tile: PrefillTile, block_size: usize) -> String {
@@ -190,6 +197,7 @@ fn quantized(layout: &StackLayout, rows: &[bf16]) -> (Vec<u8>, Vec<f32>) {
 fn check<F: NumberFormat>(
     gpu: &Gpu,
     weights: &ExpertMatrices<F>,
+    form: PrefillForm,
     block_size: usize,
     launch: impl Fn(
         &[F::Activation],
@@ -203,18 +211,25 @@ fn check<F: NumberFormat>(
     for (index, ids) in routings.iter().enumerate() {
         let options = AlignOptions::new(EXPERTS, block_size);
         let mut assignment = assignment::align(ids, &options)?;
-        check_one(gpu, weights, &assignment, &launch)?;
+        check_one(gpu, weights, form, &assignment, &launch)?;
         if index == 4 {
             assignment.expert_ids[1] = -1;
-            check_one(gpu, weights, &assignment, &launch)?;
+            check_one(gpu, weights, form, &assignment, &launch)?;
         }
     }
     Ok(())
 }
 
+/// `silu(gate) * up` of sums in full precision: the kernel rounds once, at the end.
+fn gated(sums: &[f64], features: usize) -> Vec<f64> {
+    let (gates, ups) = sums.split_at(features);
+    gates.iter().zip(ups).map(|(gate, up)| gate / (1.0 + (-gate).exp()) * up).collect()
+}
+
 fn check_one<F: NumberFormat>(
     gpu: &Gpu,
     weights: &ExpertMatrices<F>,
+    form: PrefillForm,
     assignment: &Assignment,
     launch: impl Fn(
         &[F::Activation],
@@ -222,7 +237,7 @@ fn check_one<F: NumberFormat>(
         &mut DeviceSliceMut<'_, F::Activation>,
     ) -> Result<(), MoeError>,
 ) -> Result<(), MoeError> {
-    let (features, columns) = (weights.rows(), weights.columns());
+    let (features, columns) = (weights.rows() / form.parts(), weights.columns());
     let Assignment { block_size, num_pairs, num_tokens_post_padded, .. } = *assignment;
     let mut rows = vec![0.0; num_pairs * columns];
     for (row, values) in rows.chunks_mut(columns).enumerate() {
@@ -260,8 +275,12 @@ fn check_one<F: NumberFormat>(
         assignment,
         row_weights: RowWeights::One,
     };
-    let mut expected = vec![0.0; num_pairs * features];
+    let mut expected = vec![0.0; num_pairs * weights.rows()];
     reference::grouped_gemm(&gemm, &mut expected);
+    if form == PrefillForm::SiluAndMultiply {
+        let row = |sums: &[f64]| gated(sums, features);
+        expected = expected.chunks(weights.rows()).flat_map(row).collect();
+    }
     let (mut lost, mut norm) = (0.0, 0.0);
     for (position, row) in first.chunks(features).enumerate() {
         if position >= num_tokens_post_padded {

@@ -11,7 +11,7 @@ use super::PrefillTile;
 use super::fp8_block::cuda::prefill_fp8_block;
 use super::fp8_channel::cuda::prefill_fp8_channel;
 use super::plain::cuda::prefill_plain;
-use super::tile::RowScales;
+use super::tile::{PrefillForm, RowScales};
 use crate::MoeError;
 use crate::quant::Element;
 use crate::weights::StackLayout;
@@ -65,6 +65,7 @@ impl<A: HalfElement> PrefillGemm<A> {
     pub fn load(
         kernels: &mut Kernels,
         layout: &StackLayout,
+        form: PrefillForm,
         tile: PrefillTile,
         block_size: usize,
     ) -> Result<Self, MoeError> {
@@ -74,11 +75,12 @@ impl<A: HalfElement> PrefillGemm<A> {
         let module = prefill_plain::__module_ast_self;
         let name = "grouped_gemm/prefill_plain";
         let spec = KernelSpec::new(name, module, "prefill_plain", "multiply").element(A::NAME);
-        let product = Product::load(kernels, spec, layout, tile, block_size)?;
+        let product = Product::load(kernels, spec, layout, form, tile, block_size)?;
         Ok(Self { product, element: PhantomData })
     }
 
-    /// `out` `[M, N]` = `rows` `[M, K]` x `weights` `[E, N, K]`; `M` is a multiple of the block size.
+    /// `out` `[M, N]` = `rows` `[M, K]` x `weights` `[E, N, K]`, or `[M, N / 2]` where the halves are
+    /// gate and up; `M` is a multiple of the block size.
     ///
     /// # Errors
     /// [`MoeError::Cuda`] when a slice has another size or the launch fails.
@@ -94,10 +96,11 @@ impl<A: HalfElement> PrefillGemm<A> {
         let positions = self.product.positions(blocks, out.len())?;
         rows.expect_len("rows", positions * columns)?;
         weights.expect_len("weights", experts * features * columns)?;
+        let parts = self.product.form.parts();
         let arguments = Arguments::new()
-            .tensor_mut(out, &[positions, features])
+            .tensor_mut(out, &[positions, features / parts])
             .tensor(rows, &[positions, columns])
-            .tensor(weights, &[experts, features, columns]);
+            .tensor(weights, &[experts, parts, features / parts, columns]);
         self.product.launch(stream, blocks, positions, arguments)
     }
 }
@@ -129,8 +132,9 @@ impl<A: HalfElement> PrefillFp8Gemm<A> {
                 KernelSpec::new(name, module, "prefill_fp8_block", "multiply")
             }
         };
-        let spec = spec.element(A::NAME).pointers(["weight_scales"]).needs(Architecture::Sm90);
-        let product = Product::load(kernels, spec, layout, tile, block_size)?;
+        let spec = spec.element(A::NAME).needs(Architecture::Sm90);
+        let form = PrefillForm::Sums;
+        let product = Product::load(kernels, spec, layout, form, tile, block_size)?;
         Ok(Self { product, element: PhantomData })
     }
 
@@ -169,6 +173,7 @@ impl<A: HalfElement> PrefillFp8Gemm<A> {
 struct Product {
     kernel: Kernel,
     layout: StackLayout,
+    form: PrefillForm,
     tile: PrefillTile,
     block_size: usize,
     loops: usize,
@@ -179,46 +184,61 @@ impl Product {
         kernels: &mut Kernels,
         spec: KernelSpec,
         layout: &StackLayout,
+        form: PrefillForm,
         tile: PrefillTile,
         block_size: usize,
     ) -> Result<Self, MoeError> {
-        tile.check(layout, block_size)?;
+        tile.check(layout, form, block_size)?;
         let steps = layout.columns.div_ceil(tile.depth);
         let unroll = tile.unroll(layout, steps);
-        let (n, k) = (layout.rows as i32, layout.columns as i32);
-        let column_tiles = layout.rows.div_ceil(tile.columns);
+        let features = layout.rows / form.parts();
+        let (n, k) = (features as i32, layout.columns as i32);
+        let column_tiles = features.div_ceil(tile.columns);
         let sizes = [tile.rows, tile.columns, tile.depth, unroll.steps, unroll.latency];
         let walk = [layout.experts, block_size / tile.rows, column_tiles];
-        let mut spec = spec
+        let spec = spec
             .generics(sizes.into_iter().chain(walk).map(|size| size as i32))
             .tensor("out", &[1, 8], &[n, 1])
             .tensor("rows", &[1, 8], &[k, 1])
-            .tensor("weights", &[1, 8, 8], &[n * k, k, 1])
             .pointers(["expert_ids", "rows_padded"])
             .warps(tile.warps)
             .occupancy(tile.occupancy)
             .programmatic();
-        if let Some([scale_rows, scale_columns]) = layout.scale_block {
-            let [_, rows, _] = layout.scale_shape();
-            let sizes = match RowScales::of(layout) {
-                RowScales::Groups => vec![steps, scale_rows, scale_columns, rows],
-                _ => vec![layout.rows, scale_rows, rows],
+        let numbers = |sizes: &[usize]| sizes.iter().map(|&size| size as i32).collect::<Vec<_>>();
+        let scaled =
+            |spec: KernelSpec| {
+                spec.tensor("weights", &[1, 8, 8], &[n * k, k, 1])
+                    .pointers(["weight_scales"])
+                    .tensor("row_scales", &[1, 64], &[-1, 1])
             };
-            spec = spec.generics(sizes.into_iter().map(|size| size as i32)).tensor(
-                "row_scales",
-                &[1, 64],
-                &[-1, 1],
-            );
-        }
+        let [_, scale_rows, _] = layout.scale_shape();
+        let spec = match (RowScales::of(layout), layout.scale_block) {
+            (RowScales::Groups, Some([rows, columns])) => {
+                scaled(spec.generics(numbers(&[steps, rows, columns, scale_rows])))
+            }
+            (_, Some([rows, _])) => {
+                scaled(spec.generics(numbers(&[layout.rows, rows, scale_rows])))
+            }
+            (_, None) => {
+                let parts = form.parts();
+                let strides = [n * k * parts as i32, n * k, k, 1];
+                spec.generics(numbers(&[parts, parts * tile.columns])).tensor(
+                    "weights",
+                    &[1, 1, 8, 8],
+                    &strides,
+                )
+            }
+        };
         let loops = steps.div_ceil(unroll.steps);
         let (layout, kernel) = (*layout, kernels.get(&spec)?);
-        Ok(Self { kernel, layout, tile, block_size, loops })
+        Ok(Self { kernel, layout, form, tile, block_size, loops })
     }
 
     /// Rows of an output of `len` numbers.
     fn positions(&self, blocks: Blocks<'_>, len: usize) -> Result<usize, MoeError> {
-        let positions = len / self.layout.rows.max(1);
-        MoeError::check_shape("output of a product", positions * self.layout.rows, len)?;
+        let features = self.layout.rows / self.form.parts();
+        let positions = len / features.max(1);
+        MoeError::check_shape("output of a product", positions * features, len)?;
         if !positions.is_multiple_of(self.block_size) {
             let allowed = format!("a multiple of {}", self.block_size);
             return Err(MoeError::config("positions", positions, allowed));
@@ -242,7 +262,7 @@ impl Product {
             .slice(blocks.expert_ids)
             .slice(blocks.num_tokens_post_padded)
             .size(self.loops);
-        let columns = self.layout.rows.div_ceil(self.tile.columns);
+        let columns = (self.layout.rows / self.form.parts()).div_ceil(self.tile.columns);
         let tiles = positions / self.tile.rows * columns;
         let resident = stream.context().multiprocessors()? * self.tile.occupancy;
         // SAFETY: the arguments are the kernel's; the sizes of all were checked, and what a tile has

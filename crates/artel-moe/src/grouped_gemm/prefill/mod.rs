@@ -6,6 +6,9 @@
 //! walks over all tiles, the columns of one row tile next to each other, so that rows and weights are
 //! read from memory once; how many tiles there are is read on the GPU.
 //!
+//! Of 16-bit numbers the first product stores `silu(gate) * up`: a tile has as many gates as ups beside
+//! each other, so that their sums meet in the registers of one thread.
+//!
 //! Rows of a block of expert -1 become zeros. Rows that pad a block have no meaning.
 //!
 //! Example: 300 pairs of expert 0 and 10 of expert 2 in blocks of 128 are four row tiles, three of
@@ -24,4 +27,4 @@ mod parts;
 mod plain;
 mod tile;
 
-pub use tile::{PrefillTile, RowScales, Unroll};
+pub use tile::{PrefillForm, PrefillTile, RowScales, Unroll};

@@ -11,7 +11,7 @@ const GROUP: usize = 128;
 pub struct PrefillTile {
     /// Rows of activations. They divide the block size of the assignment.
     pub rows: usize,
-    /// Output features.
+    /// Output features; where gate and up become one, so many of each.
     pub columns: usize,
     /// Input features of a step.
     pub depth: usize,
@@ -19,6 +19,25 @@ pub struct PrefillTile {
     pub warps: usize,
     /// Blocks that share a multiprocessor.
     pub occupancy: usize,
+}
+
+/// What is stored of a product.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum PrefillForm {
+    /// Its sums.
+    Sums,
+    /// `silu(gate) * up` of the sums' halves, in float32 until it is rounded.
+    SiluAndMultiply,
+}
+
+impl PrefillForm {
+    /// Sums that one stored number takes.
+    pub fn parts(self) -> usize {
+        match self {
+            Self::Sums => 1,
+            Self::SiluAndMultiply => 2,
+        }
+    }
 }
 
 /// Steps that are written out one after the other, each with its own buffers, and how far ahead the
@@ -69,26 +88,32 @@ impl PrefillTile {
     }
 
     /// All tiles for these weights that are worth measuring.
-    pub fn candidates(layout: &StackLayout) -> Vec<Self> {
+    pub fn candidates(layout: &StackLayout, form: PrefillForm) -> Vec<Self> {
         let tiles: &[[usize; 5]] = match (RowScales::of(layout), layout.scale_block) {
             (RowScales::None, _) => {
-                &[[128, 256, 64, 8, 1], [128, 128, 64, 8, 1], [64, 128, 64, 4, 2]]
+                &[[128, 256, 64, 8, 1], [128, 128, 64, 4, 2], [64, 256, 64, 4, 1]]
             }
             (RowScales::Groups, Some([rows, columns])) if rows % 128 != 0 || columns % 128 != 0 => {
                 &[[64, 64, 128, 4, 3], [64, 64, 64, 4, 3], [64, 32, 64, 4, 3]]
             }
             _ => &[[128, 128, 128, 8, 1], [64, 128, 128, 4, 2]],
         };
-        let tiles = tiles.iter().copied().map(Self::new);
-        tiles.filter(|tile| tile.check(layout, tile.rows).is_ok()).collect()
+        let tiles = tiles.iter().map(|&[rows, columns, depth, warps, occupancy]| {
+            Self::new([rows, columns / form.parts(), depth, warps, occupancy])
+        });
+        tiles.filter(|tile| tile.check(layout, form, tile.rows).is_ok()).collect()
     }
 
     /// The fastest that was measured on an H200 for so many rows an expert, were they spread evenly.
     ///
     /// # Errors
     /// [`MoeError`] when no tile fits the scales of the weights.
-    pub fn fastest(layout: &StackLayout, rows_per_expert: usize) -> Result<Self, MoeError> {
-        let candidates = Self::candidates(layout);
+    pub fn fastest(
+        layout: &StackLayout,
+        form: PrefillForm,
+        rows_per_expert: usize,
+    ) -> Result<Self, MoeError> {
+        let candidates = Self::candidates(layout, form);
         let small = candidates.last().copied().ok_or_else(|| {
             let found = format!("{:?}", layout.scale_block);
             MoeError::config("scale block", found, "a multiple of 32 x 64")
@@ -102,7 +127,12 @@ impl PrefillTile {
     ///
     /// # Errors
     /// [`MoeError::Config`] with what they need.
-    pub fn check(&self, layout: &StackLayout, block_size: usize) -> Result<(), MoeError> {
+    pub fn check(
+        &self,
+        layout: &StackLayout,
+        form: PrefillForm,
+        block_size: usize,
+    ) -> Result<(), MoeError> {
         let fail =
             |allowed: String| MoeError::config("a prefill tile", format!("{self:?}"), allowed);
         let Self { rows, columns, depth, warps, occupancy } = *self;
@@ -115,9 +145,15 @@ impl PrefillTile {
         if occupancy == 0 || !block_size.is_multiple_of(rows) {
             return Err(fail(format!("rows that divide blocks of {block_size}")));
         }
+        if !layout.rows.is_multiple_of(form.parts())
+            || (form != PrefillForm::Sums && RowScales::of(layout) != RowScales::None)
+        {
+            let allowed = "gate and up of plain numbers";
+            return Err(MoeError::config("weights", format!("{layout:?}"), allowed));
+        }
         // The copy engine moves rows of a multiple of sixteen bytes.
         if !(layout.columns * layout.number_bytes).is_multiple_of(16)
-            || !(layout.rows * 2).is_multiple_of(16)
+            || !(layout.rows / form.parts() * 2).is_multiple_of(16)
         {
             let allowed = "output features by 8, input features by 16 bytes";
             return Err(MoeError::config("weights", format!("{layout:?}"), allowed));
@@ -135,10 +171,11 @@ impl PrefillTile {
 
     /// How the loop over `steps` steps is written.
     pub fn unroll(&self, layout: &StackLayout, steps: usize) -> Unroll {
-        let choices: &[(usize, usize)] = match (RowScales::of(layout), self.rows, self.columns) {
-            (RowScales::None, 64, _) => &[(3, 2)],
-            (RowScales::None, ..) => &[(3, 4)],
-            (_, 64, 128) => &[(3, 4), (2, 1)],
+        let choices: &[(usize, usize)] = match (RowScales::of(layout), self.rows, self.occupancy) {
+            // With one step, the small one of two that share a multiprocessor runs out of registers.
+            (RowScales::None, _, 2) => &[(4, 4), (2, 4), (3, 4)],
+            (RowScales::None, ..) => &[(4, 4), (2, 4), (1, 4)],
+            (_, 64, 2) => &[(3, 4), (2, 1)],
             (_, 64, _) => &[(3, 1)],
             _ => &[(4, 1), (3, 1), (2, 1)],
         };
@@ -162,28 +199,31 @@ mod tests {
     fn tiles_stay_within_scales() {
         for block in [None, Some([128, 128]), Some([64, 128]), Some([32, 64]), Some([1, 768])] {
             let layout = layout(384, 768, block);
-            let candidates = PrefillTile::candidates(&layout);
+            let candidates = PrefillTile::candidates(&layout, PrefillForm::Sums);
             assert!(!candidates.is_empty(), "{block:?}");
             for tile in candidates {
-                tile.check(&layout, 128).expect("a candidate is legal");
+                tile.check(&layout, PrefillForm::Sums, 128).expect("a candidate is legal");
             }
         }
-        assert!(PrefillTile::candidates(&layout(384, 768, Some([16, 16]))).is_empty());
-        let error = PrefillTile::fastest(&layout(384, 768, Some([16, 16])), 9).unwrap_err();
+        let odd = layout(384, 768, Some([16, 16]));
+        assert!(PrefillTile::candidates(&odd, PrefillForm::Sums).is_empty());
+        let error = PrefillTile::fastest(&odd, PrefillForm::Sums, 9).unwrap_err();
         assert!(error.to_string().contains("32 x 64"), "{error}");
     }
 
     #[test]
     fn more_rows_take_larger_tiles() {
         let fp8 = layout(1536, 3072, Some([128, 128]));
-        let rows = |share| PrefillTile::fastest(&fp8, share).expect("tiles fit").rows;
+        let rows =
+            |share| PrefillTile::fastest(&fp8, PrefillForm::Sums, share).expect("tiles fit").rows;
         assert_eq!([rows(16), rows(128), rows(256)], [64, 64, 128]);
     }
 
     #[test]
     fn no_turn_is_wasted_if_one_fits() {
         let layout = layout(1536, 3072, Some([128, 128]));
-        let [large, small] = PrefillTile::candidates(&layout)[..] else { panic!("two tiles") };
+        let candidates = PrefillTile::candidates(&layout, PrefillForm::Sums);
+        let [large, small] = candidates[..] else { panic!("two tiles") };
         let steps = |tile: PrefillTile, steps| tile.unroll(&layout, steps).steps;
         assert_eq!([24, 6, 2, 23].map(|count| steps(large, count)), [4, 3, 2, 4]);
         assert_eq!([24, 6, 2, 4].map(|count| steps(small, count)), [3, 3, 2, 2]);
@@ -192,6 +232,14 @@ mod tests {
     #[test]
     fn unaligned_weights_are_refused() {
         let odd = layout(100, 3072, Some([128, 128]));
-        assert!(PrefillTile::candidates(&odd).is_empty());
+        assert!(PrefillTile::candidates(&odd, PrefillForm::Sums).is_empty());
+    }
+
+    #[test]
+    fn gate_and_up_share_a_tile() {
+        let columns = |form| PrefillTile::candidates(&layout(1536, 2048, None), form)[0].columns;
+        assert_eq!([PrefillForm::Sums, PrefillForm::SiluAndMultiply].map(columns), [256, 128]);
+        let scaled = layout(1536, 2048, Some([128, 128]));
+        assert!(PrefillTile::candidates(&scaled, PrefillForm::SiluAndMultiply).is_empty());
     }
 }

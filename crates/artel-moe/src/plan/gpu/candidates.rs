@@ -40,7 +40,9 @@ pub(super) fn all(config: &MoeConfig, format: Format, tokens: usize) -> Vec<Way>
         ways.extend(decode(&shape, GpuPath::Aligned { block_size: rows }, rows));
     }
     let [firsts, seconds] = GpuProduct::ALL.map(|product| {
-        shape.stack_layout(product).map_or_else(Vec::new, |layout| PrefillTile::candidates(&layout))
+        let layout = shape.stack_layout(product);
+        let candidates = |layout| PrefillTile::candidates(&layout, shape.prefill_form(product));
+        layout.map_or_else(Vec::new, candidates)
     });
     for &first in &firsts {
         let same_rows = seconds.iter().filter(|second| second.rows == first.rows);
@@ -79,8 +81,10 @@ pub(super) fn usual(shape: &ExpertsShape, is_direct: bool, tokens: usize) -> Res
 /// The prefill kernels that were fastest for so many rows an expert, if both products have such.
 fn usual_prefill(shape: &ExpertsShape, tokens: usize) -> Option<Way> {
     let share = shape.pairs(tokens) / shape.local_experts.max(1) as f64;
-    let fastest =
-        |product| PrefillTile::fastest(&shape.stack_layout(product)?, share as usize).ok();
+    let fastest = |product| {
+        let form = shape.prefill_form(product);
+        PrefillTile::fastest(&shape.stack_layout(product)?, form, share as usize).ok()
+    };
     let (first, second) = (fastest(GpuProduct::GateUp)?, fastest(GpuProduct::Down)?);
     (first.rows == second.rows).then(|| prefill(first, second))
 }

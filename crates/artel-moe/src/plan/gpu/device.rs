@@ -23,7 +23,7 @@ pub struct GpuCeilings {
     pub fp8: Option<f64>,
 }
 
-/// Sums over 2 GiB and matrix products of 8192 in a cube, measured. The cache's rate is what the
+/// Sums over 2 GiB and matrix products of 8192 in a cube, measured at their fastest. The cache's rate is what the
 /// fastest prefill kernels need at least.
 const H200: GpuCeilings = GpuCeilings {
     architecture: "sm_90",
@@ -33,7 +33,7 @@ const H200: GpuCeilings = GpuCeilings {
     l2_bytes: 50e6,
     read: 4.35e12,
     l2_read: 10e12,
-    bf16: 694e12,
+    bf16: 790e12,
     fp8: Some(1362e12),
 };
 

@@ -9,14 +9,15 @@
 //! of each tile, or as its bytes from memory, whichever is longer, and a quarter of the other, which
 //! the two do not hide of each other.
 //!
-//! The constants were fitted to 46 times of kernels on an H200, MiniMax-M2.5 in FP8 on two GPUs and
-//! Qwen3-30B-A3B in bfloat16, part of which the tests hold the model against. Decode kernels and
-//! those of bfloat16 were timed in an earlier version, so the fit is no prediction of the present ones.
+//! The constants were fitted to times of kernels on an H200, MiniMax-M2.5 in FP8 on two GPUs and
+//! Qwen3-30B-A3B in bfloat16, part of which the tests hold the model against. Decode kernels were
+//! timed in an earlier version, so the fit is no prediction of the present ones.
 
 use super::device::GpuCeilings;
 use super::kernel::{ExpertKernels, GemmFamily, GemmKernel, GpuPath, GpuProduct, Tile, Way};
 use super::work::ExpertsShape;
 use crate::MoeError;
+use crate::grouped_gemm::prefill::PrefillForm;
 use crate::quant::Format;
 
 /// Between two kernels of one graph, seconds.
@@ -60,9 +61,15 @@ fn steps_seconds(gpu: &GpuCeilings, shape: &ExpertsShape, way: Way, tokens: usiz
         (GpuPath::Aligned { .. }, GemmFamily::Decode) => ALIGN + quantise + combine,
         (GpuPath::Aligned { .. }, GemmFamily::Prefill) => {
             let permuted = 2.0 * shape.row_bytes(GpuProduct::GateUp);
-            let activated =
-                (4 * shape.intermediate_size) as f64 + shape.row_bytes(GpuProduct::Down);
-            ALIGN + 2.0 * LAUNCH + pairs * (permuted + activated) / gpu.read + combine
+            let permute = LAUNCH + pairs * permuted / gpu.read;
+            let activate = match shape.prefill_form(GpuProduct::GateUp) {
+                PrefillForm::SiluAndMultiply => 0.0,
+                PrefillForm::Sums => {
+                    let sums = (4 * shape.intermediate_size) as f64;
+                    LAUNCH + pairs * (sums + shape.row_bytes(GpuProduct::Down)) / gpu.read
+                }
+            };
+            ALIGN + permute + activate + combine
         }
     }
 }
@@ -78,8 +85,9 @@ fn product_seconds(
 ) -> Result<f64, MoeError> {
     let (features_out, features_in) = shape.features(product);
     let blocks = row_blocks(shape, path, kernel, tokens);
+    let stored = features_out / parts(shape, product, kernel.family);
     let bytes = shape.experts_touched(tokens) * shape.matrix_bytes(product)
-        + shape.pairs(tokens) * (shape.row_bytes(product) + features_out as f64 * 2.0);
+        + shape.pairs(tokens) * (shape.row_bytes(product) + stored as f64 * 2.0);
     let operations = 2.0 * blocks * (kernel.tile.rows * features_out * features_in) as f64;
     let (reading, peak) = (bytes / gpu.read, shape.arithmetic(gpu)?);
     Ok(LAUNCH
@@ -97,8 +105,9 @@ fn product_seconds(
                 ],
             ),
             GemmFamily::Prefill => {
-                let multiplying =
-                    operations / peak / prefill_share(shape, kernel.tile, features_in);
+                let columns = parts(shape, product, kernel.family) * kernel.tile.columns;
+                let share = prefill_share(shape, kernel.tile, columns, features_in);
+                let multiplying = operations / peak / share;
                 reading.max(multiplying) + UNHIDDEN * reading.min(multiplying)
             }
         })
@@ -116,8 +125,7 @@ fn decode(
     let (features_out, features_in) = shape.features(product);
     let (matrix, row) = (shape.matrix_bytes(product), shape.row_bytes(product));
     // Of gate and of up so many each.
-    let parts = if product == GpuProduct::GateUp { 2 } else { 1 };
-    let columns = parts * tile.columns;
+    let columns = parts(shape, product, GemmFamily::Decode) * tile.columns;
     let column_blocks = features_out.div_ceil(columns) as f64;
     let weights = matrix * (columns * tile.depth) as f64 / (features_out * features_in) as f64;
     let step_bytes = weights + (tile.rows * tile.depth) as f64 * row / features_in as f64;
@@ -133,15 +141,26 @@ fn decode(
     (slowest + tail).max(waves * block)
 }
 
+/// Sums that become one number of the output.
+fn parts(shape: &ExpertsShape, product: GpuProduct, family: GemmFamily) -> usize {
+    match (family, product) {
+        (GemmFamily::Prefill, _) => shape.prefill_form(product).parts(),
+        (GemmFamily::Decode, GpuProduct::GateUp) => 2,
+        (GemmFamily::Decode, GpuProduct::Down) => 1,
+    }
+}
+
 /// What a prefill kernel makes of the matrix units: in its inner loop, and with the end of each tile,
 /// which lasts as long as some steps of 128 input features where nothing runs beside it.
-fn prefill_share(shape: &ExpertsShape, tile: Tile, features_in: usize) -> f64 {
-    let (inner, end) = match (tile.occupancy, shape.format) {
-        (1, _) => (0.94, 3.0),
-        (_, Format::Fp8Block128) => (0.72, 1.2),
-        _ => (0.67, 1.2),
+fn prefill_share(shape: &ExpertsShape, tile: Tile, columns: usize, features_in: usize) -> f64 {
+    let (inner, end) = match (shape.format, tile.rows, tile.occupancy) {
+        (Format::Fp8Block128, _, 1) => (0.94, 3.0),
+        (Format::Fp8Block128, ..) => (0.72, 1.2),
+        (_, 64, _) => (0.66, 0.0),
+        (_, _, 1) => (1.0, 0.6),
+        _ => (0.8, 0.0),
     };
-    let narrow = (tile.columns as f64 / 128.0).min(1.0);
+    let narrow = (columns as f64 / 128.0).min(1.0);
     inner * narrow / (1.0 + end * 128.0 / features_in as f64)
 }
 
@@ -229,11 +248,14 @@ mod tests {
             (MINIMAX_TP2, GpuProduct::Down, "prefill 64x128x128 w4 o2", 1024, 176.5),
             (MINIMAX_TP2, GpuProduct::Down, "prefill 64x128x128 w4 o2", 8192, 474.4),
             (MINIMAX_TP2, GpuProduct::Down, "prefill 128x128x128 w8 o1", 8192, 532.5),
-            (QWEN3, GpuProduct::GateUp, "prefill 64x128x64 w4 o2", 512, 219.4),
-            (QWEN3, GpuProduct::GateUp, "prefill 64x128x64 w4 o2", 2048, 334.9),
-            (QWEN3, GpuProduct::GateUp, "prefill 128x256x64 w8 o1", 4096, 512.1),
-            (QWEN3, GpuProduct::Down, "prefill 64x128x64 w4 o2", 1024, 139.4),
-            (QWEN3, GpuProduct::Down, "prefill 128x256x64 w8 o1", 8192, 538.0),
+            (QWEN3, GpuProduct::GateUp, "prefill 64x128x64 w4 o1", 512, 201.7),
+            (QWEN3, GpuProduct::GateUp, "prefill 128x128x64 w8 o1", 1024, 215.6),
+            (QWEN3, GpuProduct::GateUp, "prefill 128x128x64 w8 o1", 2048, 257.9),
+            (QWEN3, GpuProduct::GateUp, "prefill 128x128x64 w8 o1", 8192, 633.4),
+            (QWEN3, GpuProduct::GateUp, "prefill 128x64x64 w4 o2", 8192, 822.2),
+            (QWEN3, GpuProduct::Down, "prefill 64x256x64 w4 o1", 512, 109.2),
+            (QWEN3, GpuProduct::Down, "prefill 128x256x64 w8 o1", 2048, 148.0),
+            (QWEN3, GpuProduct::Down, "prefill 128x256x64 w8 o1", 8192, 349.1),
         ] {
             let kernel: GemmKernel = kernel.parse().unwrap();
             let path = GpuPath::Aligned { block_size: kernel.tile.rows };

@@ -3,6 +3,7 @@
 use crate::MoeError;
 use crate::config::MoeConfig;
 use crate::grouped_gemm::decode::{DecodeShape, WeightNumbers};
+use crate::grouped_gemm::prefill::PrefillForm;
 use crate::quant::{BLOCK, Format};
 use crate::weights::StackLayout;
 
@@ -81,6 +82,14 @@ impl ExpertsShape {
         };
         let number_bytes = if scale_block.is_some() { 1 } else { 2 };
         Some(StackLayout { experts: self.local_experts, rows, columns, number_bytes, scale_block })
+    }
+
+    /// What the prefill kernels store of a product.
+    pub fn prefill_form(&self, product: GpuProduct) -> PrefillForm {
+        match (product, self.format) {
+            (GpuProduct::GateUp, Format::Bf16 | Format::F16) => PrefillForm::SiluAndMultiply,
+            _ => PrefillForm::Sums,
+        }
     }
 
     /// The error of a format without GPU kernels.

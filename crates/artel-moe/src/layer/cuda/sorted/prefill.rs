@@ -6,7 +6,7 @@ use artel_device::cuda::{Context, DeviceBuffer, DeviceSlice, DeviceSliceMut, Ker
 use super::super::Step;
 use crate::MoeError;
 use crate::activation::Activation;
-use crate::activation::cuda::{Activate, ActivateQuantize, ActivationForm, GateUp};
+use crate::activation::cuda::{ActivateQuantize, ActivationForm, GateUp};
 use crate::grouped_gemm::decode::DecodeShape;
 use crate::grouped_gemm::decode::cuda::{BlockSlices, WeightSlices};
 use crate::grouped_gemm::prefill::PrefillTile;
@@ -32,7 +32,6 @@ enum Steps<A: HalfElement> {
     Plain {
         permute: Permute<A>,
         first: PrefillGemm<A>,
-        activate: Activate<A>,
         second: PrefillGemm<A>,
     },
     Fp8 {
@@ -53,27 +52,25 @@ pub(super) struct SortedPairs<'a> {
 impl<A: HalfElement> PrefillChain<A> {
     pub(super) fn load(
         kernels: &mut Kernels,
-        shape: &ExpertsShape,
+        sizes: &ExpertsShape,
         way: Way,
         block_size: usize,
     ) -> Result<Self, MoeError> {
-        let layout = |product| shape.stack_layout(product).ok_or_else(|| shape.without_kernels());
+        let layout = |product| sizes.stack_layout(product).ok_or_else(|| sizes.without_kernels());
         let layouts = [layout(GpuProduct::GateUp)?, layout(GpuProduct::Down)?];
         let tiles = [way.kernels.first.tile, way.kernels.second.tile].map(prefill_tile);
-        let shape = shape.decode_shape().ok_or_else(|| shape.without_kernels())?;
+        let shape = sizes.decode_shape().ok_or_else(|| sizes.without_kernels())?;
         let DecodeShape { hidden_size, intermediate_size, top_k, .. } = shape;
-        let form = ActivationForm { activation: Activation::Silu, intermediate_size, sorted: true };
         let steps = if layouts[0].scale_block.is_none() {
-            let mut product =
-                |of: usize| PrefillGemm::load(kernels, &layouts[of], tiles[of], block_size);
+            let mut product = |of: usize| {
+                let form = sizes.prefill_form(GpuProduct::ALL[of]);
+                PrefillGemm::load(kernels, &layouts[of], form, tiles[of], block_size)
+            };
             let (first, second) = (product(0)?, product(1)?);
-            Steps::Plain {
-                permute: Permute::load(kernels, hidden_size, top_k)?,
-                first,
-                activate: Activate::load(kernels, form)?,
-                second,
-            }
+            Steps::Plain { permute: Permute::load(kernels, hidden_size, top_k)?, first, second }
         } else {
+            let activation = Activation::Silu;
+            let form = ActivationForm { activation, intermediate_size, sorted: true };
             let mut product =
                 |of: usize| PrefillFp8Gemm::load(kernels, &layouts[of], tiles[of], block_size);
             let (first, second) = (product(0)?, product(1)?);
@@ -103,19 +100,15 @@ impl<A: HalfElement> PrefillChain<A> {
         let blocks = Blocks { expert_ids, num_tokens_post_padded };
         let weights = step.experts.slices();
         let mut out = out.range_mut(0, positions * hidden_size)?;
-        let mut gate_up = memory.gate_up.slice_mut();
-        let mut gate_up = gate_up.range_mut(0, positions * 2 * intermediate_size)?;
-        let activated =
-            |rows| GateUp { rows, pairs: step.tokens * top_k, positions: Some(pairs.positions) };
         match &self.steps {
-            Steps::Plain { permute, first, activate, second } => {
+            Steps::Plain { permute, first, second } => {
                 let (x, tokens) = (step.hidden_states, step.tokens);
                 permute.launch(stream, tokens, x, pairs.positions, &mut memory.rows.slice_mut())?;
                 let [w13, w2] = [weights.w13, weights.w2].map(|of| of.numbers.cast::<A>());
-                first.launch(stream, blocks, memory.rows.slice(), w13, &mut gate_up)?;
-                let inner = &mut memory.inner.slice_mut();
-                activate.launch(stream, activated(gate_up.as_slice()), inner)?;
-                second.launch(stream, blocks, memory.inner.slice(), w2, &mut out)
+                let mut inner = memory.inner.slice_mut();
+                let mut inner = inner.range_mut(0, positions * intermediate_size)?;
+                first.launch(stream, blocks, memory.rows.slice(), w13, &mut inner)?;
+                second.launch(stream, blocks, inner.as_slice(), w2, &mut out)
             }
             Steps::Fp8 { quantize, first, activate, second } => {
                 let layout = ScaleLayout::ByGroup { rows: positions };
@@ -129,9 +122,15 @@ impl<A: HalfElement> PrefillChain<A> {
                     numbers: of.numbers,
                     scales: of.scales,
                 });
+                let mut gate_up = memory.gate_up.slice_mut();
+                let mut gate_up = gate_up.range_mut(0, positions * 2 * intermediate_size)?;
                 first.launch(stream, blocks, memory.codes.operand(), w13, &mut gate_up)?;
-                let inner = &mut memory.inner_codes.quantized(layout);
-                activate.launch(stream, activated(gate_up.as_slice()), inner)?;
+                let gate_up = GateUp {
+                    rows: gate_up.as_slice(),
+                    pairs: step.tokens * top_k,
+                    positions: Some(pairs.positions),
+                };
+                activate.launch(stream, gate_up, &mut memory.inner_codes.quantized(layout))?;
                 second.launch(stream, blocks, memory.inner_codes.operand(), w2, &mut out)
             }
         }
@@ -189,15 +188,15 @@ impl<A: HalfElement> PrefillMemory<A> {
     ) -> Result<Self, MoeError> {
         let layout = |product| shape.stack_layout(product).ok_or_else(|| shape.without_kernels());
         let (first, second) = (layout(GpuProduct::GateUp)?, layout(GpuProduct::Down)?);
-        let plain = |columns: usize| match first.scale_block {
-            None => positions * columns,
-            Some(_) => 0,
+        let [plain, scaled] = match first.scale_block {
+            None => [positions, 0],
+            Some(_) => [0, positions],
         };
         Ok(Self {
-            rows: DeviceBuffer::zeroed(context, plain(first.columns))?,
+            rows: DeviceBuffer::zeroed(context, plain * first.columns)?,
             codes: Codes::new(context, positions, &first)?,
-            gate_up: DeviceBuffer::zeroed(context, positions * first.rows)?,
-            inner: DeviceBuffer::zeroed(context, plain(second.columns))?,
+            gate_up: DeviceBuffer::zeroed(context, scaled * first.rows)?,
+            inner: DeviceBuffer::zeroed(context, plain * second.columns)?,
             inner_codes: Codes::new(context, positions, &second)?,
         })
     }
