@@ -18,7 +18,7 @@ mod weights;
 pub use architectures::known_architectures;
 pub use artel_layers::attention::{BLOCK_TOKENS, BlockId, KvCache};
 pub use artel_moe::quant::Format;
-pub use chat::{Chat, ChatTemplate, Message};
+pub use chat::{Chat, ChatTemplate, Ending, Message};
 pub use checkpoint::{Checkpoint, Progress};
 pub use decoder::{LogitsOf, SequenceInput, Workspace};
 pub use error::{ModelError, Result};

@@ -99,6 +99,14 @@ impl Tokenizer {
         ids
     }
 
+    /// The tokenizer as `tokenizer.json` writes it.
+    ///
+    /// # Errors
+    /// [`ModelError::Tokenizer`] when a part of it cannot be written.
+    pub fn to_json(&self) -> Result<String> {
+        guarded(|| self.inner.to_string(false)).map_err(refused)
+    }
+
     /// Number of tokens, added ones included. The model may have more embeddings than that.
     pub fn vocabulary(&self) -> usize {
         self.inner.get_vocab_size(true)
