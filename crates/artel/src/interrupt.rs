@@ -19,12 +19,21 @@ impl Interrupt {
     /// # Errors
     /// When the handler cannot be set.
     pub fn listen() -> anyhow::Result<Self> {
+        Self::listen_and(|| ())
+    }
+
+    /// The same, telling somebody of the first.
+    ///
+    /// # Errors
+    /// When the handler cannot be set.
+    pub fn listen_and(tell: impl Fn() + Send + 'static) -> anyhow::Result<Self> {
         let interrupt = Self::default();
         let flag = interrupt.clone();
         ctrlc::set_handler(move || {
             if flag.0.swap(true, Ordering::SeqCst) {
                 std::process::exit(EXIT_INTERRUPTED);
             }
+            tell();
         })
         .context("cannot listen for Ctrl-C")?;
         Ok(interrupt)

@@ -36,7 +36,11 @@ fn main() -> ExitCode {
 
 /// Settings of the process: log and threads.
 fn start(cli: &Cli) -> anyhow::Result<()> {
-    let level = match cli.log {
+    let usual = match cli.command {
+        Command::Serve(_) => LogLevel::Info,
+        _ => LogLevel::Warn,
+    };
+    let level = match cli.log.unwrap_or(usual) {
         LogLevel::Error => tracing::Level::ERROR,
         LogLevel::Warn => tracing::Level::WARN,
         LogLevel::Info => tracing::Level::INFO,
@@ -54,6 +58,7 @@ fn dispatch(command: &Command) -> anyhow::Result<ExitCode> {
     let done = |()| ExitCode::SUCCESS;
     match command {
         Command::Run(args) => commands::run::run(args),
+        Command::Serve(args) => commands::serve::serve(args),
         Command::Inspect(args) => commands::inspect::inspect(args).map(done),
         Command::Logits(args) => commands::logits::logits(args).map(done),
         Command::Eval(command) => commands::eval::eval(command),

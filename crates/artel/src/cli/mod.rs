@@ -2,6 +2,7 @@
 
 mod bench;
 mod kernels;
+mod serve;
 mod tune;
 
 use std::path::PathBuf;
@@ -9,10 +10,11 @@ use std::path::PathBuf;
 pub use bench::*;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 pub use kernels::*;
+pub use serve::*;
 pub use tune::*;
 
 /// Release and commit.
-const VERSION: &str = concat!(env!("CARGO_PKG_VERSION"), " (", env!("ARTEL_COMMIT"), ")");
+pub const VERSION: &str = concat!(env!("CARGO_PKG_VERSION"), " (", env!("ARTEL_COMMIT"), ")");
 
 /// Mixture-of-experts inference from one binary.
 #[derive(Debug, Parser)]
@@ -24,9 +26,9 @@ pub struct Cli {
     /// Threads to compute with [default: all cores]
     #[arg(long, global = true, value_name = "N")]
     pub threads: Option<std::num::NonZeroUsize>,
-    /// What to report on standard error
-    #[arg(long, global = true, value_enum, default_value_t = LogLevel::Warn, value_name = "LEVEL")]
-    pub log: LogLevel,
+    /// What to report on standard error [default: warn; info when serving]
+    #[arg(long, global = true, value_enum, value_name = "LEVEL")]
+    pub log: Option<LogLevel>,
 }
 
 /// How much the program tells about what it does.
@@ -47,6 +49,8 @@ pub enum LogLevel {
 pub enum Command {
     /// Answer a prompt, or chat
     Run(RunArgs),
+    /// Serve a model over HTTP, as clients of OpenAI's API expect it
+    Serve(ServeArgs),
     /// Show what a checkpoint is, what it needs and how it would be computed
     Inspect(InspectArgs),
     /// Write the logits of a sequence of token ids

@@ -6,6 +6,7 @@ pub mod inspect;
 pub mod kernels;
 pub mod logits;
 pub mod run;
+pub mod serve;
 pub mod tune;
 
 /// The answer of a command that needs a GPU's kernels in a program without them.
