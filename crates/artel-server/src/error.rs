@@ -48,10 +48,7 @@ impl ApiError {
     }
 
     /// A field has a value that it cannot have; the sentence says what it can.
-    pub(crate) fn field(
-        param: impl Into<Cow<'static, str>>,
-        message: impl Into<String>,
-    ) -> Self {
+    pub(crate) fn field(param: impl Into<Cow<'static, str>>, message: impl Into<String>) -> Self {
         let param = Some(param.into());
         Self { param, ..Self::new(StatusCode::BAD_REQUEST, INVALID_REQUEST, message) }
     }

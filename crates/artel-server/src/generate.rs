@@ -5,7 +5,10 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
-use artel_engine::{Event, EventStream, FinishReason, Finished, Request, StoppedBy, Timings, Token, TokenLogprobs, Usage};
+use artel_engine::{
+    Event, EventStream, FinishReason, Finished, Request, StoppedBy, Timings, Token, TokenLogprobs,
+    Usage,
+};
 
 use crate::app::App;
 use crate::error::ApiError;
@@ -159,9 +162,7 @@ pub(crate) fn ending(
         FinishReason::Length => Ok(("length", None)),
         FinishReason::Stop(StoppedBy::EndToken(_)) => Ok(("stop", None)),
         FinishReason::Stop(StoppedBy::StopToken(id)) => Ok(("stop", Some((*id).into()))),
-        FinishReason::Stop(StoppedBy::StopString(text)) => {
-            Ok(("stop", Some(text.clone().into())))
-        }
+        FinishReason::Stop(StoppedBy::StopString(text)) => Ok(("stop", Some(text.clone().into()))),
         FinishReason::ShutDown => Err(ApiError::stopped()),
         FinishReason::Cancelled => Err(ApiError::internal("the request was cancelled")),
         FinishReason::Failed(why) => Err(ApiError::internal(why.clone())),

@@ -7,14 +7,15 @@ use std::sync::{Arc, OnceLock};
 use artel_engine::{LogitsMask, TokenMask};
 use llguidance::api::TopLevelGrammar;
 use llguidance::toktrie::{ApproximateTokEnv, TokEnv, TokRxInfo, TokTrie};
-use llguidance::{JsonCompileOptions, Matcher, ParserFactory};
+use llguidance::{Matcher, ParserFactory};
 use serde_json::Value;
 
 use crate::app::App;
 use crate::error::ApiError;
 
-/// White space between the parts of a JSON text: enough to indent it, not enough to get lost in.
-const WHITE_SPACE: &str = r"[ \n]{0,24}";
+/// White space between the parts of a JSON text: a space, or a new line that is indented. A model
+/// must not get lost in it.
+const WHITE_SPACE: &str = r"( |\n {0,16})";
 
 /// Makes grammars for one vocabulary. What that takes is made when the first is asked for.
 #[derive(Default)]
@@ -42,17 +43,13 @@ impl fmt::Debug for Grammar {
 
 impl Grammar {
     /// Texts that are JSON of this schema. `field` is what an error is about.
-    pub(crate) fn json(app: &App, field: &'static str, schema: Value) -> Result<Self, ApiError> {
-        let options = JsonCompileOptions {
-            whitespace_pattern: Some(WHITE_SPACE.to_owned()),
-            ..JsonCompileOptions::default()
-        };
-        let mut schema = schema;
+    pub(crate) fn json(
+        app: &App,
+        field: &'static str,
+        mut schema: Value,
+    ) -> Result<Self, ApiError> {
         if let Value::Object(object) = &mut schema {
-            let options = serde_json::json!({
-                "whitespace_flexible": options.whitespace_flexible,
-                "whitespace_pattern": options.whitespace_pattern,
-            });
+            let options = serde_json::json!({"whitespace_pattern": WHITE_SPACE});
             object.insert("x-guidance".to_owned(), options);
         }
         Self::compile(app, field, TopLevelGrammar::from_json_schema(schema))

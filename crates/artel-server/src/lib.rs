@@ -9,6 +9,7 @@
 //! sampling.rs      what requests of all endpoints have in common
 //! grammar.rs       JSON schemas as masks over tokens
 //! reasoning.rs     what a model thinks apart from what it says
+//! tools.rs         functions that a model may call
 //! generate.rs      the choices of one request, as the engine makes them
 //! metrics.rs       Prometheus' text
 //! page.rs          the page at `/`
@@ -29,6 +30,7 @@ mod prompt;
 mod reasoning;
 mod router;
 mod sampling;
+mod tools;
 mod vocabulary;
 
 pub use app::ServedModel;

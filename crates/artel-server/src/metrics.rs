@@ -188,12 +188,15 @@ impl Page<'_> {
     fn experts(&mut self, now: &Metrics) {
         let mut names = Vec::new();
         for (layer, counts) in now.experts.tokens.iter().enumerate() {
-            let expert = |(expert, &count): (usize, &u64)| (layer.to_string(), expert.to_string(), count);
+            let expert =
+                |(expert, &count): (usize, &u64)| (layer.to_string(), expert.to_string(), count);
             names.extend(counts.iter().enumerate().map(expert));
         }
         let labels: Vec<_> = names
             .iter()
-            .map(|(layer, expert, count)| ([("layer", &layer[..]), ("expert", &expert[..])], *count))
+            .map(|(layer, expert, count)| {
+                ([("layer", &layer[..]), ("expert", &expert[..])], *count)
+            })
             .collect();
         let samples: Vec<_> = labels.iter().map(|(label, n)| (&label[..], *n as f64)).collect();
         let help = "Pairs of a token and an expert, by layer and expert.";

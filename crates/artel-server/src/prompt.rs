@@ -32,7 +32,8 @@ impl PromptField {
     pub(crate) fn encode(self, app: &App) -> Result<Vec<Prompt>, ApiError> {
         let text = |text: String| {
             check_length(app, "prompt", &text)?;
-            let ids = app.model.tokenizer.encode(&text).map_err(|error| refused("prompt", error))?;
+            let ids =
+                app.model.tokenizer.encode(&text).map_err(|error| refused("prompt", error))?;
             Ok(Prompt { ids, text: Some(text) })
         };
         let ids = |ids: Vec<u32>| Prompt { ids, text: None };

@@ -51,7 +51,9 @@ pub(crate) struct Splitter {
 enum State {
     Opening,
     /// A thought; at its very beginning white space is dropped.
-    Thinking { begun: bool },
+    Thinking {
+        begun: bool,
+    },
     /// What is said after a thought, before its first letter.
     Turning,
     Saying,

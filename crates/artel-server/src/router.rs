@@ -90,7 +90,8 @@ async fn check_key(
     if bool::from(fits) {
         return Ok(next.run(request).await);
     }
-    let error = ApiError::refused(StatusCode::UNAUTHORIZED, "the API key is not one of this server");
+    let error =
+        ApiError::refused(StatusCode::UNAUTHORIZED, "the API key is not one of this server");
     Err(error.with_code("invalid_api_key"))
 }
 

@@ -3,8 +3,8 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use artel_model::Tokenizer;
-use llguidance::toktrie::TokTrie;
 use llguidance::token_bytes_from_tokenizer_json;
+use llguidance::toktrie::TokTrie;
 
 /// The bytes of all tokens, as far as the tokenizer has an alphabet of bytes.
 #[derive(Debug)]

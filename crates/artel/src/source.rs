@@ -103,7 +103,7 @@ pub fn load_mapped(args: &ModelArgs, checkpoint: &Checkpoint) -> anyhow::Result<
         HumanBytes(model.parameters().bytes() as u64)
     );
     if let Some(plan) = model.moe_plan() {
-        tracing::info!("{plan}");
+        plan.to_string().lines().for_each(|line| tracing::info!("plan: {line}"));
     }
     Ok(model)
 }

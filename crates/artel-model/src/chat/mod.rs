@@ -112,6 +112,11 @@ impl ChatTemplate {
         Ok(Self { templates, special_tokens })
     }
 
+    /// Whether a template holds these words, such as the tag of something that it may write.
+    pub fn mentions(&self, words: &str) -> bool {
+        self.templates.values().any(|template| template.contains(words))
+    }
+
     /// The text of a chat.
     ///
     /// # Errors

@@ -19,6 +19,7 @@ use crate::grammar::Grammar;
 use crate::prompt::encode_chat;
 use crate::reasoning::{Opening, Piece, Splitter};
 use crate::sampling::{CommonFields, Recipe, logprobs};
+use crate::tools::{Call, CallReader, Tools};
 
 /// What is not served here.
 const UNSERVED: [&str; 11] = [
@@ -58,6 +59,7 @@ struct Prepared {
     streams: bool,
     includes_usage: bool,
     opening: Opening,
+    tools: Tools,
 }
 
 /// Answers a request.
@@ -66,10 +68,10 @@ pub(crate) async fn chat(
     body: JsonBody,
 ) -> Result<Response, ApiError> {
     let prepared = prepare(&app, body, read).await?;
-    let Prepared { prompt_ids, n, recipe, streams, includes_usage, opening } = prepared;
+    let Prepared { prompt_ids, n, recipe, streams, includes_usage, opening, tools } = prepared;
     let requests = (0..n).map(|choice| recipe.request(prompt_ids.clone(), choice));
     let choices = Choices::submit(&app, requests)?;
-    let writer = Writer::new(app, n, recipe.logprobs.is_some(), opening);
+    let writer = Writer::new(app, n, recipe.logprobs.is_some(), (opening, &tools));
     if streams {
         return Ok(stream(choices, writer, n, includes_usage));
     }
@@ -88,7 +90,9 @@ fn read(app: &Arc<App>, body: JsonBody) -> Result<Prepared, ApiError> {
         _ => Ending::GenerationPrompt,
     };
     let variables = fields.chat_template_kwargs.unwrap_or_default();
-    let chat = Chat { ending, variables, ..Chat::new(&messages) };
+    let tools = Tools::read(app, &body.object)?;
+    let shown = tools.for_template();
+    let chat = Chat { ending, variables, tools: shown, ..Chat::new(&messages) };
     let (prompt_ids, text) = encode_chat(app, &chat)?;
     let opening = Opening::after(&text, &app.model.tokenizer);
     common.max_tokens = fields.max_completion_tokens.or(common.max_tokens);
@@ -102,10 +106,13 @@ fn read(app: &Arc<App>, body: JsonBody) -> Result<Prepared, ApiError> {
         }
     };
     let behind = opening.end_token(&app.model.tokenizer);
-    let grammar = super::format::grammar(app, &body.object)?;
+    let grammar = match tools.grammar(app)? {
+        Some(grammar) => Some(grammar),
+        None => super::format::grammar(app, &body.object)?,
+    };
     recipe.grammar = grammar.map(|grammar: Grammar| grammar.behind(behind));
     let (streams, includes_usage) = (common.stream.unwrap_or(false), common.includes_usage());
-    Ok(Prepared { prompt_ids, n, recipe, streams, includes_usage, opening })
+    Ok(Prepared { prompt_ids, n, recipe, streams, includes_usage, opening, tools })
 }
 
 /// Messages as templates take them: contents are texts, arguments of calls are objects.
@@ -142,7 +149,8 @@ fn message(index: usize, mut given: Map<String, Value>) -> Result<Message, ApiEr
         for call in calls {
             let arguments = call.get_mut("function").and_then(|call| call.get_mut("arguments"));
             if let Some(arguments) = arguments
-                && let Some(parsed) = arguments.as_str().and_then(|text| serde_json::from_str(text).ok())
+                && let Some(parsed) =
+                    arguments.as_str().and_then(|text| serde_json::from_str(text).ok())
             {
                 *arguments = parsed;
             }
@@ -171,12 +179,79 @@ struct Writer {
 
 struct ChoiceWriter {
     splitter: Splitter,
+    reader: CallReader,
+    /// Calls that have been told.
+    calls: usize,
     has_begun: bool,
 }
 
+/// What has become certain of a choice.
+#[derive(Debug, Default)]
+struct Parts {
+    thought: String,
+    said: String,
+    calls: Vec<Call>,
+}
+
+impl ChoiceWriter {
+    /// Adds text, which may be the last.
+    fn push(&mut self, text: &str, is_last: bool) -> Parts {
+        let mut pieces = self.splitter.push(text);
+        if is_last {
+            pieces.extend(self.splitter.finish());
+        }
+        let mut parts = Parts::default();
+        for piece in pieces {
+            match piece {
+                Piece::Thought(text) => parts.thought.push_str(&text),
+                Piece::Said(text) => parts.add(self.reader.push(&text)),
+            }
+        }
+        if is_last {
+            parts.add(self.reader.finish());
+        }
+        parts
+    }
+
+    /// Calls as they are sent, with their numbers.
+    fn call_objects(&mut self, calls: &[Call]) -> Vec<Value> {
+        let first = self.calls;
+        self.calls += calls.len();
+        let object = |(offset, call): (usize, &Call)| {
+            json!({
+                "index": first + offset,
+                "id": new_id("call"),
+                "type": "function",
+                "function": {"name": call.name, "arguments": call.arguments},
+            })
+        };
+        calls.iter().enumerate().map(object).collect()
+    }
+
+    /// Why the choice ended: with calls, if it did not run out of tokens.
+    fn finish_reason(&self, reason: &'static str) -> &'static str {
+        if reason == "stop" && self.calls > 0 { "tool_calls" } else { reason }
+    }
+}
+
+impl Parts {
+    fn add(&mut self, (said, calls): (String, Vec<Call>)) {
+        self.said.push_str(&said);
+        self.calls.extend(calls);
+    }
+}
+
 impl Writer {
-    fn new(app: Arc<App>, choices: usize, logprobs: bool, opening: Opening) -> Self {
-        let choice = || ChoiceWriter { splitter: Splitter::new(opening), has_begun: false };
+    fn new(
+        app: Arc<App>,
+        choices: usize,
+        logprobs: bool,
+        (opening, tools): (Opening, &Tools),
+    ) -> Self {
+        let choice = || {
+            let (splitter, reader) = (Splitter::new(opening), tools.reader());
+            ChoiceWriter { splitter, reader, calls: 0, has_begun: false }
+        };
         let choices = (0..choices).map(|_| choice()).collect();
         Self { app, id: new_id("chatcmpl"), created: unix_seconds(), logprobs, choices }
     }
@@ -186,19 +261,24 @@ impl Writer {
         let mut choices = Vec::with_capacity(answers.len());
         for (index, answer) in answers.into_iter().enumerate() {
             usage.add(&answer.usage, index == 0);
-            let splitter = &mut self.choices[index].splitter;
-            let mut pieces = splitter.push(&answer.text);
-            pieces.extend(splitter.finish());
-            let (thought, said) = sorted(pieces);
+            let choice = &mut self.choices[index];
+            let Parts { thought, said, calls } = choice.push(&answer.text, true);
             let mut message = json!({"role": "assistant", "content": said, "refusal": null});
             if !thought.is_empty() {
                 message["reasoning_content"] = thought.into();
             }
+            if !calls.is_empty() {
+                message["tool_calls"] = choice.call_objects(&calls).into();
+                if message["content"] == "" {
+                    message["content"] = Value::Null;
+                }
+            }
+            let finish_reason = choice.finish_reason(answer.finish_reason);
             choices.push(json!({
                 "index": index,
                 "message": message,
                 "logprobs": self.logprobs(&answer.tokens),
-                "finish_reason": answer.finish_reason,
+                "finish_reason": finish_reason,
                 "stop_reason": answer.stop_reason,
             }));
         }
@@ -227,39 +307,28 @@ impl Writer {
     }
 }
 
-/// All thoughts and all that is said.
-fn sorted(pieces: Vec<Piece>) -> (String, String) {
-    let (mut thought, mut said) = (String::new(), String::new());
-    for piece in pieces {
-        match piece {
-            Piece::Thought(text) => thought.push_str(&text),
-            Piece::Said(text) => said.push_str(&text),
-        }
-    }
-    (thought, said)
-}
-
 impl Chunks for Writer {
     fn chunk(&mut self, update: Update) -> Result<Value, ApiError> {
         let index = update.index;
-        let ended = update.finished.as_ref().map(|finished| ending(&finished.reason)).transpose()?;
+        let ended =
+            update.finished.as_ref().map(|finished| ending(&finished.reason)).transpose()?;
         let choice = &mut self.choices[index];
-        let mut pieces = choice.splitter.push(&update.text());
-        if ended.is_some() {
-            pieces.extend(choice.splitter.finish());
-        }
-        let (thought, said) = sorted(pieces);
+        let Parts { thought, said, calls } = choice.push(&update.text(), ended.is_some());
         let mut delta = Map::new();
         if !std::mem::replace(&mut choice.has_begun, true) {
             delta.insert("role".to_owned(), "assistant".into());
         }
-        if thought.is_empty() || !said.is_empty() {
+        if (thought.is_empty() && calls.is_empty()) || !said.is_empty() {
             delta.insert("content".to_owned(), said.into());
         }
         if !thought.is_empty() {
             delta.insert("reasoning_content".to_owned(), thought.into());
         }
+        if !calls.is_empty() {
+            delta.insert("tool_calls".to_owned(), choice.call_objects(&calls).into());
+        }
         let (finish_reason, stop_reason) = ended.unzip();
+        let finish_reason = finish_reason.map(|reason| choice.finish_reason(reason));
         let choice = json!({
             "index": index,
             "delta": delta,

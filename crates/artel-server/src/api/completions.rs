@@ -193,7 +193,8 @@ impl Writer {
 impl Chunks for Writer {
     fn chunk(&mut self, mut update: Update) -> Result<Value, ApiError> {
         let index = update.index;
-        let ended = update.finished.as_ref().map(|finished| ending(&finished.reason)).transpose()?;
+        let ended =
+            update.finished.as_ref().map(|finished| ending(&finished.reason)).transpose()?;
         let (mut finish_reason, stop_reason) = ended.unzip();
         let mut text = update.text();
         if self.format.prompt_only {

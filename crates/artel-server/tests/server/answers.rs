@@ -45,8 +45,14 @@ async fn a_chat_is_answered_under_both_names() {
         let answer = server.ask(CHAT, &chat(json!({"model": model}))).await;
         let choice = &answer["choices"][0];
         assert!(choice["message"]["content"].as_str().unwrap().ends_with(ANSWER), "{answer}");
-        assert_eq!((&choice["finish_reason"], &choice["stop_reason"]), (&json!("stop"), &Value::Null));
-        assert_eq!((&answer["object"], &answer["model"]), (&json!("chat.completion"), &json!("tally")));
+        assert_eq!(
+            (&choice["finish_reason"], &choice["stop_reason"]),
+            (&json!("stop"), &Value::Null)
+        );
+        assert_eq!(
+            (&answer["object"], &answer["model"]),
+            (&json!("chat.completion"), &json!("tally"))
+        );
         let usage = |field: &str| answer["usage"][field].as_u64().unwrap();
         assert!(usage("prompt_tokens") > 20 && usage("completion_tokens") > 10);
         assert_eq!(usage("total_tokens"), usage("prompt_tokens") + usage("completion_tokens"));
@@ -172,7 +178,10 @@ async fn logprobs_are_those_of_the_tokens() {
     let list = |name: &str| lists[name].as_array().unwrap();
     let text: String = list("tokens").iter().map(|token| token.as_str().unwrap()).collect();
     assert_eq!(choice["text"], text);
-    assert_eq!((&lists["token_logprobs"][0], &lists["top_logprobs"][0]), (&Value::Null, &Value::Null));
+    assert_eq!(
+        (&lists["token_logprobs"][0], &lists["top_logprobs"][0]),
+        (&Value::Null, &Value::Null)
+    );
     let prompt = answer["usage"]["prompt_tokens"].as_u64().unwrap() as usize;
     for at in prompt..list("tokens").len() {
         let token = lists["tokens"][at].as_str().unwrap();
@@ -237,11 +246,61 @@ async fn an_answer_has_the_form_that_is_asked_for() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn functions_are_called_where_that_is_demanded() {
+    let server = TestServer::start().await;
+    let tool = |name: &str, field: &str| {
+        let properties = json!({field: {"type": "integer", "minimum": 0, "maximum": 99}});
+        let parameters = json!({"type": "object", "properties": properties, "required": [field]});
+        json!({"type": "function", "function": {"name": name, "parameters": parameters}})
+    };
+    let tools = json!([tool("add", "a"), tool("take", "b")]);
+    let named = json!({"type": "function", "function": {"name": "take"}});
+    for (choice, several) in [(json!("required"), false), (named, true)] {
+        let more = json!({
+            "tools": tools, "tool_choice": choice, "parallel_tool_calls": several,
+            "temperature": 1, "seed": 3, "max_tokens": 200,
+        });
+        let answer = server.ask(CHAT, &chat(more.clone())).await;
+        let whole = &answer["choices"][0];
+        assert_eq!(whole["finish_reason"], "tool_calls", "{answer}");
+        assert_eq!(whole["message"]["content"], Value::Null);
+        let calls = whole["message"]["tool_calls"].as_array().unwrap();
+        assert_eq!(calls.len(), 1);
+        let function = &calls[0]["function"];
+        let field = if function["name"] == "add" { "a" } else { "b" };
+        assert!(several == false || function["name"] == "take");
+        let arguments: Value =
+            serde_json::from_str(function["arguments"].as_str().unwrap()).unwrap();
+        assert!(arguments[field].as_u64().unwrap() <= 99, "{answer}");
+        let chunks = server.stream(CHAT, &with(chat(more), json!({"stream": true}))).await;
+        let deltas = chunks.iter().map(|chunk| &chunk["choices"][0]["delta"]["tool_calls"][0]);
+        let streamed: Vec<&Value> = deltas.filter(|call| !call.is_null()).collect();
+        assert_eq!(streamed.len(), 1);
+        assert_eq!(&streamed[0]["function"], function);
+    }
+    let none = chat(json!({"tools": tools, "tool_choice": "none"}));
+    let answer = server.ask(CHAT, &none).await;
+    assert!(answer["choices"][0]["message"]["content"].as_str().unwrap().ends_with(ANSWER));
+    // The bundled model's template does not say how it calls functions.
+    for (choice, why) in
+        [(json!("auto"), "required"), (json!("perhaps"), "none"), (json!({}), "names")]
+    {
+        let (status, answer) =
+            server.post(CHAT, &chat(json!({"tools": tools, "tool_choice": choice}))).await;
+        assert_eq!((status, &answer["error"]["param"]), (400, &json!("tool_choice")));
+        assert!(answer["error"]["message"].as_str().unwrap().contains(why), "{answer}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn the_server_tells_what_it_is_and_what_it_does() {
     let config = ServerConfig { metrics_prefix: "vllm".to_owned(), ..ServerConfig::default() };
     let server = TestServer::with(Default::default(), config).await;
     let models: Value = server.get("/v1/models").await.json().await.unwrap();
-    assert_eq!((&models["data"][0]["id"], &models["data"][0]["root"]), (&json!("tally"), &json!("tally")));
+    assert_eq!(
+        (&models["data"][0]["id"], &models["data"][0]["root"]),
+        (&json!("tally"), &json!("tally"))
+    );
     assert_eq!(models["data"][0]["max_model_len"], 1024);
     for name in ["tally", "default"] {
         let model: Value = server.get(&format!("/v1/models/{name}")).await.json().await.unwrap();
@@ -268,7 +327,9 @@ async fn the_server_tells_what_it_is_and_what_it_does() {
     assert_eq!(text.matches("artel:expert_tokens_total{").count(), 4 * 16, "{text}");
 
     let page = server.get("/").await;
-    assert!(page.headers()["content-security-policy"].to_str().unwrap().contains("default-src 'none'"));
+    assert!(
+        page.headers()["content-security-policy"].to_str().unwrap().contains("default-src 'none'")
+    );
     let page = page.text().await.unwrap();
     assert!(page.contains("page.js") && !page.contains("//"), "the page asks nobody else");
     assert_eq!(server.get("/page.js").await.status(), 200);

@@ -77,7 +77,8 @@ async fn a_socket_that_is_half_closed_is_dropped() {
     socket.shutdown().await.unwrap();
     let mut rest = Vec::new();
     // The server may close at once, which some systems report as an error.
-    let _ = tokio::time::timeout(Duration::from_secs(20), socket.read_to_end(&mut rest)).await.unwrap();
+    let _ =
+        tokio::time::timeout(Duration::from_secs(20), socket.read_to_end(&mut rest)).await.unwrap();
     assert!(!String::from_utf8_lossy(&rest).contains("[DONE]"));
     cancelled(&server, 1).await;
     server.ask(COMPLETIONS, &json!({"prompt": "a"})).await;

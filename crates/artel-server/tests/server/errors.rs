@@ -56,14 +56,24 @@ async fn a_wrong_field_is_named_with_what_it_may_be() {
         (json!({"prompt": {"a": 1}}), "prompt", "list of token ids"),
         (json!({"prompt": [1024]}), "prompt", "below 1024"),
         (json!({"prompt": [-1]}), "prompt", "list of token ids"),
-        (json!({"prompt": "a ".repeat(1000)}), "max_tokens", "context"),
+        (json!({"prompt": "a ".repeat(1100)}), "max_tokens", "context"),
         (json!({"prompt": "a".repeat(1 << 20)}), "prompt", "1048576 bytes"),
-        (json!({"prompt": "a", "response_format": {"type": "xml"}}), "response_format.type", "json"),
-        (json!({"prompt": "a", "response_format": {"type": "json_schema"}}),
-            "response_format.json_schema", "no json_schema"),
-        (json!({"prompt": "a", "response_format":
+        (
+            json!({"prompt": "a", "response_format": {"type": "xml"}}),
+            "response_format.type",
+            "json",
+        ),
+        (
+            json!({"prompt": "a", "response_format": {"type": "json_schema"}}),
+            "response_format.json_schema",
+            "no json_schema",
+        ),
+        (
+            json!({"prompt": "a", "response_format":
             {"type": "json_schema", "json_schema": {"schema": {"type": "nothing"}}}}),
-            "response_format", "no grammar"),
+            "response_format",
+            "no grammar",
+        ),
         (json!({"prompt": vec!["a"; 600], "n": 2}), "prompt", "1024 answers"),
     ];
     let message = json!([{"role": "user", "content": "a"}]);
@@ -73,11 +83,17 @@ async fn a_wrong_field_is_named_with_what_it_may_be() {
         (json!({"messages": [{"content": "a"}]}), "messages[0].role", "must be a text"),
         (json!({"messages": [{"role": "user"}]}), "messages[0].content", "missing"),
         (json!({"messages": [{"role": "user", "content": 3}]}), "messages[0].content", "a text"),
-        (json!({"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}),
-            "messages[0].content", "not text"),
+        (
+            json!({"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}),
+            "messages[0].content",
+            "not text",
+        ),
         (json!({"messages": message, "top_logprobs": 2}), "top_logprobs", "logprobs is not true"),
-        (json!({"messages": message, "logprobs": true, "top_logprobs": 21}),
-            "top_logprobs", "0..=20"),
+        (
+            json!({"messages": message, "logprobs": true, "top_logprobs": 21}),
+            "top_logprobs",
+            "0..=20",
+        ),
         (json!({"messages": message, "logprobs": 2}), "logprobs", "boolean"),
         (json!({"messages": message, "max_completion_tokens": 2000}), "max_tokens", "1024"),
     ];
@@ -104,8 +120,17 @@ async fn a_body_that_is_no_request_is_refused() {
         status_and_json(request.send().await.unwrap()).await
     };
     let json = Some("application/json");
-    let bodies: [&[u8]; 9] =
-        [b"", b"{", b"[]", b"null", b"1", b"{\"prompt\": \"\\ud800\"}", b"\xff\xfe", b"{}{}", b"{\"a\": 1e999}"];
+    let bodies: [&[u8]; 9] = [
+        b"",
+        b"{",
+        b"[]",
+        b"null",
+        b"1",
+        b"{\"prompt\": \"\\ud800\"}",
+        b"\xff\xfe",
+        b"{}{}",
+        b"{\"a\": 1e999}",
+    ];
     for body in bodies {
         let (status, answer) = send(json, body.to_vec()).await;
         assert_eq!(status, 400, "{answer}");
@@ -155,7 +180,9 @@ async fn who_has_no_key_gets_no_answer() {
     let config = ServerConfig { api_keys, ..ServerConfig::default() };
     let server = TestServer::with(EngineConfig::default(), config).await;
     let body = json!({"prompt": "a", "max_tokens": 1});
-    for shown in [None, Some("Bearer wrong"), Some("Bearer firsT"), Some("Basic first"), Some("first")] {
+    for shown in
+        [None, Some("Bearer wrong"), Some("Bearer firsT"), Some("Basic first"), Some("first")]
+    {
         let request = server.request(COMPLETIONS, &body);
         let request = shown.into_iter().fold(request, |all, key| all.header("authorization", key));
         let response = request.send().await.unwrap();
@@ -177,7 +204,9 @@ async fn who_has_no_key_gets_no_answer() {
 async fn other_pages_may_ask_only_where_that_is_wanted() {
     let origins = ["https://a.example".to_owned()].to_vec();
     let allowing = ServerConfig { cors_origins: origins, ..ServerConfig::default() };
-    for (config, allowed) in [(ServerConfig::default(), None), (allowing, Some("https://a.example"))] {
+    for (config, allowed) in
+        [(ServerConfig::default(), None), (allowing, Some("https://a.example"))]
+    {
         let server = TestServer::with(EngineConfig::default(), config).await;
         for (origin, expected) in [("https://a.example", allowed), ("https://b.example", None)] {
             let request = server.client.request(Method::OPTIONS, server.url(COMPLETIONS));

@@ -33,7 +33,8 @@ async fn count(server: Arc<TestServer>, index: usize) -> usize {
     assert_eq!(response.status(), 200);
     let events = chunks(response).await;
     assert_eq!(events.last(), Some(&Value::Null), "stream {index} is not complete");
-    let tokens = |chunk: &Value| chunk["choices"][0]["logprobs"]["tokens"].as_array().map_or(0, Vec::len);
+    let tokens =
+        |chunk: &Value| chunk["choices"][0]["logprobs"]["tokens"].as_array().map_or(0, Vec::len);
     let delivered: usize = events.iter().map(tokens).sum();
     let usage = &events[events.len() - 2]["usage"];
     assert_eq!(usage["completion_tokens"], delivered, "stream {index}");

@@ -6,7 +6,9 @@ use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use artel_engine::{CpuRunner, Engine, EngineConfig, EngineHandle};
-use artel_model::{ChatTemplate, Checkpoint, GenerationConfig, LoadOptions, Model, Tokenizer};
+use artel_model::{
+    ChatTemplate, Checkpoint, Format, GenerationConfig, LoadOptions, Model, Tokenizer,
+};
 use artel_server::{ServedModel, Server, ServerConfig};
 use futures_util::StreamExt;
 use reqwest::{Client, RequestBuilder, Response};
@@ -35,7 +37,9 @@ fn checkpoint() -> Checkpoint {
 
 fn model() -> Arc<Model> {
     static MODEL: OnceLock<Arc<Model>> = OnceLock::new();
-    let load = || Arc::new(Model::load(&checkpoint(), &LoadOptions::default()).unwrap());
+    // In float32 a token does not depend on the rest of its batch, to the last bit.
+    let options = LoadOptions { format: Some(Format::F32), ..LoadOptions::default() };
+    let load = || Arc::new(Model::load(&checkpoint(), &options).unwrap());
     Arc::clone(MODEL.get_or_init(load))
 }
 

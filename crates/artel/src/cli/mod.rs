@@ -213,6 +213,12 @@ pub struct ArithmeticArgs {
     /// Longest answer in tokens
     #[arg(long, value_name = "N", default_value_t = 512)]
     pub max_tokens: usize,
+    /// Ask a server instead of loading a model
+    #[arg(long, value_name = "URL", conflicts_with_all = ["model", "format", "write"])]
+    pub url: Option<String>,
+    /// Key for that server
+    #[arg(long, value_name = "KEY", env = "ARTEL_API_KEY", hide_env_values = true)]
+    pub api_key: Option<String>,
     /// Write problems as JSON lines instead of solving them
     #[arg(long, value_name = "FILE", requires = "split")]
     pub write: Option<PathBuf>,

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use anyhow::{Context, ensure};
-use artel_engine::{EngineConfig, EngineHandle};
+use artel_engine::{Cancellation, EngineConfig, EngineHandle};
 use artel_model::{ChatTemplate, Checkpoint, GenerationConfig, Model, Tokenizer};
 use indicatif::{ProgressBar, ProgressStyle};
 use serde::Serialize;
@@ -19,6 +19,7 @@ use crate::cli::{
 use crate::eval::arithmetic::{self, Exam, Score, Split};
 use crate::eval::completions::Candidate;
 use crate::eval::gsm8k::{self, Dataset, Shots};
+use crate::eval::remote::RemoteModel;
 use crate::interrupt::{EXIT_INTERRUPTED, Interrupt};
 use crate::record::{self, Provenance};
 use crate::source;
@@ -91,42 +92,48 @@ impl Subject {
         source::start(&self.model, &self.tokenizer, EngineConfig::offline(args.batch_size))
     }
 
-    fn record<R>(&self, task: &'static str, started: Instant, result: R) -> Record<R> {
-        Record {
-            task,
-            model: self.checkpoint.name(),
-            format: self.model.moe_plan().map(|plan| plan.format()),
-            provenance: Provenance::here(),
-            seconds: started.elapsed().as_secs_f64(),
-            result,
-        }
+    fn solver(&self) -> Solver {
+        let format = self.model.moe_plan().map(|plan| plan.format());
+        Solver { model: self.checkpoint.name(), format }
+    }
+}
+
+/// Who solved the problems.
+struct Solver {
+    model: String,
+    /// Number format of its experts, where that is known.
+    format: Option<&'static str>,
+}
+
+impl Solver {
+    fn record<R>(self, task: &'static str, seconds: f64, result: R) -> Record<R> {
+        let Self { model, format } = self;
+        Record { task, model, format, provenance: Provenance::here(), seconds, result }
     }
 }
 
 fn arithmetic(args: &ArithmeticArgs) -> anyhow::Result<ExitCode> {
     ensure!(args.num_problems > 0, "--num-problems is 0: there is nothing to solve");
+    ensure!(args.evaluation.batch_size > 0, "--batch-size is 0: nothing would be solved");
     let interrupt = Interrupt::listen()?;
-    let subject = Subject::load(&args.model)?;
-    let template = ChatTemplate::read(&subject.checkpoint)?;
     let mut samples = SampleFile::create(&args.evaluation)?;
     let bar = progress_bar(args.num_problems);
-    let started = Instant::now();
-    let candidate = Candidate {
-        engine: &subject.engine(&args.evaluation)?,
-        tokenizer: &subject.tokenizer,
-        end_tokens: &subject.end_tokens,
-        cancellation: &interrupt.cancellation(),
-    };
     let (num_problems, seed) = (args.num_problems, args.seed);
     let exam = Exam { num_problems, seed, max_tokens: args.max_tokens };
-    let report = arithmetic::evaluate(candidate, &template, exam, |report, sample| {
+    let done = |report: &arithmetic::Report, sample: &arithmetic::Sample<'_>| {
         bar.set_position(report.total.problems);
         bar.set_message(format!("{:.3}", report.total.exact_match()));
         samples.write(sample)
-    })?;
+    };
+    let cancellation = interrupt.cancellation();
+    let (started, report, solver) = match &args.url {
+        Some(url) => solve_remotely(url, args, exam, &cancellation, done)?,
+        None => solve_here(args, exam, &cancellation, done)?,
+    };
+    let seconds = started.elapsed().as_secs_f64();
     bar.finish_and_clear();
     samples.finish()?;
-    let tokens_per_second = report.completion_tokens as f64 / started.elapsed().as_secs_f64();
+    let tokens_per_second = report.completion_tokens as f64 / seconds;
     print_arithmetic(args.seed, &report, tokens_per_second)?;
     if let Some(path) = &args.evaluation.save_result {
         let result = ArithmeticResult {
@@ -136,9 +143,49 @@ fn arithmetic(args: &ArithmeticArgs) -> anyhow::Result<ExitCode> {
             tokens_per_second,
             report,
         };
-        record::save(path, &subject.record("arithmetic", started, result))?;
+        record::save(path, &solver.record("arithmetic", seconds, result))?;
     }
     Ok(exit_code(&interrupt))
+}
+
+/// When the first problem was put, how the model did, and which it was.
+type Solved = (Instant, arithmetic::Report, Solver);
+
+fn solve_here(
+    args: &ArithmeticArgs,
+    exam: Exam,
+    cancellation: &Cancellation,
+    done: impl FnMut(&arithmetic::Report, &arithmetic::Sample<'_>) -> anyhow::Result<()>,
+) -> anyhow::Result<Solved> {
+    let subject = Subject::load(&args.model)?;
+    let template = ChatTemplate::read(&subject.checkpoint)?;
+    let started = Instant::now();
+    let candidate = Candidate {
+        engine: &subject.engine(&args.evaluation)?,
+        tokenizer: &subject.tokenizer,
+        end_tokens: &subject.end_tokens,
+        cancellation,
+    };
+    let report = arithmetic::evaluate(candidate, &template, exam, done)?;
+    Ok((started, report, subject.solver()))
+}
+
+fn solve_remotely(
+    url: &str,
+    args: &ArithmeticArgs,
+    exam: Exam,
+    cancellation: &Cancellation,
+    done: impl FnMut(&arithmetic::Report, &arithmetic::Sample<'_>) -> anyhow::Result<()>,
+) -> anyhow::Result<Solved> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(async {
+        let model = RemoteModel::connect(url, args.api_key.clone()).await?;
+        let started = Instant::now();
+        let at_a_time = args.evaluation.batch_size;
+        let report =
+            arithmetic::evaluate_remote(&model, exam, at_a_time, cancellation, done).await?;
+        Ok((started, report, Solver { model: model.name, format: None }))
+    })
 }
 
 fn print_arithmetic(
@@ -205,7 +252,8 @@ fn gsm8k(args: &Gsm8kArgs) -> anyhow::Result<ExitCode> {
             flexible_extract: flexible.0,
             flexible_extract_standard_error: flexible.1,
         };
-        record::save(path, &subject.record("gsm8k", started, result))?;
+        let seconds = started.elapsed().as_secs_f64();
+        record::save(path, &subject.solver().record("gsm8k", seconds, result))?;
     }
     Ok(exit_code(&interrupt))
 }

@@ -32,7 +32,7 @@ pub fn serve(args: &ServeArgs) -> anyhow::Result<ExitCode> {
     let model = Arc::new(source::load(&args.model, &checkpoint)?);
     let tokenizer = Tokenizer::read(&checkpoint)?;
     let engine = source::start(&model, &tokenizer, engine_config(&args.engine))?;
-    tell(&checkpoint, &model, engine.config());
+    tell(&model, engine.config());
     let served = ServedModel {
         engine,
         tokenizer,
@@ -59,18 +59,12 @@ pub fn serve(args: &ServeArgs) -> anyhow::Result<ExitCode> {
     })
 }
 
-/// One line a decision.
-fn tell(checkpoint: &Checkpoint, model: &Model, engine: &EngineConfig) {
-    let weights = HumanBytes(model.parameters().bytes() as u64);
-    let shape = model.config();
-    tracing::info!("model: {}, {}, weights {weights}", checkpoint.name(), shape.architecture);
+/// One line a decision, beside those of the model, which have been told.
+fn tell(model: &Model, engine: &EngineConfig) {
     tracing::info!("device: CPU, {} threads", rayon::current_num_threads());
-    if let Some(plan) = model.moe_plan() {
-        plan.to_string().lines().for_each(|line| tracing::info!("plan: {line}"));
-    }
     let EngineConfig { max_num_seqs, max_num_batched_tokens, max_model_len, .. } = engine;
     let usual = max_num_seqs.saturating_mul(*max_model_len);
-    let cache = usual.saturating_mul(shape.cache_bytes_per_token) as u64;
+    let cache = usual.saturating_mul(model.config().cache_bytes_per_token) as u64;
     let cache = engine.kv_cache_memory.map_or(cache, |bytes| bytes as u64);
     tracing::info!("memory: up to {} for keys and values, taken as they fill", HumanBytes(cache));
     tracing::info!(

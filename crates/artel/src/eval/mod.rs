@@ -3,3 +3,4 @@
 pub mod arithmetic;
 pub mod completions;
 pub mod gsm8k;
+pub mod remote;

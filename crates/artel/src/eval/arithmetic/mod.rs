@@ -32,7 +32,7 @@ mod tests;
 mod words;
 
 pub use answer::extract_answer;
-pub use run::{Exam, Report, Score, evaluate};
+pub use run::{Exam, Report, Sample, Score, evaluate, evaluate_remote};
 
 use dice::Dice;
 use rayon::prelude::*;

@@ -2,12 +2,13 @@
 
 use std::collections::BTreeMap;
 
-use artel_engine::{FinishReason, Request};
+use artel_engine::{Cancellation, FinishReason, Request};
 use artel_model::{Chat, ChatTemplate, Message};
 use serde::Serialize;
 
 use super::{Problem, Split, extract_answer, problem};
 use crate::eval::completions::{Candidate, complete_all};
+use crate::eval::remote::RemoteModel;
 
 /// Right answers among problems.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize)]
@@ -85,9 +86,8 @@ pub fn evaluate(
     mut done: impl FnMut(&Report, &Sample<'_>) -> anyhow::Result<()>,
 ) -> anyhow::Result<Report> {
     let Candidate { engine, tokenizer, end_tokens, cancellation } = candidate;
-    let held_out = |index: usize| problem(Split::HeldOut, exam.seed, index as u64);
     let requests = (0..exam.num_problems).map(|index| {
-        let messages = [Message::new("user", &held_out(index).question)];
+        let messages = [Message::new("user", &exam.problem(index).question)];
         let prompt = template.render(&Chat::new(&messages))?;
         Ok(Request {
             end_tokens: end_tokens.to_vec(),
@@ -101,15 +101,54 @@ pub fn evaluate(
         if reply.reason == FinishReason::Cancelled {
             return Ok(());
         }
-        let Problem { question, answer, steps, .. } = held_out(reply.index);
-        let right = extract_answer(&reply.text) == Some(answer);
-        report.total.add(right);
-        report.by_steps.entry(steps).or_default().add(right);
         report.completion_tokens += reply.usage.completion_tokens;
-        let (question, text) = (&question, &reply.text);
-        done(&report, &Sample { index: reply.index, question, answer, reply: text, right })
+        report.add(exam, reply.index, &reply.text, &mut done)
     })?;
     Ok(report)
+}
+
+/// The same through a server, with so many problems at a time.
+///
+/// # Errors
+/// When the server refuses a problem or cannot be reached, or `done` fails.
+pub async fn evaluate_remote(
+    model: &RemoteModel,
+    exam: Exam,
+    at_a_time: usize,
+    cancellation: &Cancellation,
+    mut done: impl FnMut(&Report, &Sample<'_>) -> anyhow::Result<()>,
+) -> anyhow::Result<Report> {
+    let questions = (0..exam.num_problems).map(|index| exam.problem(index).question);
+    let limits = (exam.max_tokens, at_a_time);
+    let mut report = Report::default();
+    let scored = model.answer_all(questions, limits, cancellation, |reply| {
+        report.completion_tokens += reply.completion_tokens;
+        report.add(exam, reply.index, &reply.text, &mut done)
+    });
+    scored.await?;
+    Ok(report)
+}
+
+impl Exam {
+    fn problem(&self, index: usize) -> Problem {
+        problem(Split::HeldOut, self.seed, index as u64)
+    }
+}
+
+impl Report {
+    fn add(
+        &mut self,
+        exam: Exam,
+        index: usize,
+        reply: &str,
+        done: &mut impl FnMut(&Report, &Sample<'_>) -> anyhow::Result<()>,
+    ) -> anyhow::Result<()> {
+        let Problem { question, answer, steps, .. } = exam.problem(index);
+        let right = extract_answer(reply) == Some(answer);
+        self.total.add(right);
+        self.by_steps.entry(steps).or_default().add(right);
+        done(self, &Sample { index, question: &question, answer, reply, right })
+    }
 }
 
 #[cfg(test)]
