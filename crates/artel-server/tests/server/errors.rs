@@ -21,10 +21,11 @@ fn check(answer: &Value) -> (&str, &Value, &Value) {
     (error["message"].as_str().unwrap(), &error["param"], &error["code"])
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_wrong_field_is_named_with_what_it_may_be() {
-    let server = TestServer::start().await;
-    let completions = [
+/// A body, the field that is wrong with it, and what is said of that.
+type Wrong = (Value, &'static str, &'static str);
+
+fn wrong_completions() -> Vec<Wrong> {
+    vec![
         (json!({"prompt": "a", "temperature": -1}), "temperature", "at least 0"),
         (json!({"prompt": "a", "temperature": "hot"}), "temperature", "expected a number"),
         (json!({"prompt": "a", "temperature": 1e300}), "temperature", "finite"),
@@ -75,9 +76,12 @@ async fn a_wrong_field_is_named_with_what_it_may_be() {
             "no grammar",
         ),
         (json!({"prompt": vec!["a"; 600], "n": 2}), "prompt", "1024 answers"),
-    ];
+    ]
+}
+
+fn wrong_chats() -> Vec<Wrong> {
     let message = json!([{"role": "user", "content": "a"}]);
-    let chats = [
+    vec![
         (json!({"messages": []}), "messages", "must have a message"),
         (json!({"messages": "hello"}), "messages", "sequence"),
         (json!({"messages": [{"content": "a"}]}), "messages[0].role", "must be a text"),
@@ -96,9 +100,15 @@ async fn a_wrong_field_is_named_with_what_it_may_be() {
         ),
         (json!({"messages": message, "logprobs": 2}), "logprobs", "boolean"),
         (json!({"messages": message, "max_completion_tokens": 2000}), "max_tokens", "1024"),
-    ];
-    let all = completions.into_iter().map(|case| (COMPLETIONS, case));
-    for (path, (body, param, why)) in all.chain(chats.into_iter().map(|case| (CHAT, case))) {
+    ]
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_wrong_field_is_named_with_what_it_may_be() {
+    let server = TestServer::start().await;
+    let all = wrong_completions().into_iter().map(|case| (COMPLETIONS, case));
+    for (path, (body, param, why)) in all.chain(wrong_chats().into_iter().map(|case| (CHAT, case)))
+    {
         let (status, answer) = server.post(path, &body).await;
         let shown: String = body.to_string().chars().take(200).collect();
         assert_eq!(status, 400, "{shown}: {answer}");
