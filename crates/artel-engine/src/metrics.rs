@@ -89,6 +89,10 @@ pub struct ExpertMetrics {
     pub tokens: Vec<Vec<u64>>,
     /// Of the latest 256 to 512 steps.
     pub recent: Vec<Vec<u64>>,
+    /// Experts of each layer that had a token in a step, summed over the steps.
+    pub active: Vec<u64>,
+    /// Steps in which a layer had tokens.
+    pub active_steps: Vec<u64>,
     /// The newer part of those.
     newer: Vec<Vec<u64>>,
 }
@@ -147,6 +151,13 @@ impl ExpertMetrics {
         if forget {
             self.recent = std::mem::take(&mut self.newer);
         }
+        self.active.resize(pairs.len(), 0);
+        self.active_steps.resize(pairs.len(), 0);
+        for (layer, pairs) in pairs.iter().enumerate() {
+            let active = pairs.iter().filter(|pairs| **pairs > 0).count() as u64;
+            self.active[layer] += active;
+            self.active_steps[layer] += u64::from(active > 0);
+        }
     }
 }
 
@@ -162,6 +173,8 @@ mod tests {
             let report = RunReport { expert_pairs: &pairs, path: "direct" };
             metrics.record(StepMetrics { tokens: 3, ..StepMetrics::default() }, report);
             assert_eq!(metrics.experts.tokens[1], [3 * step, 0, 0]);
+            assert_eq!(metrics.experts.active, [2 * step, step]);
+            assert_eq!(metrics.experts.active_steps, [step, step]);
             let recent = metrics.experts.recent[0][0];
             assert!(recent == step || (256..=512).contains(&recent), "{recent} of {step}");
         }

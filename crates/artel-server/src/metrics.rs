@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use artel_engine::{Finished, Metrics};
 use prometheus::core::Collector;
-use prometheus::proto::{Counter, Gauge, LabelPair, Metric, MetricFamily, MetricType};
+use prometheus::proto::{Counter, Gauge, LabelPair, Metric, MetricFamily, MetricType, Summary};
 use prometheus::{Histogram, HistogramOpts, TextEncoder};
 
 use crate::app::App;
@@ -201,6 +201,7 @@ impl Page<'_> {
         let samples: Vec<_> = labels.iter().map(|(label, n)| (&label[..], *n as f64)).collect();
         let help = "Pairs of a token and an expert, by layer and expert.";
         self.own("expert_tokens_total", help, MetricType::COUNTER, &samples);
+        self.active_experts(now);
         let imbalance: Vec<(String, f64)> = now
             .experts
             .recent
@@ -213,6 +214,23 @@ impl Page<'_> {
         let samples: Vec<_> = labels.iter().map(|(label, value)| (&label[..], *value)).collect();
         let help = "Load of the busiest expert over the mean, in the latest 256 to 512 steps.";
         self.own("expert_load_imbalance", help, MetricType::GAUGE, &samples);
+    }
+
+    /// A summary without quantiles: a sum over steps, and how many steps.
+    fn active_experts(&mut self, now: &Metrics) {
+        let counts = now.experts.active.iter().zip(&now.experts.active_steps);
+        let metric = |(layer, (active, steps)): (usize, (&u64, &u64))| {
+            let labels = [("model_name", self.app.config.name()), ("layer", &layer.to_string())];
+            let mut metric = Metric::from_label(labels.iter().map(pair).collect());
+            let mut summary = Summary::default();
+            summary.set_sample_sum(*active as f64);
+            summary.set_sample_count(*steps);
+            metric.set_summary(summary);
+            metric
+        };
+        let metrics = counts.enumerate().map(metric).collect();
+        let help = "Experts of a layer with a token, by step.";
+        self.push((OWN, "active_experts"), help, MetricType::SUMMARY, metrics);
     }
 
     fn shared_gauge(&mut self, name: &str, help: &str, value: f64) {
@@ -250,11 +268,22 @@ impl Page<'_> {
             }
             metric
         };
+        let metrics = samples.iter().map(metric).collect();
+        self.push((prefix, name), help, kind, metrics);
+    }
+
+    fn push(
+        &mut self,
+        (prefix, name): (&str, &str),
+        help: &str,
+        kind: MetricType,
+        metrics: Vec<Metric>,
+    ) {
         let mut family = MetricFamily::default();
         family.set_name(format!("{prefix}:{name}"));
         family.set_help(help.to_owned());
         family.set_field_type(kind);
-        family.set_metric(samples.iter().map(metric).collect());
+        family.set_metric(metrics);
         self.families.push(family);
     }
 }

@@ -142,7 +142,7 @@ impl CommonFields {
     }
 }
 
-/// `{"token id": bias}`.
+/// `{"token id": bias}`, each token once however its number is written.
 fn biases(given: &BTreeMap<String, f32>) -> Result<Vec<(u32, f32)>, ApiError> {
     let bias = |(id, bias): (&String, &f32)| match id.parse() {
         Ok(id) => Ok((id, *bias)),
@@ -151,7 +151,8 @@ fn biases(given: &BTreeMap<String, f32>) -> Result<Vec<(u32, f32)>, ApiError> {
             Err(ApiError::field("logit_bias", message))
         }
     };
-    given.iter().map(bias).collect()
+    let biases: BTreeMap<u32, f32> = given.iter().map(bias).collect::<Result<_, ApiError>>()?;
+    Ok(biases.into_iter().collect())
 }
 
 /// How many alternatives are told beside each token, if any.

@@ -3,6 +3,7 @@
 
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
+use std::net::TcpStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
@@ -251,6 +252,54 @@ fn control_c_ends_an_answer_cleanly() {
     assert!(started.elapsed() < Duration::from_secs(2));
     let report = String::from_utf8(output.stderr).unwrap();
     assert!(report.contains("interrupted"), "{report}");
+}
+
+/// A request over a connection of its own; what comes back, head and body.
+fn ask(address: &str, request: &str) -> String {
+    let mut connection = TcpStream::connect(address).unwrap();
+    connection.write_all(request.as_bytes()).unwrap();
+    let mut answer = String::new();
+    connection.read_to_string(&mut answer).unwrap();
+    answer
+}
+
+#[test]
+fn a_server_answers_until_it_is_interrupted() {
+    let mut child = artel(&["serve", "--port", "0", "--max-num-seqs", "4", "--api-key", "secret"])
+        .env("NO_COLOR", "1")
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut log = BufReader::new(child.stderr.take().unwrap()).lines().map(Result::unwrap);
+    let mut told = Vec::new();
+    while !told.last().is_some_and(|line: &String| line.ends_with("ready")) {
+        told.push(log.next().expect("the server says that it is ready"));
+    }
+    let told = told.join("\n");
+    for decision in ["device: CPU", "plan: ", "memory: ", "batch: 4 requests", "key needed"] {
+        assert!(told.contains(decision), "{told}");
+    }
+    let (_, address) = told.split_once("http://").unwrap();
+    let address = address.split_once(',').unwrap().0;
+    let body = format!(r#"{{"messages": [{{"role": "user", "content": "{QUESTION}"}}]}}"#);
+    let request = |key: &str| {
+        let length = body.len();
+        format!(
+            "POST /v1/chat/completions HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\
+             authorization: Bearer {key}\r\ncontent-type: application/json\r\n\
+             content-length: {length}\r\n\r\n{body}"
+        )
+    };
+    let answer = ask(address, &request("secret"));
+    assert!(answer.starts_with("HTTP/1.1 200") && answer.contains("#### 38"), "{answer}");
+    assert!(ask(address, &request("guess")).starts_with("HTTP/1.1 401"));
+    interrupt(&child);
+    let rest: Vec<String> = log.collect();
+    assert!(rest.last().unwrap().ends_with("stopped"), "{rest:?}");
+    assert!(child.wait().unwrap().success());
+    let url = ["eval", "arithmetic", "--url", "http://127.0.0.1:1"];
+    assert!(fail(&url, 1).contains("http://127.0.0.1:1"));
+    assert!(fail(&["serve", "--host", "999.0.0.1"], 1).contains("cannot listen on 999.0.0.1:8000"));
 }
 
 #[test]

@@ -268,7 +268,7 @@ async fn functions_are_called_where_that_is_demanded() {
         assert_eq!(calls.len(), 1);
         let function = &calls[0]["function"];
         let field = if function["name"] == "add" { "a" } else { "b" };
-        assert!(several == false || function["name"] == "take");
+        assert!(!several || function["name"] == "take");
         let arguments: Value =
             serde_json::from_str(function["arguments"].as_str().unwrap()).unwrap();
         assert!(arguments[field].as_u64().unwrap() <= 99, "{answer}");
@@ -323,7 +323,11 @@ async fn the_server_tells_what_it_is_and_what_it_does() {
     // Four experts a token in each of four layers, for all tokens but the last.
     let computed = answer["usage"]["total_tokens"].as_f64().unwrap() - 1.0;
     assert_eq!(server.metric("artel:expert_tokens_total").await, computed * 16.0);
+    let steps = server.metric("artel:steps_total").await;
+    assert_eq!(server.metric("artel:active_experts_count").await, 4.0 * steps);
+    assert!(server.metric("artel:active_experts_sum").await >= 4.0 * 4.0 * steps);
     let text = server.get("/metrics").await.text().await.unwrap();
+    assert!(text.contains("# TYPE artel:active_experts summary"));
     assert_eq!(text.matches("artel:expert_tokens_total{").count(), 4 * 16, "{text}");
 
     let page = server.get("/").await;

@@ -69,7 +69,7 @@ pub struct EngineArgs {
 /// A size with K, M, G or T (powers of 1024), or plain bytes.
 fn bytes(text: &str) -> Result<usize, String> {
     let upper = text.trim().to_ascii_uppercase();
-    let number = upper.trim_end_matches(|last: char| last == 'B' || last == 'I');
+    let number = upper.trim_end_matches(['B', 'I']);
     let (number, shift) = match number.char_indices().next_back() {
         Some((at, 'K')) => (&number[..at], 10),
         Some((at, 'M')) => (&number[..at], 20),
