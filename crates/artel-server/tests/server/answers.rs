@@ -60,6 +60,22 @@ async fn a_chat_is_answered_under_both_names() {
     server.settle().await;
 }
 
+/// The same but for the last bits of numbers, which may depend on the batch.
+fn alike(one: &Value, other: &Value) -> bool {
+    match (one, other) {
+        (Value::Array(one), Value::Array(other)) => {
+            one.len() == other.len() && one.iter().zip(other).all(|(one, other)| alike(one, other))
+        }
+        (Value::Object(one), Value::Object(other)) => {
+            one.len() == other.len() && one.iter().all(|(name, one)| alike(one, &other[name]))
+        }
+        (Value::Number(one), Value::Number(other)) => {
+            (one.as_f64().unwrap() - other.as_f64().unwrap()).abs() < 1e-3
+        }
+        _ => one == other,
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_stream_says_what_the_whole_answer_says() {
     let server = TestServer::start().await;
@@ -91,7 +107,8 @@ async fn a_stream_says_what_the_whole_answer_says() {
                 assert_eq!(end, json!([choice["finish_reason"], choice["stop_reason"]]));
                 let content = choice["logprobs"]["content"].as_array();
                 let expected = content.or(choice["logprobs"]["token_logprobs"].as_array());
-                assert_eq!(&logprobs, expected.unwrap(), "{body}");
+                let expected = json!(expected.unwrap());
+                assert!(alike(&json!(logprobs), &expected), "{body}: {logprobs:?} {expected}");
             }
         }
     }

@@ -37,7 +37,7 @@ fn checkpoint() -> Checkpoint {
 
 fn model() -> Arc<Model> {
     static MODEL: OnceLock<Arc<Model>> = OnceLock::new();
-    // In float32 a token does not depend on the rest of its batch, to the last bit.
+    // In float32 a token depends on the rest of its batch in the last bit at most.
     let options = LoadOptions { format: Some(Format::F32), ..LoadOptions::default() };
     let load = || Arc::new(Model::load(&checkpoint(), &options).unwrap());
     Arc::clone(MODEL.get_or_init(load))
