@@ -26,7 +26,9 @@ pub(crate) enum Opening {
 impl Opening {
     /// Of the answer to a prompt.
     pub(crate) fn after(prompt: &str, tokenizer: &Tokenizer) -> Self {
-        match tokenizer.token_id(END) {
+        // A tag that is a special token is not part of the text.
+        let shown = |id: &u32| tokenizer.decode(&[*id]).is_ok_and(|text| text == END);
+        match tokenizer.token_id(END).filter(shown) {
             None => Self::Saying,
             Some(_) if prompt.trim_end().ends_with(BEGIN) => Self::Thinking,
             Some(_) => Self::Either,

@@ -7,11 +7,63 @@ use crate::app::App;
 use crate::error::ApiError;
 use crate::grammar::Grammar;
 
-/// How calls are written by models whose template says so: JSON between these.
-const BEGIN: &str = "<tool_call>";
-const END: &str = "</tool_call>";
-/// What templates write that put something other than JSON between them.
-const ARGUMENT: &str = "<arg_key>";
+/// How a model writes calls of its own accord, as its chat template says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Syntax {
+    /// `<tool_call>{"name": …, "arguments": {…}}</tool_call>`, as Qwen and Hermes do.
+    Json,
+    /// `<minimax:tool_call><invoke name="…"><parameter name="…">…</parameter>…</invoke>…`.
+    Invoke,
+}
+
+impl Syntax {
+    /// Of a model; `None` when its template says nothing that is understood here.
+    fn of(app: &App) -> Option<Self> {
+        let template = app.model.template.as_ref()?;
+        // A tag that is a special token is not part of the text.
+        let tokenizer = &app.model.tokenizer;
+        let shown = |tag: &str| {
+            let ids = tokenizer.encode_verbatim(tag);
+            ids.and_then(|ids| tokenizer.decode(&ids)).is_ok_and(|text| text == tag)
+        };
+        let is = |syntax: &Self| {
+            // Some put other things than JSON between the same tags.
+            let other = ["<arg_key>", "<function="].iter().any(|tag| template.mentions(tag));
+            template.mentions(syntax.begin())
+                && !(other && *syntax == Self::Json)
+                && shown(syntax.begin())
+                && shown(syntax.end())
+        };
+        [Self::Invoke, Self::Json].into_iter().find(is)
+    }
+
+    fn begin(self) -> &'static str {
+        match self {
+            Self::Json => "<tool_call>",
+            Self::Invoke => "<minimax:tool_call>",
+        }
+    }
+
+    fn end(self) -> &'static str {
+        match self {
+            Self::Json => "</tool_call>",
+            Self::Invoke => "</minimax:tool_call>",
+        }
+    }
+
+    /// The calls between the tags; none when that is something else.
+    fn calls(self, text: &str, functions: &[Function]) -> Vec<Call> {
+        match self {
+            Self::Json => {
+                let object = serde_json::from_str(text.trim()).ok();
+                object.as_ref().and_then(call_object).into_iter().collect()
+            }
+            Self::Invoke => between(text, "<invoke", "</invoke>")
+                .filter_map(|call| invoke(call, functions))
+                .collect(),
+        }
+    }
+}
 
 /// A call that a model made. Its arguments are JSON, as far as the answer was not cut off.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -28,6 +80,8 @@ pub(crate) struct Tools {
     functions: Vec<Function>,
     choice: Choice,
     several: bool,
+    /// How the model writes calls that are not demanded of it.
+    syntax: Option<Syntax>,
 }
 
 #[derive(Debug, Clone, Deserialize)]
@@ -66,8 +120,8 @@ impl Tools {
         let choice = choice(fields.tool_choice.as_ref(), &functions)?;
         let several = fields.parallel_tool_calls.unwrap_or(true);
         let given = given.into_iter().map(Value::Object).collect();
-        let tools = Self { given, functions, choice, several };
-        if tools.choice == Choice::Auto && !writes_calls(app) {
+        let tools = Self { given, functions, choice, several, syntax: Syntax::of(app) };
+        if tools.choice == Choice::Auto && tools.syntax.is_none() {
             let message = "the model's chat template does not say how it calls functions; \
                            tool_choice \"required\" or one function makes it call them as JSON";
             return Err(ApiError::field("tool_choice", message).with_code("unsupported_parameter"));
@@ -113,11 +167,11 @@ impl Tools {
 
     /// Reads one answer.
     pub(crate) fn reader(&self) -> CallReader {
-        let form = match &self.choice {
-            Choice::Never => Form::Text,
-            Choice::Auto => Form::Tagged,
-            Choice::Always => Form::List,
-            Choice::Only(name) => Form::Arguments(name.clone()),
+        let form = match (&self.choice, self.syntax) {
+            (Choice::Auto, Some(syntax)) => Form::Tagged(syntax, self.functions.clone()),
+            (Choice::Never | Choice::Auto, _) => Form::Text,
+            (Choice::Always, _) => Form::List,
+            (Choice::Only(name), _) => Form::Arguments(name.clone()),
         };
         CallReader { form, held: String::new(), is_call: false }
     }
@@ -181,8 +235,8 @@ fn choice(given: Option<&Value>, functions: &[Function]) -> Result<Choice, ApiEr
 enum Form {
     /// Not at all.
     Text,
-    /// Each between [`BEGIN`] and [`END`], text between them.
-    Tagged,
+    /// Between tags, with text around them.
+    Tagged(Syntax, Vec<Function>),
     /// A list of calls is all.
     List,
     /// The arguments of one function are all.
@@ -203,27 +257,32 @@ impl CallReader {
     pub(crate) fn push(&mut self, text: &str) -> (String, Vec<Call>) {
         let (mut said, mut calls) = (String::new(), Vec::new());
         self.held.push_str(text);
-        match self.form {
+        let (syntax, functions) = match &self.form {
             Form::Text => return (std::mem::take(&mut self.held), calls),
             Form::List | Form::Arguments(_) => return (said, calls),
-            Form::Tagged => {}
-        }
+            Form::Tagged(syntax, functions) => (*syntax, functions),
+        };
+        let (begin, end) = (syntax.begin(), syntax.end());
         loop {
-            let tag = if self.is_call { END } else { BEGIN };
+            let tag = if self.is_call { end } else { begin };
             let Some(at) = self.held.find(tag) else { break };
             let rest = self.held.split_off(at + tag.len());
             let tagged = std::mem::replace(&mut self.held, rest);
             let before = &tagged[..at];
-            match (self.is_call, call(before)) {
-                (true, Some(call)) => calls.push(call),
+            if self.is_call {
+                let found = syntax.calls(before, functions);
                 // What is no call is left as the model wrote it.
-                (true, None) => said.extend([BEGIN, before, END]),
-                (false, _) => said.push_str(before),
+                if found.is_empty() {
+                    said.extend([begin, before, end]);
+                }
+                calls.extend(found);
+            } else {
+                said.push_str(before);
             }
             self.is_call = !self.is_call;
         }
         if !self.is_call {
-            let open = (1..BEGIN.len()).rev().find(|&length| self.held.ends_with(&BEGIN[..length]));
+            let open = (1..begin.len()).rev().find(|&length| self.held.ends_with(&begin[..length]));
             let certain = self.held.len() - open.unwrap_or(0);
             said.extend(self.held.drain(..certain));
         }
@@ -235,8 +294,10 @@ impl CallReader {
         let held = std::mem::take(&mut self.held);
         match &self.form {
             Form::Text => (held, Vec::new()),
-            Form::Tagged if self.is_call => (format!("{BEGIN}{held}"), Vec::new()),
-            Form::Tagged => (held, Vec::new()),
+            Form::Tagged(syntax, _) if self.is_call => {
+                (syntax.begin().to_owned() + &held, Vec::new())
+            }
+            Form::Tagged(..) => (held, Vec::new()),
             Form::Arguments(name) => {
                 (String::new(), vec![Call { name: name.clone(), arguments: held }])
             }
@@ -248,8 +309,35 @@ impl CallReader {
     }
 }
 
-fn call(text: &str) -> Option<Call> {
-    call_object(&serde_json::from_str(text.trim()).ok()?)
+/// What stands between two tags, each time.
+fn between<'t>(text: &'t str, begin: &'t str, end: &'t str) -> impl Iterator<Item = &'t str> {
+    text.split(begin).skip(1).filter_map(move |rest| Some(rest.split_once(end)?.0))
+}
+
+/// ` name="…">…`: the name and what follows.
+fn named(text: &str) -> Option<(&str, &str)> {
+    let (attribute, rest) = text.split_once('>')?;
+    let name = attribute.trim().strip_prefix("name=")?;
+    Some((name.trim_matches(['"', '\'']), rest))
+}
+
+/// One call of [`Syntax::Invoke`]. Its arguments are texts; those that the schema does not call
+/// strings are JSON.
+fn invoke(text: &str, functions: &[Function]) -> Option<Call> {
+    let (name, rest) = named(text)?;
+    let function = functions.iter().find(|function| function.name == name);
+    let properties = function.and_then(|function| function.parameters.as_ref()?.get("properties"));
+    let mut arguments = Map::new();
+    for parameter in between(rest, "<parameter", "</parameter>") {
+        let (name, text) = named(parameter)?;
+        let kind = properties.and_then(|properties| properties.get(name)?.get("type")?.as_str());
+        let value = match kind {
+            Some("string") => None,
+            _ => serde_json::from_str(text.trim()).ok(),
+        };
+        arguments.insert(name.to_owned(), value.unwrap_or_else(|| text.trim_matches('\n').into()));
+    }
+    Some(Call { name: name.to_owned(), arguments: Value::Object(arguments).to_string() })
 }
 
 /// `{"name": …, "arguments": {…}}`, or `parameters` in place of `arguments`.
@@ -258,12 +346,6 @@ fn call_object(object: &Value) -> Option<Call> {
     let arguments = object.get("arguments").or_else(|| object.get("parameters"))?;
     let arguments = arguments.as_str().map_or_else(|| arguments.to_string(), str::to_owned);
     Some(Call { name, arguments })
-}
-
-/// Whether a model's chat template speaks of calls in the form that is understood here.
-fn writes_calls(app: &App) -> bool {
-    let template = app.model.template.as_ref();
-    template.is_some_and(|template| template.mentions(BEGIN) && !template.mentions(ARGUMENT))
 }
 
 #[cfg(test)]
@@ -294,12 +376,31 @@ mod tests {
             "Let me see.  and <tool_call>no</tool_call> <b".to_owned(),
             vec![call("add", "{\"a\":1}")],
         );
-        assert_eq!(read(Form::Tagged, &[text]), expected);
+        let json = || Form::Tagged(Syntax::Json, Vec::new());
+        assert_eq!(read(json(), &[text]), expected);
         for at in (0..text.len()).filter(|&at| text.is_char_boundary(at)) {
-            assert_eq!(read(Form::Tagged, &[&text[..at], &text[at..]]), expected, "cut at {at}");
+            assert_eq!(read(json(), &[&text[..at], &text[at..]]), expected, "cut at {at}");
         }
-        let open = read(Form::Tagged, &["a <tool_call>{\"name\": "]);
+        let open = read(json(), &["a <tool_call>{\"name\": "]);
         assert_eq!(open, ("a <tool_call>{\"name\": ".to_owned(), Vec::new()));
+    }
+
+    #[test]
+    fn arguments_that_are_written_as_texts_have_the_types_of_the_schema() {
+        let properties = json!({"city": {"type": "string"}, "days": {"type": "integer"}});
+        let parameters = json!({"properties": properties}).as_object().cloned();
+        let functions = vec![Function { name: "weather".to_owned(), parameters }];
+        let text = "Wait.<minimax:tool_call>\n<invoke name=\"weather\">\n\
+                    <parameter name=\"city\">12</parameter>\n\
+                    <parameter name=\"days\">3</parameter>\n\
+                    <parameter name=\"more\">[\"a < b\"]</parameter>\n</invoke>\n\
+                    <invoke name=\"stop\"></invoke>\n</minimax:tool_call>";
+        let weather = call("weather", r#"{"city":"12","days":3,"more":["a < b"]}"#);
+        let expected = ("Wait.".to_owned(), vec![weather, call("stop", "{}")]);
+        for at in (0..text.len()).filter(|&at| text.is_char_boundary(at)) {
+            let form = Form::Tagged(Syntax::Invoke, functions.clone());
+            assert_eq!(read(form, &[&text[..at], &text[at..]]), expected, "cut at {at}");
+        }
     }
 
     #[test]

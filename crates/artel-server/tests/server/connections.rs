@@ -7,7 +7,7 @@ use artel_server::ServerConfig;
 use futures_util::StreamExt;
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
+use tokio::net::{TcpSocket, TcpStream};
 
 use crate::support::{TestServer, chunks, parse_events};
 
@@ -100,6 +100,25 @@ async fn slow_clients_are_not_waited_for() {
         let status = answer.split(' ').nth(1).unwrap_or_default();
         assert_eq!(status, expected, "{sent} bytes: {answer}");
     }
+    server.ask(COMPLETIONS, &json!({"prompt": "a"})).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_that_does_not_read_is_let_go() {
+    let write_timeout = Duration::from_millis(200);
+    let config = ServerConfig { write_timeout, ..ServerConfig::default() };
+    let server = TestServer::with(EngineConfig::default(), config).await;
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.set_recv_buffer_size(4096).unwrap();
+    let mut socket = socket.connect(server.address).await.unwrap();
+    // More than the buffers of the system hold.
+    let mut request = long(true);
+    request
+        .as_object_mut()
+        .unwrap()
+        .extend([("logprobs".to_owned(), 20.into()), ("n".to_owned(), 24.into())]);
+    socket.write_all(&raw(&request)).await.unwrap();
+    cancelled(&server, 1).await;
     server.ask(COMPLETIONS, &json!({"prompt": "a"})).await;
 }
 
