@@ -192,9 +192,10 @@ pub struct ActivationForm {
 impl ActivationForm {
     fn check<A: Element>(&self) -> Result<(), MoeError> {
         self.activation.validate()?;
-        match size_of::<A>() {
-            2 => Ok(()),
-            _ => Err(MoeError::config("activation of numbers", A::NAME, "bf16 or f16 on a GPU")),
+        match (size_of::<A>(), self.activation.layout()) {
+            // Interleaved numbers are loaded two at a time, as one word.
+            (2, _) | (4, GateLayout::Halves | GateLayout::Ungated) => Ok(()),
+            _ => Err(MoeError::config("interleaved numbers", A::NAME, "bf16 or f16 on a GPU")),
         }
     }
 

@@ -49,7 +49,7 @@ pub struct PrefillGemm<A> {
     element: PhantomData<A>,
 }
 
-/// One product with FP8 rows and weights and a 16-bit result.
+/// One product with FP8 rows and weights and a plain result.
 #[derive(Debug, Clone)]
 pub struct PrefillFp8Gemm<A> {
     product: Product,
@@ -105,7 +105,7 @@ impl<A: HalfElement> PrefillGemm<A> {
     }
 }
 
-impl<A: HalfElement> PrefillFp8Gemm<A> {
+impl<A: Element> PrefillFp8Gemm<A> {
     /// Asks for the kernel that multiplies by weights of `layout` in blocks of `block_size` rows.
     ///
     /// # Errors

@@ -36,8 +36,9 @@ enum Steps<A: HalfElement> {
     },
     Fp8 {
         quantize: Quantize<A>,
-        first: PrefillFp8Gemm<A>,
-        activate: ActivateQuantize<A>,
+        // Rounded to 16 bits, gate and up would move codes of the second product.
+        first: PrefillFp8Gemm<f32>,
+        activate: ActivateQuantize<f32>,
         second: PrefillFp8Gemm<A>,
     },
 }
@@ -71,9 +72,8 @@ impl<A: HalfElement> PrefillChain<A> {
         } else {
             let activation = Activation::Silu;
             let form = ActivationForm { activation, intermediate_size, sorted: true };
-            let mut product =
-                |of: usize| PrefillFp8Gemm::load(kernels, &layouts[of], tiles[of], block_size);
-            let (first, second) = (product(0)?, product(1)?);
+            let first = PrefillFp8Gemm::load(kernels, &layouts[0], tiles[0], block_size)?;
+            let second = PrefillFp8Gemm::load(kernels, &layouts[1], tiles[1], block_size)?;
             let placement = Placement::Sorted { top_k };
             Steps::Fp8 {
                 quantize: Quantize::load(kernels, hidden_size, Granularity::Groups, placement)?,
@@ -147,7 +147,7 @@ fn prefill_tile(tile: Tile) -> PrefillTile {
 pub(super) struct PrefillMemory<A: HalfElement> {
     rows: DeviceBuffer<A>,
     codes: Codes,
-    gate_up: DeviceBuffer<A>,
+    gate_up: DeviceBuffer<f32>,
     inner: DeviceBuffer<A>,
     inner_codes: Codes,
 }
