@@ -107,6 +107,11 @@ impl Model {
         self.decoder.first_experts().map(AnyMoeLayer::plan)
     }
 
+    /// Numbers of the decoder layers that have routed experts, from 0.
+    pub fn expert_layers(&self) -> Vec<usize> {
+        self.decoder.expert_layers()
+    }
+
     /// The first of the layers with experts, which all have the same sizes; `None` for a model
     /// without experts.
     pub fn moe_layer(&self) -> Option<&AnyMoeLayer> {

@@ -161,10 +161,11 @@ function samples(text) {
 }
 
 function reading(text) {
-  const now = { at: performance.now(), values: {}, experts: [], path: "" };
+  const now = { at: performance.now(), values: {}, layers: [], experts: [], path: "" };
   for (const [name, labels, value] of samples(text)) {
     if (name === "expert_tokens_total") {
-      (now.experts[labels.layer] ??= [])[labels.expert] = value;
+      if (!now.layers.includes(labels.layer)) now.layers.push(labels.layer);
+      (now.experts[now.layers.indexOf(labels.layer)] ??= [])[labels.expert] = value;
     } else if (name === "moe_path_info") {
       now.path = labels.path;
     } else {
@@ -229,7 +230,7 @@ function heat(canvas) {
   });
   const layer = worst.indexOf(Math.max(...worst));
   const text = `${load.length} layers (rows) of ${columns} experts (columns). Most uneven is layer ` +
-    `${layer}: its busiest expert has ${worst[layer].toFixed(1)} times the mean load.`;
+    `${before.layers[layer]}: its busiest expert has ${worst[layer].toFixed(1)} times the mean load.`;
   byId("experts-text").textContent = text;
   canvas.setAttribute("aria-label", text);
 }

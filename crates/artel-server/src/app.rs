@@ -19,6 +19,8 @@ pub struct ServedModel {
     pub template: Option<ChatTemplate>,
     /// How its authors mean it to be sampled.
     pub generation: GenerationConfig,
+    /// Numbers of the decoder layers that have experts, in the order in which the engine counts them.
+    pub expert_layers: Vec<usize>,
     /// The folder of the checkpoint, for clients that look for the tokenizer there.
     pub root: String,
     /// Version of the program.

@@ -188,9 +188,10 @@ impl Page<'_> {
     fn experts(&mut self, now: &Metrics) {
         let mut names = Vec::new();
         for (layer, counts) in now.experts.tokens.iter().enumerate() {
-            let expert =
-                |(expert, &count): (usize, &u64)| (layer.to_string(), expert.to_string(), count);
-            names.extend(counts.iter().enumerate().map(expert));
+            let layer = self.layer(layer);
+            for (expert, &count) in counts.iter().enumerate() {
+                names.push((layer.clone(), expert.to_string(), count));
+            }
         }
         let labels: Vec<_> = names
             .iter()
@@ -207,7 +208,7 @@ impl Page<'_> {
             .recent
             .iter()
             .enumerate()
-            .filter_map(|(layer, counts)| Some((layer.to_string(), imbalance(counts)?)))
+            .filter_map(|(layer, counts)| Some((self.layer(layer), imbalance(counts)?)))
             .collect();
         let labels: Vec<_> =
             imbalance.iter().map(|(layer, value)| ([("layer", &layer[..])], *value)).collect();
@@ -216,11 +217,16 @@ impl Page<'_> {
         self.own("expert_load_imbalance", help, MetricType::GAUGE, &samples);
     }
 
+    /// The number of the decoder layer that is number `index` of those with experts.
+    fn layer(&self, index: usize) -> String {
+        self.app.model.expert_layers.get(index).copied().unwrap_or(index).to_string()
+    }
+
     /// A summary without quantiles: a sum over steps, and how many steps.
     fn active_experts(&mut self, now: &Metrics) {
         let counts = now.experts.active.iter().zip(&now.experts.active_steps);
         let metric = |(layer, (active, steps)): (usize, (&u64, &u64))| {
-            let labels = [("model_name", self.app.config.name()), ("layer", &layer.to_string())];
+            let labels = [("model_name", self.app.config.name()), ("layer", &self.layer(layer))];
             let mut metric = Metric::from_label(labels.iter().map(pair).collect());
             let mut summary = Summary::default();
             summary.set_sample_sum(*active as f64);

@@ -163,6 +163,12 @@ impl Decoder {
         self.embedding.vocabulary()
     }
 
+    /// The layers that have routed experts, by their numbers.
+    pub(crate) fn expert_layers(&self) -> Vec<usize> {
+        let layers = self.layers.iter().enumerate();
+        layers.filter_map(|(at, layer)| matches!(layer.mlp, Mlp::Moe(_)).then_some(at)).collect()
+    }
+
     /// The routed experts of the first layer that has some.
     pub(crate) fn first_experts(&self) -> Option<&AnyMoeLayer> {
         self.layers.iter().find_map(|layer| match &layer.mlp {

@@ -345,6 +345,9 @@ async fn the_server_tells_what_it_is_and_what_it_does() {
     assert!(server.metric("artel:active_experts_sum").await >= 4.0 * 4.0 * steps);
     let text = server.get("/metrics").await.text().await.unwrap();
     assert!(text.contains("# TYPE artel:active_experts summary"));
+    for layer in 2..6 {
+        assert!(text.contains(&format!("layer=\"{layer}\",expert=\"15\"")), "{text}");
+    }
     assert_eq!(text.matches("artel:expert_tokens_total{").count(), 4 * 16, "{text}");
 
     let page = server.get("/").await;

@@ -62,6 +62,8 @@ impl TestServer {
             tokenizer,
             template: Some(ChatTemplate::read(&checkpoint).unwrap()),
             generation: GenerationConfig::read(&checkpoint).unwrap(),
+            // As if two layers without experts came first.
+            expert_layers: vec![2, 3, 4, 5],
             root: "tally".to_owned(),
             version: "0.0.0",
         };

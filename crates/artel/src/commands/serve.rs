@@ -38,6 +38,7 @@ pub fn serve(args: &ServeArgs) -> anyhow::Result<ExitCode> {
         tokenizer,
         template: template(&checkpoint)?,
         generation: GenerationConfig::read(&checkpoint)?,
+        expert_layers: model.expert_layers(),
         root: checkpoint.name(),
         version: VERSION,
     };
