@@ -46,19 +46,31 @@ pub fn plan_in_steps(
     format: Format,
     tokens_per_step: usize,
 ) -> Result<GpuPlan, MoeError> {
-    let gpu = ceilings(architecture);
-    let modelled = GpuPlan::new(gpu, config, format, None, tokens_per_step)?;
     let shape = ExpertsShape::of(config, format);
-    let Some(mut record) = TuningRecord::bundled(architecture.name(), &shape)? else {
-        return Ok(modelled);
-    };
-    let mut kernels = Kernels::list(architecture);
-    load_planned(&mut kernels, config, format, &modelled)?;
-    record.update(&sources(kernels.specs()));
-    if record.is_empty() {
-        return Ok(modelled);
+    match TuningRecord::bundled(architecture.name(), &shape)? {
+        Some(record) => plan_by(architecture, config, format, tokens_per_step, record),
+        None => GpuPlan::new(ceilings(architecture), config, format, None, tokens_per_step),
     }
-    GpuPlan::new(gpu, config, format, Some(&record), tokens_per_step)
+}
+
+/// As [`plan_in_steps`] by a record of one's own, as far as its kernels are still the same.
+///
+/// # Errors
+/// As [`plan`].
+pub fn plan_by(
+    architecture: Architecture,
+    config: &MoeConfig,
+    format: Format,
+    tokens_per_step: usize,
+    mut record: TuningRecord,
+) -> Result<GpuPlan, MoeError> {
+    let gpu = ceilings(architecture);
+    let plan =
+        |record: Option<&TuningRecord>| GpuPlan::new(gpu, config, format, record, tokens_per_step);
+    let mut kernels = Kernels::list(architecture);
+    load_planned(&mut kernels, config, format, &plan(Some(&record))?)?;
+    record.update(&sources(kernels.specs()));
+    plan(Some(&record).filter(|record| !record.is_empty()))
 }
 
 /// The ceilings of the GPU that stands for an architecture.

@@ -100,6 +100,9 @@ pub struct BenchGpuArgs {
     /// How pairs come to their experts, where more than one way can serve a batch
     #[arg(long, value_enum, default_value_t = AssignmentArg::Planned)]
     pub assignment: AssignmentArg,
+    /// Folder of records made by `artel tune` to plan by [default: those of the program]
+    #[arg(long, value_name = "FOLDER")]
+    pub tuning: Option<PathBuf>,
     /// Times of another implementation to print and draw beside ours
     #[arg(long, value_name = "FILE.json")]
     pub compare: Option<PathBuf>,

@@ -116,6 +116,7 @@ fn on_gpu(args: &BenchLayerArgs, ordinal: usize) -> anyhow::Result<()> {
             AssignmentArg::Aligned => Some(gpu::ForcedPath::Aligned),
         },
         prepare: args.gpu.prepare.clone(),
+        tuning: args.gpu.tuning.clone(),
         compare: args.gpu.compare.clone(),
         save_result: args.save_result.clone(),
         plot: args.gpu.plot.clone(),

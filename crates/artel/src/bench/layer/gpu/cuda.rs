@@ -16,7 +16,7 @@ use artel_moe::weights::cuda::DeviceExperts;
 use artel_moe::weights::{AnyExperts, ExpertWeights};
 use half::{bf16, f16};
 
-use super::timing::cuda::{REPLAYS, WrongResult, time, timed};
+use super::timing::cuda::{Batch, REPLAYS, WrongResult, time, timed};
 use super::{Options, RoutingKind, Row};
 use crate::bench::layer::ceilings::median;
 use crate::bench::layer::weights::{expert_over, random_buffer, random_floats, random_matrix};
@@ -26,6 +26,10 @@ use crate::shapes::NamedLayer;
 const READ_BYTES: usize = 2 << 30;
 /// Words of one tile of the reading kernel.
 const READ_TILE: usize = 4096;
+/// Tokens of a batch that a benchmark compares with the definition.
+const CHECKED_TOKENS: usize = 16;
+/// Tokens that tell whether a way is wrong.
+const GATE_TOKENS: usize = 2;
 /// Blocks of the reading kernel on one multiprocessor.
 const READ_BLOCKS: usize = 8;
 
@@ -170,7 +174,8 @@ fn measure_format<F: GemmFormat<Activation: HalfElement>>(
                 let loaded = ExpertsKernels::load(kernels, &shape.config, shape.format, &plan)?;
                 on_gpu = on_gpu.replan(context, plan, loaded)?;
             }
-            match time(context, shape, &mut on_gpu, &reference, routing, tokens) {
+            let batch = Batch { routing, tokens, checked: CHECKED_TOKENS };
+            match time(context, shape, &mut on_gpu, &reference, batch) {
                 Ok(row) => add(row),
                 Err(error) if error.is::<WrongResult>() => {
                     println!("{tokens:>6} {:>8} WRONG: {error}", routing.name());
@@ -242,8 +247,8 @@ impl<F: GemmFormat<Activation: HalfElement>> Stopwatch for GraphStopwatch<'_, F>
         let loaded = ExpertsKernels::load(self.kernels, config, *format, &plan)?;
         let on_gpu = self.on_gpu.take().context("an earlier measurement failed")?;
         let mut on_gpu = on_gpu.replan(self.context, plan, loaded)?;
-        let routing = RoutingKind::Uniform;
-        let timed = time(self.context, self.shape, &mut on_gpu, &self.reference, routing, tokens);
+        let batch = Batch { routing: RoutingKind::Uniform, tokens, checked: GATE_TOKENS };
+        let timed = time(self.context, self.shape, &mut on_gpu, &self.reference, batch);
         self.on_gpu = Some(on_gpu);
         match timed {
             Ok(row) => Ok(Some(row.microseconds)),

@@ -71,6 +71,8 @@ pub struct Options {
     pub prepare: Option<PathBuf>,
     /// Only this form of assignment, where it can serve the batch.
     pub path: Option<ForcedPath>,
+    /// Folder of tuning records to plan by, in place of those of the program.
+    pub tuning: Option<PathBuf>,
     /// Times of another implementation, measured on the same machine.
     pub compare: Option<PathBuf>,
     /// Folder for the records: `experts-NAME.json` for each shape.
@@ -136,7 +138,13 @@ fn plan(
 ) -> Result<GpuPlan> {
     let (config, format) = (&shape.config, shape.format);
     let steps = tokens.next_power_of_two().min(TOKENS_PER_STEP);
-    let plan = shipped::plan_in_steps(architecture, config, format, steps)?;
+    let plan = match &options.tuning {
+        None => shipped::plan_in_steps(architecture, config, format, steps)?,
+        Some(folder) => {
+            let record = tune::read(&folder.join(format!("{shape}.json")))?;
+            shipped::plan_by(architecture, config, format, steps, record)?
+        }
+    };
     if !plan.is_tuned() {
         tracing::warn!("{shape}: no tuning record of these sizes; a model chooses (`artel tune`)");
     }

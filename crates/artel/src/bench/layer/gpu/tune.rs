@@ -89,9 +89,7 @@ fn open(
     if !path.exists() {
         return Ok(TuningRecord::new(origin, &shape, sources));
     }
-    let text =
-        std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
-    let mut record = TuningRecord::from_json(&text)?;
+    let mut record = read(path)?;
     let same = (&record.origin.architecture, &record.origin.device, &record.origin.compiler)
         == (&origin.architecture, &origin.device, &origin.compiler);
     ensure!(
@@ -106,6 +104,16 @@ fn open(
     }
     record.origin.date = origin.date;
     Ok(record)
+}
+
+/// A record from its file.
+///
+/// # Errors
+/// When the file cannot be read or is no record.
+pub fn read(path: &Path) -> Result<TuningRecord> {
+    let text =
+        std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
+    TuningRecord::from_json(&text).with_context(|| path.display().to_string())
 }
 
 /// Writes beside the record and moves it there, so that it is always whole.

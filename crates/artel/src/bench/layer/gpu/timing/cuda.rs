@@ -20,8 +20,6 @@ use crate::shapes::NamedLayer;
 pub const REPLAYS: usize = 25;
 /// Largest relative error of a result that counts.
 const ERROR_MAX: f64 = 2e-2;
-/// Tokens whose output is compared with the reference.
-const CHECKED_TOKENS: usize = 16;
 
 /// Milliseconds of what is launched.
 ///
@@ -91,6 +89,17 @@ impl<F: GemmFormat<Activation: HalfElement>> Step<F> {
     }
 }
 
+/// What is timed.
+#[derive(Debug, Clone, Copy)]
+pub struct Batch {
+    /// How tokens choose their experts.
+    pub routing: RoutingKind,
+    /// Tokens of a step.
+    pub tokens: usize,
+    /// Tokens whose output is compared with the definition, on the CPU.
+    pub checked: usize,
+}
+
 /// Times one batch size and compares the output with the definition.
 ///
 /// # Errors
@@ -100,9 +109,9 @@ pub fn time<F: GemmFormat<Activation: HalfElement>>(
     shape: &NamedLayer,
     experts: &mut CudaExperts<F>,
     reference: &MoeLayer<F>,
-    routing: RoutingKind,
-    tokens: usize,
+    batch: Batch,
 ) -> Result<Row> {
+    let Batch { routing, tokens, .. } = batch;
     let MoeShape { num_experts, top_k, hidden_size, .. } = *shape.config.shape();
     let config = SimulatorConfig { num_experts, top_k, seed: tokens as u64, layer: 0 };
     let mut simulator = Simulator::new(routing.workload(), config)?;
@@ -129,7 +138,7 @@ pub fn time<F: GemmFormat<Activation: HalfElement>>(
             times.push(milliseconds * 1e3 / steps.len() as f64);
         }
     }
-    let relative_error = check(&stream, &graph, shape, reference, &steps, tokens)?;
+    let relative_error = check(&stream, &graph, shape, reference, &steps, batch)?;
     let touched = steps.iter().map(|step| step.distinct_experts(num_experts) as f64);
     let experts_touched = touched.sum::<f64>() / steps.len() as f64;
     let states = 2 * tokens * hidden_size * size_of::<F::Activation>();
@@ -159,7 +168,7 @@ fn check<F: GemmFormat<Activation: HalfElement>>(
     shape: &NamedLayer,
     reference: &MoeLayer<F>,
     steps: &[Step<F>],
-    tokens: usize,
+    Batch { tokens, checked, .. }: Batch,
 ) -> Result<f64> {
     let outputs = |steps: &[Step<F>]| -> Result<Vec<Vec<F::Activation>>> {
         steps.iter().map(|step| Ok(step.out.to_host(stream)?)).collect()
@@ -174,7 +183,7 @@ fn check<F: GemmFormat<Activation: HalfElement>>(
         bits(&first) == bits(&outputs(steps)?),
         WrongResult(format!("{tokens} tokens: two runs differ"))
     );
-    let checked = tokens.min(CHECKED_TOKENS);
+    let checked = tokens.min(checked);
     let (mut error, mut norm) = (0.0, 0.0);
     for (step, out) in steps.iter().zip(&first).take(2) {
         let from = tokens - checked;
