@@ -32,7 +32,7 @@ const H200: GpuCeilings = GpuCeilings {
     multiprocessors: 132,
     l2_bytes: 50e6,
     read: 4.35e12,
-    l2_read: 10e12,
+    l2_read: 6.2e12,
     bf16: 790e12,
     fp8: Some(1362e12),
 };
