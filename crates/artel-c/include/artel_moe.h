@@ -34,8 +34,8 @@ typedef struct artel_moe_stack {
     uint64_t number_bytes; /* bytes behind `numbers`, which must be E * N * K of the format's */
     const float *scales;   /* [E, ceil(N / scale_rows), ceil(K / scale_columns)], or null */
     uint64_t scale_count;  /* floats behind `scales` */
-    uint64_t scale_rows;   /* rows and columns that one scale covers: 128, 128 for FP8 blocks; */
-    uint64_t scale_columns; /* 0, 0 without scales */
+    uint64_t scale_rows;    /* rows that one scale covers: 128 for FP8 blocks, 1 per output feature; */
+    uint64_t scale_columns; /* columns: 128, else K. Per matrix I, H of w13 and H, I of w2. 0, 0: none */
 } artel_moe_stack;
 
 /* What to compute. Sizes are those of this GPU's part of the layer. */
@@ -48,7 +48,7 @@ typedef struct artel_moe_settings {
     /* Larger batches are cut into steps of so many tokens, rounded up to a power of two. Up to 4096
      * a pack for the layer has all kernels. */
     uint64_t tokens_max;
-    const char *format;         /* "bf16", "fp8-block128", ... */
+    const char *format; /* "bf16", "f16", "fp8-block128", "fp8-tensor" or "fp8-channel" */
     const char *activation;     /* "silu", ... */
     const char *const *kernel_packs; /* paths; of two that have a kernel the later one counts */
     uint64_t num_kernel_packs;

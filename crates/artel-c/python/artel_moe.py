@@ -24,7 +24,8 @@ DEFAULT_STREAM, SAME_STREAM = 1, -1
 NAMES = ("hidden", "topk_ids", "topk_weights", "out")
 
 # Numbers that hidden states, and plain weights, are made of: code, bits.
-NUMBERS = {"bf16": (BFLOAT, 16), "f16": (FLOAT, 16), "fp8-block128": (BFLOAT, 16)}
+NUMBERS = {"bf16": (BFLOAT, 16), "f16": (FLOAT, 16)}
+NUMBERS |= {name: (BFLOAT, 16) for name in ("fp8-block128", "fp8-tensor", "fp8-channel")}
 
 
 class Stack(ctypes.Structure):
@@ -132,9 +133,9 @@ def is_torch(tensor):
 class Experts:
     """Experts over w13 [E, 2I, H] (gate rows over up rows) and w2 [E, H, I].
 
-    Weights are bfloat16 or float16 as `format` says; for "fp8-block128" they are bytes (in torch:
-    `w13.view(torch.uint8)`) with float32 scales [E, ceil(N/128), ceil(K/128)], or of another
-    `scale_block`. Larger batches than `tokens_max` are cut into steps.
+    Weights are bfloat16 or float16 as `format` says; in FP8 they are bytes (in torch:
+    `w13.view(torch.uint8)`) with float32 scales: for "fp8-block128" [E, ceil(N/128), ceil(K/128)], or
+    of another `scale_block`; for "fp8-channel" [E, N]; for "fp8-tensor" w13's [E, 2], w2's [E]. Larger batches than `tokens_max` are cut into steps.
     """
 
     def __init__(
@@ -153,8 +154,12 @@ class Experts:
             view.expect(view.shape, (FLOAT, 32))
         self._weights = [first, second, *scales]
         packs = (c_char_p * len(kernel_packs))(*(str(path).encode() for path in kernel_packs))
-        block = scale_block if scaled else (0, 0)
-        stacks = [Stack(view.address, view.bytes, 0, 0, *block) for view in (first, second)]
+        blocks = {
+            "fp8-tensor": [(intermediate_size, hidden_size), (hidden_size, intermediate_size)],
+            "fp8-channel": [(1, hidden_size), (1, intermediate_size)],
+        }.get(format, [scale_block if scaled else (0, 0)] * 2)
+        views = zip((first, second), blocks)
+        stacks = [Stack(view.address, view.bytes, 0, 0, *block) for view, block in views]
         for stack, view in zip(stacks, scales):
             stack.scales, stack.scale_count = view.address, view.count
         settings = Settings(

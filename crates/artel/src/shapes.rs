@@ -3,7 +3,7 @@
 use std::fmt;
 use std::str::FromStr;
 
-use anyhow::{Context, bail};
+use anyhow::Context;
 use artel_moe::activation::Activation;
 use artel_moe::config::{MoeConfig, MoeShape, Parallelism};
 use artel_moe::layer::AnyMoeLayer;
@@ -19,6 +19,14 @@ pub const SHIPPED: [&str; 3] = ["m2.5-tp2-fp8", "qwen3-30b-bf16", "qwen3-30b-fp8
 const MODELS: [(&str, &LayerShape, RoutingMethod); 2] = [
     ("m2.5", &MINIMAX_M2_5, RoutingMethod::minimax2()),
     ("qwen3-30b", &QWEN3_30B_A3B, RoutingMethod::softmax_renormalize()),
+];
+
+/// Number formats by the name that they have in a shape's name.
+const FORMATS: [(&str, Format); 4] = [
+    ("bf16", Format::Bf16),
+    ("fp8", Format::Fp8Block128),
+    ("fp8-tensor", Format::Fp8Tensor),
+    ("fp8-channel", Format::Fp8Channel),
 ];
 
 /// One layer with experts, on one rank.
@@ -42,15 +50,13 @@ impl FromStr for NamedLayer {
         let known = MODELS.map(|(model, ..)| model).join(", ");
         let expected = || {
             format!(
-                "{name:?} is no shape; expected MODEL[-tpN]-FORMAT, MODEL one of {known}, FORMAT bf16 or fp8"
+                "{name:?} is no shape; expected MODEL[-tpN]-FORMAT, MODEL one of {known}, FORMAT bf16, fp8, fp8-tensor or fp8-channel"
             )
         };
-        let (rest, format) = name.rsplit_once('-').with_context(expected)?;
-        let format = match format {
-            "bf16" => Format::Bf16,
-            "fp8" => Format::Fp8Block128,
-            _ => bail!(expected()),
-        };
+        let found = FORMATS.into_iter().find_map(|(format, known)| {
+            Some((name.strip_suffix(format)?.strip_suffix('-')?, known))
+        });
+        let (rest, format) = found.with_context(expected)?;
         let (model, ranks) = match rest.rsplit_once("-tp") {
             Some((model, ranks)) => (model, ranks.parse().ok().with_context(expected)?),
             None => (rest, 1),
@@ -107,7 +113,7 @@ mod tests {
 
     #[test]
     fn shapes_have_names() {
-        for name in SHIPPED {
+        for name in SHIPPED.into_iter().chain(["m2.5-tp8-fp8-tensor", "qwen3-30b-fp8-channel"]) {
             assert_eq!(name.parse::<NamedLayer>().unwrap().to_string(), name);
         }
         let layer: NamedLayer = "m2.5-tp2-fp8".parse().unwrap();

@@ -12,7 +12,7 @@ use artel_moe::cuda::shipped;
 use artel_moe::grouped_gemm::prefill::cuda::HalfElement;
 use artel_moe::layer::cuda::{CudaExperts, DeviceRouting, ExpertsKernels};
 use artel_moe::plan::gpu::GpuPlan;
-use artel_moe::quant::{Bf16, F16, Format, Fp8Block128, NumberFormat};
+use artel_moe::quant::{Bf16, F16, Format, Fp8Block128, Fp8Channel, Fp8Tensor, NumberFormat};
 use artel_moe::weights::cuda::{DeviceExperts, DeviceMatrices};
 
 use crate::failure::Failure;
@@ -92,8 +92,10 @@ impl Experts {
             Format::F16 => layer::<F16>(&context, settings, plan, &mut kernels)?,
             Format::Bf16 => layer::<Bf16>(&context, settings, plan, &mut kernels)?,
             Format::Fp8Block128 => layer::<Fp8Block128>(&context, settings, plan, &mut kernels)?,
-            other => {
-                let (field, allowed) = ("format of experts on a GPU", "f16, bf16 or fp8-block128");
+            Format::Fp8Tensor => layer::<Fp8Tensor>(&context, settings, plan, &mut kernels)?,
+            Format::Fp8Channel => layer::<Fp8Channel>(&context, settings, plan, &mut kernels)?,
+            other @ Format::F32 => {
+                let (field, allowed) = ("format of experts on a GPU", "f16, bf16 or FP8");
                 return Err(MoeError::config(field, other, allowed).into());
             }
         };

@@ -102,6 +102,8 @@ mod kernels {
         pairs: i32,
         row_stride: i32,
         group_stride: i32,
+        least: f32,
+        most: f32,
         a: f32,
         b: f32,
     ) {
@@ -118,9 +120,8 @@ mod kernels {
         let values: Tile<f32, { [R, C] }> = unsafe {
             load_activated::<T, KIND, LAYOUT, I, R, C>(input, words, row, column, mask, a, b, ready)
         };
-        // At least 1 / (448 * 512).
         let found: Tile<f32, { [R, GROUPS] }> =
-            group_scales::<R, C, GROUPS, WIDTH>(values, 4.359654e-6f32);
+            group_scales::<R, C, GROUPS, WIDTH>(values, least, most);
         let code: Tile<f8e4m3fn, { [R, C] }> = to_codes::<R, C, GROUPS, WIDTH>(values, found);
         // SAFETY: as above, `I` codes a row.
         unsafe { scatter_block(codes, block_offsets(row, I, column), mask, code, ready) };
@@ -393,6 +394,8 @@ impl<A: Element> ActivateQuantize<A> {
             .size(input.pairs)
             .size(row_stride)
             .size(group_stride)
+            .f32(out.bounds.least)
+            .f32(out.bounds.most)
             .f32(a)
             .f32(b);
         let (kernel, shape) = choose(&self.kernels, input.pairs);

@@ -14,6 +14,7 @@ use crate::quant::NumberFormat;
 pub struct DeviceMatrices {
     layout: StackLayout,
     memory: Memory,
+    input_scale: Option<f32>,
     biases: Option<DeviceBuffer<f32>>,
 }
 
@@ -49,11 +50,12 @@ impl DeviceMatrices {
             scales.write(expert * per_expert, &host_scales)?;
         }
         let biases = Self::upload_biases(context, matrices)?;
-        Ok(Self { layout, memory: Memory::Own { numbers, scales }, biases })
+        let memory = Memory::Own { numbers, scales };
+        Ok(Self { layout, memory, input_scale: matrices.input_scale(), biases })
     }
 
     /// Matrices that another engine keeps on the GPU: numbers `[E, N, K]` and float32 scales
-    /// [`StackLayout::scale_shape`], without biases.
+    /// [`StackLayout::scale_shape`], without biases and for activations whose scales are not known.
     ///
     /// # Safety
     /// Both addresses hold what `layout` says, on the GPU that they are used on, until the value and
@@ -65,7 +67,8 @@ impl DeviceMatrices {
         let (numbers, scales) = unsafe {
             (DeviceSlice::from_raw(numbers, bytes), DeviceSlice::from_raw(scales, count))
         };
-        Self { layout, memory: Memory::Foreign { numbers, scales }, biases: None }
+        let memory = Memory::Foreign { numbers, scales };
+        Self { layout, memory, input_scale: None, biases: None }
     }
 
     fn upload_biases<F: NumberFormat>(
@@ -100,7 +103,8 @@ impl DeviceMatrices {
 
     /// Numbers and scales, as kernels take them.
     pub(crate) fn slices(&self) -> WeightSlices<'_> {
-        WeightSlices { numbers: self.numbers(), scales: self.scales() }
+        let (numbers, scales) = (self.numbers(), self.scales());
+        WeightSlices { numbers, scales, input_scale: self.input_scale }
     }
 
     /// Biases `[E, N]`, if the experts have any.

@@ -3,8 +3,8 @@
 use artel_moe::MoeError;
 use artel_moe::activation::cuda::{Activate, ActivateQuantize, ActivationForm, GateUp};
 use artel_moe::activation::{Activation, GateLayout, reference};
-use artel_moe::quant::activations::Granularity;
 use artel_moe::quant::activations::cuda::{QuantizedRows, ScaleLayout};
+use artel_moe::quant::activations::{Granularity, ScaleBounds};
 use artel_moe::quant::{Element, e4m3_to_f32};
 use half::{bf16, f16};
 
@@ -106,7 +106,9 @@ fn check_codes<A: Element>(
         1 => ScaleLayout::ByRow,
         _ => ScaleLayout::ByGroup { rows: batch.rows },
     };
-    let mut out = QuantizedRows { codes: codes.slice_mut(), scales: scales.slice_mut(), layout };
+    let (codes_out, scales_out) = (codes.slice_mut(), scales.slice_mut());
+    let bounds = ScaleBounds::ACTIVATED;
+    let mut out = QuantizedRows { codes: codes_out, scales: scales_out, layout, bounds };
     let [row_stride, group_stride] = out.scale_strides(groups);
     activate.launch(&gpu.stream, batch.gate_up(), &mut out)?;
     let (codes, scales) = (gpu.download(&codes), gpu.download(&scales));

@@ -5,7 +5,7 @@ use artel_moe::permute::cuda::Permute;
 use artel_moe::quant::activations::cuda::{
     InputRows, Placement, Quantize, QuantizeStatic, QuantizedRows, ScaleLayout,
 };
-use artel_moe::quant::activations::{Granularity, reference};
+use artel_moe::quant::activations::{Granularity, ScaleBounds, reference};
 use artel_moe::quant::{Element, e4m3_to_f32};
 use half::{bf16, f16};
 
@@ -140,7 +140,9 @@ fn chosen<A: Element>(
     let mut scales = gpu.poisoned::<f32>(out_rows * groups);
     let layout =
         if by_group { ScaleLayout::ByGroup { rows: out_rows } } else { ScaleLayout::ByRow };
-    let mut out = QuantizedRows { codes: codes.slice_mut(), scales: scales.slice_mut(), layout };
+    let (codes_out, scales_out) = (codes.slice_mut(), scales.slice_mut());
+    let bounds = ScaleBounds::HIDDEN;
+    let mut out = QuantizedRows { codes: codes_out, scales: scales_out, layout, bounds };
     let [row_stride, group_stride] = out.scale_strides(groups);
     let positions = (placement != Placement::InPlace).then_some(positions.slice());
     let input = InputRows { values: input.slice(), rows, positions };

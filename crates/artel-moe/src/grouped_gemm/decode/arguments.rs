@@ -13,6 +13,9 @@ pub struct WeightSlices<'a> {
     pub numbers: DeviceSlice<'a, u8>,
     /// Their scales, empty for plain numbers; see [`StackLayout`](crate::weights::StackLayout).
     pub scales: DeviceSlice<'a, f32>,
+    /// The scale of all activations that they meet, where it was measured beforehand and these have
+    /// a scale per row.
+    pub input_scale: Option<f32>,
 }
 
 /// Weights of both products.
@@ -73,13 +76,6 @@ impl ExpertSlices<'_> {
         let (hidden, inner) = (shape.hidden_size, shape.intermediate_size);
         self.w13.check::<A>(shape.experts, [2 * inner, hidden], w13)?;
         self.w2.check::<A>(shape.experts, [hidden, inner], w2)
-    }
-}
-
-impl DecodeShape {
-    /// Rows and columns that share a scale in each product.
-    pub(super) fn scale_blocks(&self) -> [Option<[usize; 2]>; 2] {
-        self.numbers.scale_blocks()
     }
 }
 

@@ -14,8 +14,9 @@
 //!
 //! Ids that do not exist have no rows: nobody writes them and [`combine`](crate::combine) skips them.
 //!
-//! FP8 activations have a float32 scale for 128 columns, stored `[columns / 128, rows]`. The
-//! quantised activation is `silu(g) * u` of gate and up in the format's 16 bits, not rounded again,
+//! FP8 activations have a float32 scale for 128 columns, stored `[columns / 128, rows]`, or one a row,
+//! `[1, rows]`, where the scales of the weights cover all columns: products are then summed without
+//! scales, which come last. The quantised activation is `silu(g) * u` of gate and up in the format's 16 bits, not rounded again,
 //! with a scale of at least `1 / (448 * 512)`.
 //!
 //! Example: `T = 2`, `K = 2`, ids `[[1, 0], [1, 1]]`. Direct: the block of pair 0 computes both
@@ -32,8 +33,6 @@ pub mod cuda;
 mod direct;
 #[cfg(feature = "cuda")]
 mod fp8_aligned;
-#[cfg(feature = "cuda")]
-mod fp8_channel;
 #[cfg(feature = "cuda")]
 mod fp8_direct;
 #[cfg(feature = "cuda")]

@@ -1,13 +1,16 @@
 #[cfg(feature = "cuda")]
 use crate::MoeError;
+use crate::quant::BLOCK;
+use crate::quant::activations::Granularity;
 
 /// How the weights of both products are stored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum WeightNumbers {
     /// As the activations.
     Plain,
-    /// FP8 with a scale for `w13` and `w2` blocks of so many rows and columns, at most 128 each; see
-    /// [`StackLayout`](crate::weights::StackLayout).
+    /// FP8 with a scale for `w13` and `w2` blocks of so many rows and columns; see
+    /// [`StackLayout`](crate::weights::StackLayout). Blocks have at most 128 columns, and activations
+    /// a scale for 128 columns; or blocks have all columns, and activations a scale per row.
     Fp8Blocks {
         /// Rows and columns that share a scale in the first product.
         w13: [usize; 2],
@@ -40,6 +43,43 @@ pub struct DecodeShape {
     /// Format of `w13` `[E, 2, I, H]` and `w2` `[E, H, I]`.
     pub numbers: WeightNumbers,
 }
+
+impl DecodeShape {
+    /// Rows and columns that share a scale in each product.
+    pub fn scale_blocks(&self) -> [Option<[usize; 2]>; 2] {
+        self.numbers.scale_blocks()
+    }
+
+    /// What shares a scale of the activations of each product, where they have scales.
+    pub fn granularities(&self) -> [Option<Granularity>; 2] {
+        let [w13, w2] = self.scale_blocks();
+        let under = |block: Option<[usize; 2]>, columns| {
+            block.map(|[_, scale_columns]| Granularity::under(scale_columns, columns))
+        };
+        [under(w13, self.hidden_size), under(w2, self.intermediate_size)]
+    }
+
+    /// Columns and depth that tiles of each product must divide.
+    pub(super) fn tile_limits(&self) -> [Option<[usize; 2]>; 2] {
+        let [w13, w2] = self.scale_blocks();
+        [
+            w13.map(|block| tile_limit(block, self.hidden_size)),
+            w2.map(|block| tile_limit(block, self.intermediate_size)),
+        ]
+    }
+}
+
+/// Columns and depth that a tile must divide, for weights with `features_in` columns and scales of
+/// such blocks. Where scales come last, they may differ within a tile.
+pub(super) fn tile_limit([rows, columns]: [usize; 2], features_in: usize) -> [usize; 2] {
+    match Granularity::under(columns, features_in) {
+        Granularity::Rows => [ANY_COLUMNS, BLOCK],
+        Granularity::Groups => [rows, columns],
+    }
+}
+
+/// More columns than a tile has.
+const ANY_COLUMNS: usize = 1 << 16;
 
 /// Sizes of the work of one block of threads.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -125,30 +165,27 @@ impl DecodeTile {
 
     /// Tiles with no more rows and columns than share a scale.
     fn fitted(shape: &DecodeShape, rows: usize, tiles: [[usize; 4]; 2]) -> [Self; 2] {
-        let blocks = match shape.numbers {
-            WeightNumbers::Plain => [[usize::MAX; 2]; 2],
-            WeightNumbers::Fp8Blocks { w13, w2 } => [w13, w2],
+        let limits = shape.tile_limits().map(|limit| limit.unwrap_or([usize::MAX; 2]));
+        let fit = |[columns, depth, warps, occupancy]: [usize; 4], limit: [usize; 2]| {
+            Self::new([rows, columns.min(limit[0]), depth.min(limit[1]), warps, occupancy])
         };
-        let fit = |[columns, depth, warps, occupancy]: [usize; 4], block: [usize; 2]| {
-            Self::new([rows, columns.min(block[0]), depth.min(block[1]), warps, occupancy])
-        };
-        [fit(tiles[0], blocks[0]), fit(tiles[1], blocks[1])]
+        [fit(tiles[0], limits[0]), fit(tiles[1], limits[1])]
     }
 
-    /// Checks what a kernel needs of its tile.
+    /// Checks what a kernel needs of its tile, whose columns and depth divide `limit`.
     #[cfg(feature = "cuda")]
-    pub(super) fn check(&self, scale_block: Option<[usize; 2]>) -> Result<(), MoeError> {
+    pub(super) fn check(&self, limit: Option<[usize; 2]>) -> Result<(), MoeError> {
         let powers =
             [self.rows, self.columns, self.depth].iter().all(|size| size.is_power_of_two());
         if !powers || self.rows < 8 || !matches!(self.warps, 4 | 8) || self.occupancy == 0 {
             let allowed = "powers of two, at least 8 rows, 4 or 8 warps";
             return Err(MoeError::config("a decode tile", format!("{self:?}"), allowed));
         }
-        match scale_block {
-            Some([rows, columns])
-                if rows % self.columns != 0 || columns % self.depth != 0 || self.depth > 128 =>
+        match limit {
+            Some([columns, depth])
+                if columns % self.columns != 0 || depth % self.depth != 0 || self.depth > BLOCK =>
             {
-                let allowed = format!("within scale blocks of {rows} x {columns}");
+                let allowed = format!("columns and depth that divide {columns} and {depth}");
                 Err(MoeError::config("a decode tile", format!("{self:?}"), allowed))
             }
             _ => Ok(()),

@@ -15,7 +15,7 @@ use artel_device::cuda::{Context, DeviceSlice, DeviceSliceMut, Kernels, Stream};
 use crate::MoeError;
 use crate::config::{MoeConfig, Parallelism};
 use crate::grouped_gemm::prefill::cuda::HalfElement;
-use crate::plan::gpu::{GpuPath, GpuPlan, GpuPlanEntry, Way};
+use crate::plan::gpu::{ExpertsShape, GpuPath, GpuPlan, GpuPlanEntry, GpuProduct, Way};
 use crate::quant::{Format, NumberFormat};
 use crate::weights::cuda::DeviceExperts;
 use direct::{DirectChain, DirectMemory};
@@ -111,6 +111,14 @@ impl<F: NumberFormat<Activation: HalfElement>> CudaExperts<F> {
         MoeError::check_shape("columns of w13", config.shape().hidden_size, w13.columns)?;
         MoeError::check_shape("rows of w2", config.shape().hidden_size, w2.rows)?;
         MoeError::check_shape("columns of w2", intermediate_size, w2.columns)?;
+        let shape = ExpertsShape::of(&config, F::NAME.parse()?);
+        for (product, found) in GpuProduct::ALL.into_iter().zip([w13, w2]) {
+            let expected = shape.stack_layout(product).ok_or_else(|| shape.without_kernels())?;
+            if *found != expected {
+                let (found, allowed) = (format!("{found:?}"), format!("{expected:?}"));
+                return Err(MoeError::config("layout of weights", found, allowed));
+            }
+        }
         let entries = plan.entries();
         let (mut direct, mut sorted) = (None, None);
         for (chain, entry) in kernels.chains.iter().zip(entries) {

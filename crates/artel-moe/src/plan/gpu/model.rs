@@ -52,13 +52,20 @@ pub fn seconds(
 /// activation where no product does it, the sum over experts.
 fn steps_seconds(gpu: &GpuCeilings, shape: &ExpertsShape, way: Way, tokens: usize) -> f64 {
     let pairs = shape.pairs(tokens);
-    let quantise = if shape.format == Format::Fp8Block128 { LAUNCH } else { 0.0 };
+    let [quantise, quantise_inner] = match shape.format {
+        Format::F32 | Format::F16 | Format::Bf16 => [0.0; 2],
+        // The first product quantises the activation.
+        Format::Fp8Block128 => [LAUNCH, 0.0],
+        Format::Fp8Tensor | Format::Fp8Channel => [LAUNCH; 2],
+    };
     let row_out = (shape.hidden_size * 2) as f64;
     let combine = LAUNCH + pairs * row_out / gpu.read;
     match (way.path, way.kernels.first.family) {
         // The second product sums; its input is quantised by a launch of its own.
         (GpuPath::Direct, _) => 2.0 * quantise,
-        (GpuPath::Aligned { .. }, GemmFamily::Decode) => ALIGN + quantise + combine,
+        (GpuPath::Aligned { .. }, GemmFamily::Decode) => {
+            ALIGN + quantise + quantise_inner + combine
+        }
         (GpuPath::Aligned { .. }, GemmFamily::Prefill) => {
             let permuted = 2.0 * shape.row_bytes(GpuProduct::GateUp);
             let permute = LAUNCH + pairs * permuted / gpu.read;
@@ -154,11 +161,12 @@ fn parts(shape: &ExpertsShape, product: GpuProduct, family: GemmFamily) -> usize
 /// which lasts as long as some steps of 128 input features where nothing runs beside it.
 fn prefill_share(shape: &ExpertsShape, tile: Tile, columns: usize, features_in: usize) -> f64 {
     let (inner, end) = match (shape.format, tile.rows, tile.occupancy) {
-        (Format::Fp8Block128, _, 1) => (0.94, 3.0),
-        (Format::Fp8Block128, ..) => (0.72, 1.2),
-        (_, 64, _) => (0.66, 0.0),
-        (_, _, 1) => (1.0, 0.6),
-        _ => (0.8, 0.0),
+        (Format::F32 | Format::F16 | Format::Bf16, 64, _) => (0.66, 0.0),
+        (Format::F32 | Format::F16 | Format::Bf16, _, 1) => (1.0, 0.6),
+        (Format::F32 | Format::F16 | Format::Bf16, ..) => (0.8, 0.0),
+        // Measured with 128-blocks; other scales only come later.
+        (_, _, 1) => (0.94, 3.0),
+        _ => (0.72, 1.2),
     };
     let narrow = (columns as f64 / 128.0).min(1.0);
     inner * narrow / (1.0 + end * 128.0 / features_in as f64)

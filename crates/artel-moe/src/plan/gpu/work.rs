@@ -57,7 +57,16 @@ impl ExpertsShape {
                 let shared = BLOCK.min(1 << self.intermediate_size.trailing_zeros());
                 Some(WeightNumbers::Fp8Blocks { w13: [shared, BLOCK], w2: [BLOCK, shared] })
             }
-            Format::F32 | Format::Fp8Tensor | Format::Fp8Channel => None,
+            // Gate and up have a scale each.
+            Format::Fp8Tensor => Some(WeightNumbers::Fp8Blocks {
+                w13: [self.intermediate_size, self.hidden_size],
+                w2: [self.hidden_size, self.intermediate_size],
+            }),
+            Format::Fp8Channel => Some(WeightNumbers::Fp8Blocks {
+                w13: [1, self.hidden_size],
+                w2: [1, self.intermediate_size],
+            }),
+            Format::F32 => None,
         }
     }
 
@@ -94,7 +103,7 @@ impl ExpertsShape {
 
     /// The error of a format without GPU kernels.
     pub fn without_kernels(&self) -> MoeError {
-        let allowed = "bf16, f16 or fp8-block128 on a GPU";
+        let allowed = "bf16, f16 or an FP8 format on a GPU";
         MoeError::config("format of the experts", self.format, allowed)
     }
 
@@ -179,8 +188,8 @@ impl ExpertsShape {
         };
         match (self.format, gpu.fp8) {
             (Format::Bf16 | Format::F16, _) => Ok(gpu.bf16),
-            (Format::Fp8Block128, Some(fp8)) => Ok(fp8),
-            (_, Some(_)) => unsupported("bf16, f16 or fp8-block128"),
+            (Format::Fp8Block128 | Format::Fp8Tensor | Format::Fp8Channel, Some(fp8)) => Ok(fp8),
+            (Format::F32, Some(_)) => unsupported("bf16, f16 or an FP8 format"),
             (_, None) => unsupported("bf16 or f16"),
         }
     }

@@ -10,7 +10,7 @@ use artel_device::cuda::{
     Architecture, Arguments, DeviceSlice, DeviceSliceMut, Kernel, KernelSpec, Kernels, Stream,
 };
 
-use super::Granularity;
+use super::{Granularity, ScaleBounds};
 use crate::MoeError;
 use crate::quant::{BLOCK, Element};
 
@@ -76,6 +76,8 @@ mod kernels {
         rows: i32,
         row_stride: i32,
         group_stride: i32,
+        least: f32,
+        most: f32,
     ) {
         // SAFETY: launched as its specification says, after whatever wrote the operands.
         let ready: Token = unsafe { hand_over::<PDL>() };
@@ -87,9 +89,8 @@ mod kernels {
         let offsets: Tile<i64, { [R, C] }> = block_offsets(row, H, column);
         // SAFETY: input is `[rows, H]`.
         let values: Tile<f32, { [R, C] }> = unsafe { load_values(input, offsets, mask, ready) };
-        // max(x, 1e-10) / 448 is max(x / 448, 1e-10 / 448): division keeps the order.
         let found: Tile<f32, { [R, GROUPS] }> =
-            group_scales::<R, C, GROUPS, WIDTH>(values, 2.23214283e-13f32);
+            group_scales::<R, C, GROUPS, WIDTH>(values, least, most);
         let code: Tile<f8e4m3fn, { [R, C] }> = to_codes::<R, C, GROUPS, WIDTH>(values, found);
         let group: i32 = get_tile_block_id().1 * GROUPS;
         for copy in 0i32..COPIES {
@@ -278,6 +279,8 @@ pub struct QuantizedRows<'a> {
     pub scales: DeviceSliceMut<'a, f32>,
     /// How scales lie.
     pub layout: ScaleLayout,
+    /// What scales may be.
+    pub bounds: ScaleBounds,
 }
 
 impl QuantizedRows<'_> {
@@ -378,7 +381,9 @@ impl<A: Element> Quantize<A> {
             .slice_mut(&out.scales)
             .size(rows)
             .size(row_stride)
-            .size(group_stride);
+            .size(group_stride)
+            .f32(out.bounds.least)
+            .f32(out.bounds.most);
         let (kernel, blocks) = self.kernels.choose(rows);
         let grid = [blocks, self.columns.div_ceil(self.block), 1];
         // SAFETY: the arguments are the kernel's, with the lengths checked above.

@@ -9,7 +9,7 @@ use artel_moe::grouped_gemm::decode::cuda::{
     DirectOut, DirectStep, ExpertSlices, WeightSlices,
 };
 use artel_moe::packing::reference::pack;
-use artel_moe::quant::{Bf16, Element, F16, Fp8Block128};
+use artel_moe::quant::{Bf16, Element, F16, Fp8Block128, Fp8Channel};
 
 use super::layer::{Layer, Sizes, TestFormat, check_close, hidden_states, shape_of};
 use crate::gpu::{Case, Gpu};
@@ -20,10 +20,11 @@ const RAGGED: Sizes = Sizes { experts: 5, top_k: 3, hidden: 320, inner: 192 };
 const MINIMAX: Sizes = Sizes { experts: 12, top_k: 8, hidden: 3072, inner: 768 };
 
 pub fn cases() -> Vec<Case> {
-    [of_format::<Bf16>(), of_format::<F16>(), of_format::<Fp8Block128>()]
-        .into_iter()
-        .flatten()
-        .collect()
+    let mut cases = of_format::<Bf16>();
+    cases.extend(of_format::<F16>());
+    cases.extend(of_format::<Fp8Block128>());
+    cases.extend(of_format::<Fp8Channel>());
+    cases
 }
 
 fn of_format<F: TestFormat>() -> Vec<Case> {
@@ -102,10 +103,18 @@ impl OnDevice {
 
     fn slices(&self) -> ExpertSlices<'_> {
         ExpertSlices {
-            w13: WeightSlices { numbers: self.w13.0.slice(), scales: self.w13.1.slice() },
-            w2: WeightSlices { numbers: self.w2.0.slice(), scales: self.w2.1.slice() },
+            w13: weight_slices(&self.w13.0, &self.w13.1),
+            w2: weight_slices(&self.w2.0, &self.w2.1),
         }
     }
+}
+
+/// Weights whose activations have no scale that is given.
+pub fn weight_slices<'a>(
+    numbers: &'a DeviceBuffer<u8>,
+    scales: &'a DeviceBuffer<f32>,
+) -> WeightSlices<'a> {
+    WeightSlices { numbers: numbers.slice(), scales: scales.slice(), input_scale: None }
 }
 
 fn check_direct<F: TestFormat>(

@@ -5,8 +5,8 @@ use artel_moe::activation::{Activation, reference::gated};
 use artel_moe::grouped_gemm::GemmFormat;
 use artel_moe::grouped_gemm::decode::{DecodeShape, WeightNumbers};
 use artel_moe::quant::{
-    BLOCK, Bf16, DenseMatrix, Element, F16, Fp8Block128, Fp8BlockMatrix, NumberFormat,
-    e4m3_from_f32, e4m3_to_f32,
+    ActivationScales, BLOCK, Bf16, DenseMatrix, Element, F16, Format, Fp8Block128, Fp8BlockMatrix,
+    Fp8Channel, Fp8ChannelMatrix, Fp8Tensor, Fp8TensorMatrix, e4m3_from_f32, e4m3_to_f32,
 };
 use artel_moe::weights::{ExpertMatrices, Stacked};
 use half::{bf16, f16};
@@ -36,13 +36,40 @@ macro_rules! dense_format {
 dense_format!(F16, f16, 2e-3);
 dense_format!(Bf16, bf16, 5e-3);
 
+/// Codes of every magnitude, and scales that differ.
+fn codes(rng: &mut ChaCha8Rng, count: usize) -> HostBuffer {
+    let codes = (0..count).map(|_| e4m3_from_f32(rng.random_range(-448.0..448.0)));
+    HostBuffer::from_vec(codes.collect::<Vec<u8>>())
+}
+
+fn scales(rng: &mut ChaCha8Rng, count: usize) -> Vec<f32> {
+    (0..count).map(|_| rng.random_range(0.0001..0.0003)).collect()
+}
+
+/// Activations have a scale that is given.
+impl TestFormat for Fp8Tensor {
+    const LIMIT: f64 = 1.5e-2;
+    fn matrix(rng: &mut ChaCha8Rng, rows: usize, columns: usize) -> Fp8TensorMatrix {
+        let (scale, codes) = (scales(rng, 1)[0], codes(rng, rows * columns));
+        let matrix = Fp8TensorMatrix::new(codes, scale, rows, columns).expect("sizes fit");
+        matrix.with_input_scale(0.0123).expect("a positive scale")
+    }
+}
+
+impl TestFormat for Fp8Channel {
+    const LIMIT: f64 = 1.5e-2;
+    fn matrix(rng: &mut ChaCha8Rng, rows: usize, columns: usize) -> Fp8ChannelMatrix {
+        let (scales, codes) = (scales(rng, rows), codes(rng, rows * columns));
+        Fp8ChannelMatrix::new(codes, HostBuffer::from_vec(scales), rows, columns)
+            .expect("sizes fit")
+    }
+}
+
 impl TestFormat for Fp8Block128 {
     const LIMIT: f64 = 1.5e-2;
     fn matrix(rng: &mut ChaCha8Rng, rows: usize, columns: usize) -> Fp8BlockMatrix {
         let blocks = rows.div_ceil(BLOCK) * columns.div_ceil(BLOCK);
-        let scales: Vec<f32> = (0..blocks).map(|_| rng.random_range(0.0001..0.0003)).collect();
-        let codes = (0..rows * columns).map(|_| e4m3_from_f32(rng.random_range(-448.0..448.0)));
-        let codes = HostBuffer::from_vec(codes.collect::<Vec<u8>>());
+        let (scales, codes) = (scales(rng, blocks), codes(rng, rows * columns));
         Fp8BlockMatrix::new(codes, HostBuffer::from_vec(scales), rows, columns).expect("sizes fit")
     }
 }
@@ -101,25 +128,34 @@ impl<F: TestFormat> Layer<F> {
 
     /// Row of one token with one expert, in float64 but for the format's own steps.
     pub fn row(&self, x: &[f32], expert: usize) -> Vec<f64> {
-        let gate_up = multiply(&self.w13, expert, &kept::<F>(x, 1e-10 / 448.0));
+        self.row_through(x, expert, |gate_up| gate_up)
+    }
+
+    /// The same for kernels that store what `store` makes of gate and up.
+    pub fn row_through(&self, x: &[f32], expert: usize, store: fn(f64) -> f64) -> Vec<f64> {
+        let x = kept::<F>(x, self.w13.input_scale(), 1e-10 / 448.0);
+        let gate_up = multiply(&self.w13, expert, &x);
         let inner = self.sizes.inner;
         let activated: Vec<f32> = (0..inner)
-            .map(|i| gated(Activation::Silu, gate_up[i], gate_up[inner + i]) as f32)
+            .map(|i| gated(Activation::Silu, store(gate_up[i]), store(gate_up[inner + i])) as f32)
             .collect();
-        multiply(&self.w2, expert, &kept::<F>(&activated, 1.0 / (448.0 * 512.0)))
+        let activated = kept::<F>(&activated, self.w2.input_scale(), 1.0 / (448.0 * 512.0));
+        multiply(&self.w2, expert, &activated)
     }
 }
 
 pub fn shape_of<F: TestFormat>(sizes: Sizes) -> DecodeShape {
-    let numbers = match F::NAME == Fp8Block128::NAME {
-        false => WeightNumbers::Plain,
+    let Sizes { experts, top_k, hidden, inner } = sizes;
+    let numbers = match F::NAME.parse().expect("a format has a name") {
         // Scales of gate and up repeat where up begins inside a block.
-        true => WeightNumbers::Fp8Blocks {
-            w13: [1 << sizes.inner.trailing_zeros().min(7), BLOCK],
+        Format::Fp8Block128 => WeightNumbers::Fp8Blocks {
+            w13: [1 << inner.trailing_zeros().min(7), BLOCK],
             w2: [BLOCK, BLOCK],
         },
+        Format::Fp8Tensor => WeightNumbers::Fp8Blocks { w13: [inner, hidden], w2: [hidden, inner] },
+        Format::Fp8Channel => WeightNumbers::Fp8Blocks { w13: [1, hidden], w2: [1, inner] },
+        _ => WeightNumbers::Plain,
     };
-    let Sizes { experts, top_k, hidden, inner } = sizes;
     DecodeShape { experts, top_k, hidden_size: hidden, intermediate_size: inner, numbers }
 }
 
@@ -134,20 +170,22 @@ pub fn multiply<F: TestFormat>(weights: &ExpertMatrices<F>, expert: usize, x: &[
 }
 
 /// What the product sees of a row.
-pub fn kept<F: TestFormat>(x: &[f32], least: f32) -> Vec<f64> {
-    if F::NAME != Fp8Block128::NAME {
-        return x.iter().map(|&x| rounded::<F>(f64::from(x))).collect();
-    }
+pub fn kept<F: TestFormat>(x: &[f32], input_scale: Option<f32>, least: f32) -> Vec<f64> {
+    let width = match F::ACTIVATION_SCALES {
+        ActivationScales::None => return x.iter().map(|&x| rounded::<F>(f64::from(x))).collect(),
+        ActivationScales::Group => BLOCK,
+        ActivationScales::Row => x.len(),
+    };
     let group = |group: &[f32]| {
         let largest = group.iter().fold(0f32, |largest, x| largest.max(x.abs()));
-        let scale = (largest / 448.0).max(least);
+        let scale = input_scale.unwrap_or((largest / 448.0).max(least));
         let keep = |&x: &f32| f64::from(e4m3_to_f32(e4m3_from_f32(x / scale))) * f64::from(scale);
         group.iter().map(keep).collect::<Vec<f64>>()
     };
-    x.chunks(BLOCK).flat_map(group).collect()
+    x.chunks(width).flat_map(group).collect()
 }
 
-fn rounded<F: TestFormat>(value: f64) -> f64 {
+pub fn rounded<F: TestFormat>(value: f64) -> f64 {
     f64::from(F::Activation::from_f32(value as f32).to_f32())
 }
 

@@ -5,12 +5,13 @@ use artel_moe::MoeError;
 use artel_moe::assignment::{AlignOptions, Assignment, Workspace, cpu};
 use artel_moe::grouped_gemm::decode::DecodeTile;
 use artel_moe::grouped_gemm::decode::cuda::{
-    BlockProduct, BlockSlices, ChannelProduct, PlainProduct, ProductStep, QuantizeRows, Release,
-    RowsFrom, WeightSlices,
+    BlockSlices, Fp8Product, PlainProduct, ProductStep, QuantizeRows, Release, RowsFrom,
 };
+use artel_moe::quant::activations::{Granularity, ScaleBounds};
 use artel_moe::quant::{Bf16, Fp8Block128, e4m3_from_f32, e4m3_to_f32};
 use half::bf16;
 
+use super::experts::weight_slices;
 use super::layer::{Layer, Sizes, check_close, hidden_states, kept, multiply};
 use crate::gpu::{Case, Gpu};
 
@@ -26,7 +27,7 @@ pub fn cases() -> Vec<Case> {
     };
     let channel = |kernels: &mut Kernels| {
         let scales = Some([1, SIZES.hidden]);
-        ChannelProduct::<bf16>::load(kernels, SIZES.experts, FEATURES, scales, FROM, TILE)
+        Fp8Product::<bf16>::load(kernels, SIZES.experts, FEATURES, scales, FROM, TILE)
     };
     vec![
         Case::new("decode::product_plain", plain, check_plain),
@@ -35,10 +36,11 @@ pub fn cases() -> Vec<Case> {
     ]
 }
 
-fn load_blocks(kernels: &mut Kernels) -> Result<(QuantizeRows, BlockProduct<bf16>), MoeError> {
-    let quantize = QuantizeRows::load(kernels, "bf16", SIZES.hidden, Release::AfterWait)?;
+fn load_blocks(kernels: &mut Kernels) -> Result<(QuantizeRows, Fp8Product<bf16>), MoeError> {
+    let quantize =
+        QuantizeRows::load(kernels, "bf16", SIZES.hidden, Granularity::Groups, Release::AfterWait)?;
     let scales = Some([64, 128]);
-    let product = BlockProduct::load(kernels, SIZES.experts, FEATURES, scales, FROM, TILE)?;
+    let product = Fp8Product::load(kernels, SIZES.experts, FEATURES, scales, FROM, TILE)?;
     Ok((quantize, product))
 }
 
@@ -108,18 +110,18 @@ fn check_plain(gpu: &Gpu, product: &PlainProduct<bf16>) -> Result<(), MoeError> 
         rows: TOKENS,
         pairs: TOKENS * SIZES.top_k,
         blocks: blocks.slices(),
-        weights: WeightSlices { numbers: numbers.slice(), scales: no_scales.slice() },
+        weights: weight_slices(&numbers, &no_scales),
     };
     product.launch(&gpu.stream, &step, &mut out.slice_mut())?;
     blocks.check(&gpu.download(&out), |token, expert| {
-        multiply(&layer.w13, expert, &kept::<Bf16>(&row(&x, token), 0.0))
+        multiply(&layer.w13, expert, &kept::<Bf16>(&row(&x, token), None, 0.0))
     });
     Ok(())
 }
 
 fn check_blocks(
     gpu: &Gpu,
-    (quantize, product): &(QuantizeRows, BlockProduct<bf16>),
+    (quantize, product): &(QuantizeRows, Fp8Product<bf16>),
 ) -> Result<(), MoeError> {
     let layer = Layer::<Fp8Block128>::new(SIZES);
     let (numbers, scales) = Layer::<Fp8Block128>::stack(&layer.w13);
@@ -128,7 +130,7 @@ fn check_blocks(
     let mut codes = gpu.poisoned::<u8>(TOKENS * SIZES.hidden);
     let mut x_scales = gpu.poisoned::<f32>(SIZES.hidden.div_ceil(128) * TOKENS);
     let target = (codes.slice_mut(), x_scales.slice_mut(), TOKENS);
-    quantize.launch(&gpu.stream, x_device.slice(), TOKENS, target, 1e-10 / 448.0)?;
+    quantize.launch(&gpu.stream, x_device.slice(), TOKENS, target, ScaleBounds::HIDDEN)?;
     let blocks = Blocks::new(gpu);
     let mut out = gpu.poisoned::<bf16>(blocks.blocks * TILE.rows * FEATURES[0]);
     let step = ProductStep {
@@ -137,7 +139,7 @@ fn check_blocks(
         rows: TOKENS,
         pairs: TOKENS * SIZES.top_k,
         blocks: blocks.slices(),
-        weights: WeightSlices { numbers: numbers.slice(), scales: scales.slice() },
+        weights: weight_slices(&numbers, &scales),
     };
     product.launch(&gpu.stream, &step, &mut out.slice_mut())?;
     let x_scales = gpu.download(&x_scales);
@@ -148,12 +150,12 @@ fn check_blocks(
         }
     }
     blocks.check(&gpu.download(&out), |token, expert| {
-        multiply(&layer.w13, expert, &kept::<Fp8Block128>(&row(&x, token), 1e-10 / 448.0))
+        multiply(&layer.w13, expert, &kept::<Fp8Block128>(&row(&x, token), None, 1e-10 / 448.0))
     });
     Ok(())
 }
 
-fn check_channels(gpu: &Gpu, product: &ChannelProduct<bf16>) -> Result<(), MoeError> {
+fn check_channels(gpu: &Gpu, product: &Fp8Product<bf16>) -> Result<(), MoeError> {
     let numbers = SIZES.experts * FEATURES[0] * FEATURES[1];
     let code = |index: usize| e4m3_from_f32(((index * 37 % 1009) as f32 - 504.0) * 0.8);
     let codes: Vec<u8> = (0..numbers).map(code).collect();
@@ -171,7 +173,7 @@ fn check_channels(gpu: &Gpu, product: &ChannelProduct<bf16>) -> Result<(), MoeEr
         rows: TOKENS,
         pairs: TOKENS * SIZES.top_k,
         blocks: blocks.slices(),
-        weights: WeightSlices { numbers: codes_device.slice(), scales: scales_device.slice() },
+        weights: weight_slices(&codes_device, &scales_device),
     };
     product.launch(&gpu.stream, &step, &mut out.slice_mut())?;
     blocks.check(&gpu.download(&out), |token, expert| {

@@ -9,10 +9,10 @@ use artel_moe::assignment::{AlignOptions, Assignment, Workspace, cpu};
 use artel_moe::combine::cuda::{
     Combine, CombineForm, CombineOperands, PairWeights, RowOrder, WeightForm,
 };
-use artel_moe::quant::activations::Granularity;
 use artel_moe::quant::activations::cuda::{
     InputRows, Placement, Quantize, QuantizedRows, ScaleLayout,
 };
+use artel_moe::quant::activations::{Granularity, ScaleBounds};
 use half::bf16;
 
 use super::cuda::{EXPERTS, HIDDEN, Report, TOP_K, noise, random_ids, times, upload};
@@ -115,6 +115,7 @@ impl RowSteps {
                     codes: codes.slice_mut(),
                     scales: scales.slice_mut(),
                     layout: ScaleLayout::ByRow,
+                    bounds: ScaleBounds::HIDDEN,
                 };
                 quantize.launch(stream, input, &mut out)
             })?;
@@ -136,6 +137,7 @@ impl RowSteps {
                 codes: codes.slice_mut(),
                 scales: scales.slice_mut(),
                 layout: ScaleLayout::ByRow,
+                bounds: ScaleBounds::ACTIVATED,
             };
             self.activate.launch(stream, input, &mut out)
         })?;

@@ -9,10 +9,11 @@ use artel_device::cuda::{
 use super::super::arguments::{BlockSlices, ExpertSlices, constant};
 use super::super::fp8_aligned::cuda::fp8_aligned;
 use super::super::plain_aligned::cuda::plain_aligned;
-use super::super::quantize::cuda::{LEAST_INNER, LEAST_ROW, QuantizeRows, Release};
+use super::super::quantize::cuda::{QuantizeRows, Release};
 use super::super::workspace::DecodeWorkspace;
 use super::super::{DecodeShape, DecodeTile, WeightNumbers};
 use crate::MoeError;
+use crate::quant::activations::{Granularity, ScaleBounds};
 use crate::quant::{BLOCK, Element};
 
 /// Both products of the aligned form.
@@ -52,21 +53,21 @@ impl<A: Element> AlignedExperts<A> {
         shape: DecodeShape,
         tiles: [DecodeTile; 2],
     ) -> Result<Self, MoeError> {
-        let [w13, w2] = shape.scale_blocks();
-        tiles[0].check(w13)?;
-        tiles[1].check(w2)?;
+        let limits = shape.tile_limits();
+        tiles[0].check(limits[0])?;
+        tiles[1].check(limits[1])?;
         if tiles[0].rows != tiles[1].rows {
             let allowed = "as many as of the first product";
             return Err(MoeError::config("rows of the second tile", tiles[1].rows, allowed));
         }
         let (hidden, inner) = (shape.hidden_size, shape.intermediate_size);
-        let is_fp8 = shape.numbers != WeightNumbers::Plain;
-        let mut quantize = |needed: bool, element, columns, release| match needed {
-            true => QuantizeRows::load(kernels, element, columns, release).map(Some),
-            false => Ok(None),
+        let mut quantize = |shared: Option<Granularity>, element, columns, release| {
+            let load = |shared| QuantizeRows::load(kernels, element, columns, shared, release);
+            shared.map(load).transpose()
         };
-        let rows = quantize(is_fp8, A::NAME, hidden, Release::AfterWait)?;
-        let apart = is_fp8 && !quantizes(tiles[0]);
+        let [of_rows, of_inner] = shape.granularities();
+        let rows = quantize(of_rows, A::NAME, hidden, Release::AfterWait)?;
+        let apart = of_inner.filter(|_| !quantizes(&shape, tiles[0]));
         let quantize_inner = quantize(apart, "f32", inner, Release::BeforeWait)?;
         let first = kernels.get(&first_spec::<A>(&shape, tiles[0]))?;
         let second = kernels.get(&second_spec::<A>(&shape, tiles[1]))?;
@@ -104,14 +105,16 @@ impl<A: Element> AlignedExperts<A> {
         if let Some(quantize) = &self.quantize {
             let (codes, scales) = (workspace.codes.slice_mut(), workspace.scales.slice_mut());
             let x = step.hidden_states;
-            quantize.launch(stream, x, tokens, (codes, scales, tokens), LEAST_ROW)?;
+            let bounds = ScaleBounds::HIDDEN.or_given(step.experts.w13.input_scale);
+            quantize.launch(stream, x, tokens, (codes, scales, tokens), bounds)?;
         }
         self.launch_first(stream, step, workspace)?;
         if let Some(quantize) = &self.quantize_inner {
             let codes = workspace.inner_codes.slice_mut();
             let scales = workspace.inner_scales.slice_mut();
             let inner = workspace.inner.slice();
-            quantize.launch(stream, inner, positions, (codes, scales, positions), LEAST_INNER)?;
+            let bounds = ScaleBounds::ACTIVATED.or_given(step.experts.w2.input_scale);
+            quantize.launch(stream, inner, positions, (codes, scales, positions), bounds)?;
         }
         self.launch_second(stream, step, workspace, out)
     }
@@ -191,8 +194,8 @@ impl<A: Element> AlignedExperts<A> {
 }
 
 /// Whether a tile of the first product is one group of the quantisation.
-fn quantizes(tile: DecodeTile) -> bool {
-    tile.columns == BLOCK
+fn quantizes(shape: &DecodeShape, tile: DecodeTile) -> bool {
+    shape.granularities()[1] == Some(Granularity::Groups) && tile.columns == BLOCK
 }
 
 fn first_spec<A: Element>(shape: &DecodeShape, tile: DecodeTile) -> KernelSpec {
@@ -211,9 +214,9 @@ fn first_spec<A: Element>(shape: &DecodeShape, tile: DecodeTile) -> KernelSpec {
             let module = fp8_aligned::__module_ast_self;
             let [scale_rows, scale_columns] = [scale_rows, scale_columns].map(constant);
             KernelSpec::new(operation, module, "fp8_aligned", "aligned_first")
-                .element(if quantizes(tile) { "f8e4m3fn" } else { "f32" })
+                .element(if quantizes(shape, tile) { "f8e4m3fn" } else { "f32" })
                 .generics([rows, columns, depth, inner, hidden, scale_rows, scale_columns])
-                .generics([experts, top_k, i32::from(quantizes(tile))])
+                .generics([experts, top_k, i32::from(quantizes(shape, tile))])
                 .pointers(["out_scales", "x_scales", "w_scales"])
         }
     };

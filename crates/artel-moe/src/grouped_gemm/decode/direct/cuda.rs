@@ -9,11 +9,12 @@ use artel_device::cuda::{
 use super::super::arguments::{ExpertSlices, constant};
 use super::super::fp8_direct::cuda::fp8_direct;
 use super::super::plain_direct::cuda::plain_direct;
-use super::super::quantize::cuda::{LEAST_INNER, LEAST_ROW, QuantizeRows, Release};
+use super::super::quantize::cuda::{QuantizeRows, Release};
 use super::super::workspace::DecodeWorkspace;
 use super::super::{DecodeShape, DecodeTile, WeightNumbers};
 use crate::MoeError;
 use crate::quant::Element;
+use crate::quant::activations::ScaleBounds;
 
 /// What the kernels of the direct form are made for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -80,19 +81,23 @@ impl<A: Element> DirectExperts<A> {
         form: DirectForm,
         tiles: [DecodeTile; 2],
     ) -> Result<Self, MoeError> {
-        let [w13, w2] = shape.scale_blocks();
-        tiles[0].check(w13)?;
-        tiles[1].check(w2)?;
+        let limits = shape.tile_limits();
+        tiles[0].check(limits[0])?;
+        tiles[1].check(limits[1])?;
         if tiles[0].rows != tiles[1].rows {
             let allowed = "as many as of the first product";
             return Err(MoeError::config("rows of the second tile", tiles[1].rows, allowed));
         }
-        let quantize = match shape.numbers {
-            WeightNumbers::Plain => None,
-            WeightNumbers::Fp8Blocks { .. } => Some([
-                QuantizeRows::load(kernels, A::NAME, shape.hidden_size, Release::AfterWait)?,
-                QuantizeRows::load(kernels, "f32", shape.intermediate_size, Release::BeforeWait)?,
+        let (hidden, inner) = (shape.hidden_size, shape.intermediate_size);
+        let mut load = |element, columns, shared, release| {
+            QuantizeRows::load(kernels, element, columns, shared, release)
+        };
+        let quantize = match shape.granularities() {
+            [Some(of_rows), Some(of_inner)] => Some([
+                load(A::NAME, hidden, of_rows, Release::AfterWait)?,
+                load("f32", inner, of_inner, Release::BeforeWait)?,
             ]),
+            _ => None,
         };
         let first = kernels.get(&first_spec::<A>(&shape, form, tiles[0]))?;
         let second = kernels.get(&second_spec::<A>(&shape, form, tiles[1]))?;
@@ -124,7 +129,8 @@ impl<A: Element> DirectExperts<A> {
         if let Some([quantize, _]) = &self.quantize {
             let (codes, scales) = (workspace.codes.slice_mut(), workspace.scales.slice_mut());
             let x = step.hidden_states;
-            quantize.launch(stream, x, step.tokens, (codes, scales, rows), LEAST_ROW)?;
+            let bounds = ScaleBounds::HIDDEN.or_given(step.experts.w13.input_scale);
+            quantize.launch(stream, x, step.tokens, (codes, scales, rows), bounds)?;
         }
         self.launch_first(stream, step, workspace)?;
         let all = self.workspace_rows(step.tokens);
@@ -132,7 +138,8 @@ impl<A: Element> DirectExperts<A> {
             let codes = workspace.inner_codes.slice_mut();
             let scales = workspace.inner_scales.slice_mut();
             let inner = workspace.inner.slice();
-            quantize.launch(stream, inner, all, (codes, scales, all), LEAST_INNER)?;
+            let bounds = ScaleBounds::ACTIVATED.or_given(step.experts.w2.input_scale);
+            quantize.launch(stream, inner, all, (codes, scales, all), bounds)?;
         }
         self.launch_second(stream, step, workspace, out)
     }

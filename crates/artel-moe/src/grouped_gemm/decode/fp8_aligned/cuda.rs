@@ -1,9 +1,10 @@
-//! Products of the aligned form on FP8 weights with 128-blocks.
+//! Products of the aligned form on FP8 weights.
 
 // The launchers that the macro generates carry no documentation.
 #![allow(missing_docs)]
 
-/// FP8 rows with a scale per 128 columns, FP8 weights with a scale per block.
+/// FP8 rows with a scale per 128 columns and FP8 weights with a scale per block, or rows with one scale
+/// each and weights with scales that cover all columns.
 #[cutile::module]
 pub mod fp8_aligned {
     use crate::cuda::device_code::*;
@@ -52,21 +53,11 @@ pub mod fp8_aligned {
             // SAFETY: the block is in use.
             let rows: Tile<i32, { [BM] }> =
                 unsafe { rows_of_block::<BM, TOP_K>(sorted_token_ids, block, pairs, ready) };
-            let row: i32 = expert * ceil_div(2i32 * I, SR);
-            let gate: i32 = (row + column * HB / SR) * ceil_div(K, SC);
-            let up: i32 = (row + (I + column * HB) / SR) * ceil_div(K, SC);
             let place: [i32; 3] = [expert, column, x_stride];
             // SAFETY: expert, columns and scales are inside the weights.
             let (gate, up): (Tile<f32, { [HB, BM] }>, Tile<f32, { [HB, BM] }>) = unsafe {
-                gathered_pair::<BM, HB, BK, K, SC>(
-                    w,
-                    x,
-                    x_scales,
-                    w_scales,
-                    rows,
-                    place,
-                    [gate, up],
-                    ready,
+                gathered_pair::<BM, HB, BK, I, K, SR, SC>(
+                    w, x, x_scales, w_scales, rows, place, ready,
                 )
             };
             let h: Tile<f32, { [HB, BM] }> = silu_and_multiply::<HB, BM>(gate, up);
@@ -122,11 +113,12 @@ pub mod fp8_aligned {
             // SAFETY: the block is in use.
             let rows: Tile<i32, { [BM] }> =
                 unsafe { rows_of_block::<BM, TOP_K>(sorted_token_ids, block, pairs, ready) };
-            let at: i32 = (expert * ceil_div(N, SR) + column * BN / SR) * ceil_div(K, SC);
-            let place: [i32; 4] = [expert, column, x_stride, at];
+            let place: [i32; 3] = [expert, column, x_stride];
             // SAFETY: expert, columns and scales are inside the weights.
             let sum: Tile<f32, { [BN, BM] }> = unsafe {
-                gathered_one::<BM, BN, BK, K, SC>(w, x, x_scales, w_scales, rows, place, ready)
+                gathered_one::<BM, BN, BK, N, K, SR, SC>(
+                    w, x, x_scales, w_scales, rows, place, ready,
+                )
             };
             let y: Tile<A, { [BN, BM] }> = convert_tile(sum);
             let y: Tile<A, { [BM, BN] }> = y.transpose();
@@ -179,13 +171,15 @@ pub mod fp8_aligned {
         }
     }
 
-    /// Gate and up, each `[HB, BM]`, of rows of `x` anywhere. `place` is expert, column tile and the
-    /// stride of the scales of `x`, `scales_at` where the scales of gate and of up begin.
+    /// Gate and up, each `[HB, BM]`, of rows of `x` anywhere. Both have `N` weight rows; `place` is
+    /// expert, column tile and the stride of the scales of `x`. Scales of all `K` come last.
     pub unsafe fn gathered_pair<
         const BM: i32,
         const HB: i32,
         const BK: i32,
+        const N: i32,
         const K: i32,
+        const SR: i32,
         const SC: i32,
     >(
         w: &Tensor<f8e4m3fn, { [-1, -1, -1, -1] }>,
@@ -194,7 +188,6 @@ pub mod fp8_aligned {
         w_scales: *mut f32,
         rows: Tile<i32, { [BM] }>,
         place: [i32; 3],
-        scales_at: [i32; 2],
         after: Token,
     ) -> (Tile<f32, { [HB, BM] }>, Tile<f32, { [HB, BM] }>) {
         let weights: Partition<f8e4m3fn, { [1, 1, HB, BK] }> =
@@ -202,6 +195,10 @@ pub mod fp8_aligned {
         let mut xp: PointerTile<*mut f8e4m3fn, { [BM, BK] }> =
             row_pointers::<f8e4m3fn, BM, BK>(x, rows, K);
         let step: Tile<i32, { [BM, BK] }> = broadcast_scalar(BK, const_shape![BM, BK]);
+        let feature: i32 = place[1] * HB;
+        let scale_row: i32 = place[0] * ceil_div(2i32 * N, SR);
+        let gate_at: i32 = (scale_row + feature / SR) * ceil_div(K, SC);
+        let up_at: i32 = (scale_row + (N + feature) / SR) * ceil_div(K, SC);
         let mut gate: Tile<f32, { [HB, BM] }> = constant(0.0f32, const_shape![HB, BM]);
         let mut up: Tile<f32, { [HB, BM] }> = constant(0.0f32, const_shape![HB, BM]);
         for k in 0i32..ceil_div(K, BK) {
@@ -213,34 +210,63 @@ pub mod fp8_aligned {
             let xk: Tile<f8e4m3fn, { [BM, BK] }> =
                 unsafe { load_rows::<f8e4m3fn, BM, BK, K>(xp, k * BK, after) };
             let xk: Tile<f8e4m3fn, { [BK, BM] }> = xk.transpose();
-            let at: Tile<i32, { [BM] }> = rows + splat::<BM>(k * BK / 128i32 * place[2]);
-            // SAFETY: every row has a scale for every 128 columns.
-            let sx: Tile<f32, { [BM] }> = unsafe { gather_all(x_scales, at, after) };
-            let at: i32 = k * BK / SC;
-            // SAFETY: no two numbers of a part's tile have different scales.
-            let sg: f32 = unsafe { load_f32(w_scales, scales_at[0] + at, after) };
-            // SAFETY: as above.
-            let su: f32 = unsafe { load_f32(w_scales, scales_at[1] + at, after) };
-            gate = scaled_step::<BM, HB, BK>(wg, xk, sx, sg, gate);
-            up = scaled_step::<BM, HB, BK>(wu, xk, sx, su, up);
+            let wg: Tile<f32, { [HB, BM] }> = product_of_step::<BM, HB, BK>(wg, xk);
+            let wu: Tile<f32, { [HB, BM] }> = product_of_step::<BM, HB, BK>(wu, xk);
+            if SC >= K {
+                gate = gate + wg;
+                up = up + wu;
+            } else {
+                let at: Tile<i32, { [BM] }> = rows + splat::<BM>(k * BK / 128i32 * place[2]);
+                // SAFETY: every row has a scale for every 128 columns.
+                let sx: Tile<f32, { [BM] }> = unsafe { gather_all(x_scales, at, after) };
+                let at: i32 = k * BK / SC;
+                // SAFETY: no two numbers of a part's tile have different scales.
+                let sg: f32 = unsafe { load_f32(w_scales, gate_at + at, after) };
+                // SAFETY: as above.
+                let su: f32 = unsafe { load_f32(w_scales, up_at + at, after) };
+                gate = scaled_step::<BM, HB>(wg, sx, sg, gate);
+                up = scaled_step::<BM, HB>(wu, sx, su, up);
+            }
             xp = xp.offset_tile(step);
+        }
+        if SC >= K {
+            // SAFETY: every row has a scale.
+            let sx: Tile<f32, { [BM] }> = unsafe { gather_all(x_scales, rows, after) };
+            let of_gate: Tile<i32, { [HB] }> = count_from::<HB>(feature);
+            let of_up: Tile<i32, { [HB] }> = count_from::<HB>(N + feature);
+            let all: i32 = 2i32 * N;
+            // SAFETY: the expert has scales.
+            let sg: Tile<f32, { [HB] }> =
+                unsafe { feature_scales::<HB, SR>(w_scales, place[0], all, of_gate, after) };
+            // SAFETY: as above.
+            let su: Tile<f32, { [HB] }> =
+                unsafe { feature_scales::<HB, SR>(w_scales, place[0], all, of_up, after) };
+            gate = scaled_rows_and_columns::<HB, BM>(gate, sg, sx);
+            up = scaled_rows_and_columns::<HB, BM>(up, su, sx);
         }
         (gate, up)
     }
 
-    /// `sum + wk . xk * sx * sw`.
-    pub fn scaled_step<const BM: i32, const HB: i32, const BK: i32>(
+    /// `wk . xk`.
+    pub fn product_of_step<const BM: i32, const HB: i32, const BK: i32>(
         wk: Tile<f8e4m3fn, { [1, 1, HB, BK] }>,
         xk: Tile<f8e4m3fn, { [BK, BM] }>,
-        sx: Tile<f32, { [BM] }>,
-        sw: f32,
-        sum: Tile<f32, { [HB, BM] }>,
     ) -> Tile<f32, { [HB, BM] }> {
         let wk: Tile<f8e4m3fn, { [HB, BK] }> = wk.reshape(const_shape![HB, BK]);
         let zero: Tile<f32, { [HB, BM] }> = constant(0.0f32, const_shape![HB, BM]);
         // SAFETY: every step begins with a fresh accumulator and is added in float32.
         let product: Tile<f32, { [HB, BM] }> =
             unsafe { mmaf_with_fast_acc(wk, xk, zero, fast_acc::Enabled) };
+        product
+    }
+
+    /// `sum + product * sx * sw`.
+    pub fn scaled_step<const BM: i32, const HB: i32>(
+        product: Tile<f32, { [HB, BM] }>,
+        sx: Tile<f32, { [BM] }>,
+        sw: f32,
+        sum: Tile<f32, { [HB, BM] }>,
+    ) -> Tile<f32, { [HB, BM] }> {
         let sw: Tile<f32, { [BM] }> = broadcast_scalar(sw, const_shape![BM]);
         let scales: Tile<f32, { [HB, BM] }> = under_each_other::<HB, BM>(sx * sw);
         fma(product, scales, sum, rounding::NearestEven, ftz::Disabled)
@@ -251,7 +277,9 @@ pub mod fp8_aligned {
         const BM: i32,
         const BN: i32,
         const BK: i32,
+        const N: i32,
         const K: i32,
+        const SR: i32,
         const SC: i32,
     >(
         w: &Tensor<f8e4m3fn, { [-1, -1, -1, -1] }>,
@@ -259,7 +287,7 @@ pub mod fp8_aligned {
         x_scales: *mut f32,
         w_scales: *mut f32,
         rows: Tile<i32, { [BM] }>,
-        place: [i32; 4],
+        place: [i32; 3],
         after: Token,
     ) -> Tile<f32, { [BN, BM] }> {
         let weights: Partition<f8e4m3fn, { [1, 1, BN, BK] }> =
@@ -267,6 +295,7 @@ pub mod fp8_aligned {
         let mut xp: PointerTile<*mut f8e4m3fn, { [BM, BK] }> =
             row_pointers::<f8e4m3fn, BM, BK>(x, rows, K);
         let step: Tile<i32, { [BM, BK] }> = broadcast_scalar(BK, const_shape![BM, BK]);
+        let scale_row: i32 = place[0] * ceil_div(N, SR) + place[1] * BN / SR;
         let mut sum: Tile<f32, { [BN, BM] }> = constant(0.0f32, const_shape![BN, BM]);
         for k in 0i32..ceil_div(K, BK) {
             let wk: Tile<f8e4m3fn, { [1, 1, BN, BK] }> =
@@ -275,13 +304,28 @@ pub mod fp8_aligned {
             let xk: Tile<f8e4m3fn, { [BM, BK] }> =
                 unsafe { load_rows::<f8e4m3fn, BM, BK, K>(xp, k * BK, after) };
             let xk: Tile<f8e4m3fn, { [BK, BM] }> = xk.transpose();
-            let at: Tile<i32, { [BM] }> = rows + splat::<BM>(k * BK / 128i32 * place[2]);
-            // SAFETY: every row has a scale for every 128 columns.
-            let sx: Tile<f32, { [BM] }> = unsafe { gather_all(x_scales, at, after) };
-            // SAFETY: no two numbers of a tile have different scales.
-            let sw: f32 = unsafe { load_f32(w_scales, place[3] + k * BK / SC, after) };
-            sum = scaled_step::<BM, BN, BK>(wk, xk, sx, sw, sum);
+            let product: Tile<f32, { [BN, BM] }> = product_of_step::<BM, BN, BK>(wk, xk);
+            if SC >= K {
+                sum = sum + product;
+            } else {
+                let at: Tile<i32, { [BM] }> = rows + splat::<BM>(k * BK / 128i32 * place[2]);
+                // SAFETY: every row has a scale for every 128 columns.
+                let sx: Tile<f32, { [BM] }> = unsafe { gather_all(x_scales, at, after) };
+                let at: i32 = scale_row * ceil_div(K, SC) + k * BK / SC;
+                // SAFETY: no two numbers of a tile have different scales.
+                let sw: f32 = unsafe { load_f32(w_scales, at, after) };
+                sum = scaled_step::<BM, BN>(product, sx, sw, sum);
+            }
             xp = xp.offset_tile(step);
+        }
+        if SC >= K {
+            // SAFETY: every row has a scale.
+            let sx: Tile<f32, { [BM] }> = unsafe { gather_all(x_scales, rows, after) };
+            let features: Tile<i32, { [BN] }> = count_from::<BN>(place[1] * BN);
+            // SAFETY: the expert has scales.
+            let sw: Tile<f32, { [BN] }> =
+                unsafe { feature_scales::<BN, SR>(w_scales, place[0], N, features, after) };
+            sum = scaled_rows_and_columns::<BN, BM>(sum, sw, sx);
         }
         sum
     }

@@ -1,10 +1,10 @@
-//! Products of the direct form on FP8 weights with 128-blocks.
+//! Products of the direct form on FP8 weights.
 
 // The launchers that the macro generates carry no documentation.
 #![allow(missing_docs)]
 
-/// Both products of the direct form: FP8 rows with a scale per 128 columns, FP8 weights with a scale
-/// per block.
+/// Both products of the direct form: FP8 rows with a scale per 128 columns and FP8 weights with a scale
+/// per block, or rows with one scale each and weights with scales that cover all columns.
 #[cutile::module]
 pub mod fp8_direct {
     use crate::grouped_gemm::decode::parts::cuda::decode_parts::*;
@@ -13,15 +13,17 @@ pub mod fp8_direct {
     use cutile::core::*;
 
     /// `w[expert, .., columns] . x[rows of one block]`, scaled: `[BN, BM]`. A weight tile has `HB` rows
-    /// of each of `PARTS` parts. `place` is expert, column tile and row block, `scales_at` where the
-    /// scales of the first and of the last part begin.
+    /// of each of `PARTS` parts, which have `N` rows each; `SR` rows and `SC` columns share a scale. `place` is
+    /// expert, column tile and row block. Scales of all `K` come last.
     pub unsafe fn scaled_product<
         const BM: i32,
         const BN: i32,
         const PARTS: i32,
         const HB: i32,
         const BK: i32,
+        const N: i32,
         const K: i32,
+        const SR: i32,
         const SC: i32,
     >(
         w: &Tensor<f8e4m3fn, { [-1, -1, -1, -1] }>,
@@ -29,13 +31,16 @@ pub mod fp8_direct {
         x_scales: &Tensor<f32, { [-1, -1] }>,
         w_scales: *mut f32,
         place: [i32; 3],
-        scales_at: [i32; 2],
         after: Token,
     ) -> Tile<f32, { [BN, BM] }> {
         let weights: Partition<f8e4m3fn, { [1, PARTS, HB, BK] }> =
             w.partition(const_shape![1, PARTS, HB, BK]);
         let rows: Partition<f8e4m3fn, { [BM, BK] }> = x.partition(const_shape![BM, BK]);
         let scales: Partition<f32, { [1, BM] }> = x_scales.partition(const_shape![1, BM]);
+        let row: i32 = place[0] * ceil_div(PARTS * N, SR);
+        let feature: i32 = place[1] * HB;
+        let first_at: i32 = (row + feature / SR) * ceil_div(K, SC);
+        let last_at: i32 = (row + ((PARTS - 1i32) * N + feature) / SR) * ceil_div(K, SC);
         let mut sum: Tile<f32, { [BN, BM] }> = constant(0.0f32, const_shape![BN, BM]);
         let zero: Tile<f32, { [BN, BM] }> = constant(0.0f32, const_shape![BN, BM]);
         for k in 0i32..ceil_div(K, BK) {
@@ -44,18 +49,31 @@ pub mod fp8_direct {
             let wk: Tile<f8e4m3fn, { [BN, BK] }> = wk.reshape(const_shape![BN, BK]);
             let xk: Tile<f8e4m3fn, { [BM, BK] }> = rows.load([place[2], k]);
             let xk: Tile<f8e4m3fn, { [BK, BM] }> = xk.transpose();
-            let sx: Tile<f32, { [1, BM] }> = scales.load([k * BK / 128i32, place[2]]);
-            let sx: Tile<f32, { [BN, BM] }> = sx.broadcast(const_shape![BN, BM]);
-            let at: i32 = k * BK / SC;
-            // SAFETY: no two numbers of a part's tile have different scales.
-            let first: f32 = unsafe { load_f32(w_scales, scales_at[0] + at, after) };
-            // SAFETY: as above.
-            let last: f32 = unsafe { load_f32(w_scales, scales_at[1] + at, after) };
-            let sw: Tile<f32, { [BN, BM] }> = weight_scales::<BN, BM, HB>(first, last);
             // SAFETY: every step begins with a fresh accumulator and is added in float32.
             let product: Tile<f32, { [BN, BM] }> =
                 unsafe { mmaf_with_fast_acc(wk, xk, zero, fast_acc::Enabled) };
-            sum = fma(product, sw * sx, sum, rounding::NearestEven, ftz::Disabled);
+            if SC >= K {
+                sum = sum + product;
+            } else {
+                let sx: Tile<f32, { [1, BM] }> = scales.load([k * BK / 128i32, place[2]]);
+                let sx: Tile<f32, { [BN, BM] }> = sx.broadcast(const_shape![BN, BM]);
+                let at: i32 = k * BK / SC;
+                // SAFETY: no two numbers of a part's tile have different scales.
+                let first: f32 = unsafe { load_f32(w_scales, first_at + at, after) };
+                // SAFETY: as above.
+                let last: f32 = unsafe { load_f32(w_scales, last_at + at, after) };
+                let sw: Tile<f32, { [BN, BM] }> = weight_scales::<BN, BM, HB>(first, last);
+                sum = fma(product, sw * sx, sum, rounding::NearestEven, ftz::Disabled);
+            }
+        }
+        if SC >= K {
+            let sx: Tile<f32, { [1, BM] }> = scales.load([0i32, place[2]]);
+            let sx: Tile<f32, { [BM] }> = sx.reshape(const_shape![BM]);
+            let features: Tile<i32, { [BN] }> = features_of_tile::<BN, HB>(place[1], N);
+            // SAFETY: the expert has scales.
+            let sw: Tile<f32, { [BN] }> =
+                unsafe { feature_scales::<BN, SR>(w_scales, place[0], PARTS * N, features, after) };
+            sum = scaled_rows_and_columns::<BN, BM>(sum, sw, sx);
         }
         sum
     }
@@ -100,20 +118,11 @@ pub mod fp8_direct {
         // SAFETY: as above.
         unsafe { x_scales.set_token(ready) };
         if expert >= 0i32 {
-            let row: i32 = expert * ceil_div(2i32 * I, SR);
-            let gate: i32 = (row + column * HB / SR) * ceil_div(K, SC);
-            let up: i32 = (row + (I + column * HB) / SR) * ceil_div(K, SC);
+            let place: [i32; 3] = [expert, column, 0i32];
             // SAFETY: expert, columns and scales are inside the weights.
             let sum: Tile<f32, { [BN, BM] }> = unsafe {
-                let place: [i32; 3] = [expert, column, 0i32];
-                scaled_product::<BM, BN, 2, HB, BK, K, SC>(
-                    w,
-                    x,
-                    x_scales,
-                    w_scales,
-                    place,
-                    [gate, up],
-                    early,
+                scaled_product::<BM, BN, 2, HB, BK, I, K, SR, SC>(
+                    w, x, x_scales, w_scales, place, early,
                 )
             };
             let h: Tile<f32, { [HB, BM] }> = swiglu::<BN, BM, HB>(sum);
@@ -142,17 +151,10 @@ pub mod fp8_direct {
         place: [i32; 3],
         early: Token,
     ) -> Tile<A, { [BM, BN] }> {
-        let at: i32 = (place[0] * ceil_div(H, SR) + place[1] * BN / SR) * ceil_div(I, SC);
         // SAFETY: the caller vouches for the place.
         let sum: Tile<f32, { [BN, BM] }> = unsafe {
-            scaled_product::<BM, BN, 1, BN, BK, I, SC>(
-                w,
-                x,
-                x_scales,
-                w_scales,
-                place,
-                [at, at],
-                early,
+            scaled_product::<BM, BN, 1, BN, BK, H, I, SR, SC>(
+                w, x, x_scales, w_scales, place, early,
             )
         };
         let y: Tile<A, { [BN, BM] }> = convert_tile(sum);

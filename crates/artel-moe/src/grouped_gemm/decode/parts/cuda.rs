@@ -212,17 +212,56 @@ pub mod decode_parts {
         column
     }
 
-    /// Quantisation scale of each row: its largest magnitude over 448, at least `least`.
+    /// Output features that a weight tile holds: `HB` of each of its parts, which have `rows`.
+    pub fn features_of_tile<const BN: i32, const HB: i32>(
+        column: i32,
+        rows: i32,
+    ) -> Tile<i32, { [BN] }> {
+        let row: Tile<i32, { [BN] }> = iota(const_shape![BN]);
+        let part: Tile<i32, { [BN] }> = row / splat::<BN>(HB);
+        part * splat::<BN>(rows - HB) + row + splat::<BN>(column * HB)
+    }
+
+    /// Scales of some output features of an expert with `rows` of them, of which `SR` share one. Behind
+    /// the last feature stands its scale again.
+    pub unsafe fn feature_scales<const B: i32, const SR: i32>(
+        w_scales: *mut f32,
+        expert: i32,
+        rows: i32,
+        features: Tile<i32, { [B] }>,
+        after: Token,
+    ) -> Tile<f32, { [B] }> {
+        let inside: Tile<i32, { [B] }> = min_tile(features, splat::<B>(rows - 1i32));
+        let at: Tile<i32, { [B] }> =
+            inside / splat::<B>(SR) + splat::<B>(expert * ceil_div(rows, SR));
+        // SAFETY: the caller vouches for the expert.
+        unsafe { gather_all(w_scales, at, after) }
+    }
+
+    /// `sum` times the scale of its row and that of its column.
+    pub fn scaled_rows_and_columns<const BN: i32, const BM: i32>(
+        sum: Tile<f32, { [BN, BM] }>,
+        rows: Tile<f32, { [BN] }>,
+        columns: Tile<f32, { [BM] }>,
+    ) -> Tile<f32, { [BN, BM] }> {
+        let scales: Tile<f32, { [BN, BM] }> =
+            beside_each_other::<BN, BM>(rows) * under_each_other::<BN, BM>(columns);
+        sum * scales
+    }
+
+    /// Quantisation scale of each row: its largest magnitude over 448, from `least` to `most`.
     pub fn row_scales<const BM: i32, const BK: i32>(
         x: Tile<f32, { [BM, BK] }>,
         least: f32,
+        most: f32,
     ) -> Tile<f32, { [BM] }> {
         let magnitude: Tile<f32, { [BM, BK] }> = absf(x);
         let largest: Tile<f32, { [BM] }> = reduce_max(magnitude, 1i32);
         let top: Tile<f32, { [BM] }> = constant(448.0f32, const_shape![BM]);
         let scales: Tile<f32, { [BM] }> = largest / top;
         let least: Tile<f32, { [BM] }> = broadcast_scalar(least, const_shape![BM]);
-        max_tile(scales, least)
+        let most: Tile<f32, { [BM] }> = broadcast_scalar(most, const_shape![BM]);
+        min_tile(max_tile(scales, least), most)
     }
 
     /// `x / scales` as e4m3. The quotient by a reciprocal becomes the rounded quotient with one step

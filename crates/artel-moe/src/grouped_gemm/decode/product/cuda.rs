@@ -9,10 +9,11 @@ use artel_device::cuda::{
 use super::super::DecodeTile;
 use super::super::arguments::{BlockSlices, WeightSlices, constant};
 use super::super::fp8_aligned::cuda::fp8_aligned;
-use super::super::fp8_channel::cuda::fp8_channel;
 use super::super::plain_aligned::cuda::plain_aligned;
+use super::super::shape::tile_limit;
 use crate::MoeError;
-use crate::quant::{BLOCK, Element};
+use crate::quant::Element;
+use crate::quant::activations::Granularity;
 
 /// Whose rows are multiplied.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -31,7 +32,8 @@ pub enum RowsFrom {
 pub struct ProductStep<'a> {
     /// Rows `[rows, K]`: numbers of the layer, or FP8.
     pub x: DeviceSlice<'a, u8>,
-    /// Scales of FP8 rows: `[K / 128, rows]` of a [`BlockProduct`], `[rows]` of a [`ChannelProduct`].
+    /// Scales of FP8 rows: `[K / 128, rows]`, or `[1, rows]` where a scale of the weights covers all of
+    /// `K`.
     pub x_scales: DeviceSlice<'a, f32>,
     /// Rows of `x`.
     pub rows: usize,
@@ -91,19 +93,14 @@ product!(
     PlainProduct, Scales::None
 );
 product!(
-    /// FP8 rows with a scale for 128 columns, FP8 weights with a scale per block.
-    BlockProduct, Scales::Blocks
-);
-product!(
-    /// FP8 rows with one scale each, FP8 weights with one scale for so many rows.
-    ChannelProduct, Scales::Rows
+    /// FP8 rows and weights with scales.
+    Fp8Product, Scales::Blocks
 );
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Scales {
     None,
     Blocks,
-    Rows,
 }
 
 #[derive(Debug, Clone)]
@@ -122,7 +119,8 @@ impl Product {
             let allowed = "a scale block for FP8 weights, none for others";
             return Err(MoeError::config("scales", format!("{:?}", self.scale_block), allowed));
         }
-        self.tile.check(self.scale_block.filter(|_| scales == Scales::Blocks))?;
+        let [_, features_in] = self.features;
+        self.tile.check(self.scale_block.map(|block| tile_limit(block, features_in)))?;
         let kernel = kernels.get(&self.spec(element, scales))?;
         Ok(Self { kernel: Some(kernel), ..self })
     }
@@ -138,16 +136,12 @@ impl Product {
             Scales::Blocks => {
                 KernelSpec::new(operation, fp8_aligned::__module_ast_self, "fp8_aligned", entry)
             }
-            Scales::Rows => {
-                KernelSpec::new(operation, fp8_channel::__module_ast_self, "fp8_channel", entry)
-            }
         };
         let sizes = [self.tile.rows, self.tile.columns, self.tile.depth].map(constant);
         let spec = spec.element(element).generics(sizes).generics([features_out, features_in]);
         let spec = match scales {
             Scales::None => spec,
             Scales::Blocks => spec.generics([scale_rows, scale_columns]),
-            Scales::Rows => spec.generics([scale_rows]),
         };
         let top_k = match self.from {
             RowsFrom::Tokens { top_k } => constant(top_k),
@@ -155,7 +149,7 @@ impl Product {
         };
         let spec = match scales {
             Scales::None => spec,
-            Scales::Blocks | Scales::Rows => spec.pointers(["x_scales", "w_scales"]),
+            Scales::Blocks => spec.pointers(["x_scales", "w_scales"]),
         };
         let matrix = features_out * features_in;
         spec.generics([constant(self.experts), top_k])
@@ -181,8 +175,11 @@ impl Product {
         };
         let (bytes, row_scales) = match scales {
             Scales::None => (size_of::<A>(), 0),
-            Scales::Blocks => (1, features_in.div_ceil(BLOCK) * step.rows),
-            Scales::Rows => (1, step.rows),
+            Scales::Blocks => {
+                let [_, scale_columns] = self.scale_block.unwrap_or([1, 1]);
+                let shared = Granularity::under(scale_columns, features_in);
+                (1, shared.groups(features_in) * step.rows)
+            }
         };
         MoeError::check_shape("rows of a product", rows.max(step.rows), step.rows)?;
         step.blocks.check(self.tile.rows)?;

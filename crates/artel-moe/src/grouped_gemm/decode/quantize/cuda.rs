@@ -1,4 +1,4 @@
-//! Rows to FP8 with a scale for every 128 columns.
+//! Rows to FP8 with a scale for every 128 columns or for each row.
 
 // The launchers that the macro generates carry no documentation.
 #![allow(missing_docs)]
@@ -10,14 +10,11 @@ use bytemuck::Pod;
 
 use super::super::arguments::constant;
 use crate::MoeError;
+use crate::quant::BLOCK;
+use crate::quant::activations::cuda::ROW_COLUMNS_MAX;
+use crate::quant::activations::{Granularity, ScaleBounds};
 
-/// Least scale of hidden states: those of rows of zeros.
-pub(in super::super) const LEAST_ROW: f32 = 1e-10 / 448.0;
-
-/// Least scale of the activation between the products.
-pub(in super::super) const LEAST_INNER: f32 = 1.0 / (448.0 * 512.0);
-
-/// Groups that one block quantises.
+/// Groups that one block quantises where a row has several.
 const GROUPS: usize = 4;
 
 /// When the kernel lets the next one start.
@@ -29,10 +26,11 @@ pub enum Release {
     BeforeWait,
 }
 
-/// Quantises rows to FP8 with a float32 scale for 128 columns.
+/// Quantises rows to FP8 with float32 scales.
 #[derive(Debug, Clone)]
 pub struct QuantizeRows {
     columns: usize,
+    granularity: Granularity,
     element_bytes: usize,
     kernel: Kernel,
 }
@@ -41,27 +39,39 @@ impl QuantizeRows {
     /// Asks for the kernel: rows of `columns` numbers of type `element`, `f32`, `f16` or `bf16`.
     ///
     /// # Errors
-    /// [`MoeError::Cuda`] when it is missing and cannot be made.
+    /// [`MoeError::Cuda`] when it is missing and cannot be made, [`MoeError::Config`] for a row
+    /// with one scale and more than [`ROW_COLUMNS_MAX`] columns.
     pub fn load(
         kernels: &mut Kernels,
         element: &'static str,
         columns: usize,
+        granularity: Granularity,
         release: Release,
     ) -> Result<Self, MoeError> {
+        let [groups, width] = match granularity {
+            Granularity::Groups => [GROUPS, BLOCK],
+            Granularity::Rows => [1, columns.next_power_of_two()],
+        };
+        if width > ROW_COLUMNS_MAX {
+            let allowed = format!("at most {ROW_COLUMNS_MAX} with one scale a row");
+            return Err(MoeError::config("columns of quantised rows", columns, allowed));
+        }
         let early = i32::from(release == Release::BeforeWait);
         let module = decode_quantize::__module_ast_self;
         let entry = "quantize_groups";
         let spec = KernelSpec::new("grouped_gemm/quantize", module, "decode_quantize", entry)
             .element(element)
-            .generics([constant(GROUPS), constant(columns), early])
+            .generics([groups, width, columns].map(constant))
+            .generics([early])
             .pointers(["codes", "scales", "x"])
+            .warps(if width > 4096 { 8 } else { 4 })
             .programmatic();
         let element_bytes = if element == "f32" { 4 } else { 2 };
-        Ok(Self { columns, element_bytes, kernel: kernels.get(&spec)? })
+        Ok(Self { columns, granularity, element_bytes, kernel: kernels.get(&spec)? })
     }
 
-    /// Quantises `rows` rows of `x`: codes `[rows, columns]`, scales `[columns / 128, stride]` of at
-    /// least `least`. `out` is both and the stride.
+    /// Quantises `rows` rows of `x`: codes `[rows, columns]`, scales `[groups, stride]` within
+    /// `bounds`. `out` is both and the stride.
     ///
     /// # Errors
     /// [`MoeError::Cuda`] when a slice is too short or the launch fails.
@@ -71,16 +81,16 @@ impl QuantizeRows {
         x: DeviceSlice<'_, A>,
         rows: usize,
         out: (DeviceSliceMut<'_, u8>, DeviceSliceMut<'_, f32>, usize),
-        least: f32,
+        bounds: ScaleBounds,
     ) -> Result<(), MoeError> {
         let (codes, scales, stride) = out;
-        let groups = self.columns.div_ceil(128);
+        let groups = self.granularity.groups(self.columns);
         let elements = rows * self.columns * self.element_bytes / size_of::<A>();
         x.expect_len("rows to quantise", elements)?;
         codes.expect_len("quantised rows", rows * self.columns)?;
         scales.expect_len("scales of quantised rows", groups * stride.max(rows))?;
         let arguments = Arguments::new().slice_mut(&codes).slice_mut(&scales).slice(x);
-        let arguments = arguments.size(stride).f32(least);
+        let arguments = arguments.size(stride).f32(bounds.least).f32(bounds.most);
         let grid = [rows, groups.div_ceil(GROUPS), 1];
         // SAFETY: the arguments are the kernel's; all lengths are checked above.
         unsafe { self.kernel.launch(stream, grid, arguments) }?;
@@ -95,12 +105,13 @@ pub mod decode_quantize {
     use crate::grouped_gemm::decode::parts::cuda::decode_parts::*;
     use cutile::core::*;
 
-    /// `BG` groups of 128 columns of one row `[K]`. Scales go to `[groups, scale_stride]`. `EARLY = 1`:
+    /// `BG` groups of `W` columns of one row `[K]`. Scales are from `least` to `most` and go to `[groups, scale_stride]`. `EARLY = 1`:
     /// the next kernel starts before this one waits, for one that reads nothing but its results.
     #[cutile::entry(unchecked_accesses = true)]
     pub unsafe fn quantize_groups<
         A: ElementType,
         const BG: i32,
+        const W: i32,
         const K: i32,
         const EARLY: i32,
         const PDL: i32,
@@ -110,6 +121,7 @@ pub mod decode_quantize {
         x: *mut A,
         scale_stride: i32,
         least: f32,
+        most: f32,
     ) {
         let (row, part, _): (i32, i32, i32) = get_tile_block_id();
         let mut ready: Token = new_token_unordered();
@@ -121,60 +133,60 @@ pub mod decode_quantize {
             ready = unsafe { wait_then_release::<PDL>(ready) };
         }
         let groups: Tile<i32, { [BG] }> = count_from::<BG>(part * BG);
-        let start: Tile<i32, { [BG] }> = groups * splat::<BG>(128i32);
+        let start: Tile<i32, { [BG] }> = groups * splat::<BG>(W);
         let start: Tile<i32, { [BG, 1] }> = start.reshape(const_shape![BG, 1]);
-        let start: Tile<i32, { [BG, 128] }> = start.broadcast(const_shape![BG, 128]);
-        let within: Tile<i32, { [128] }> = iota(const_shape![128]);
-        let within: Tile<i32, { [1, 128] }> = within.reshape(const_shape![1, 128]);
-        let columns: Tile<i32, { [BG, 128] }> = start + within.broadcast(const_shape![BG, 128]);
-        let end: Tile<i32, { [BG, 128] }> = broadcast_scalar(K, const_shape![BG, 128]);
-        let inside: Tile<bool, { [BG, 128] }> = lt_tile(columns, end);
+        let start: Tile<i32, { [BG, W] }> = start.broadcast(const_shape![BG, W]);
+        let within: Tile<i32, { [W] }> = iota(const_shape![W]);
+        let within: Tile<i32, { [1, W] }> = within.reshape(const_shape![1, W]);
+        let columns: Tile<i32, { [BG, W] }> = start + within.broadcast(const_shape![BG, W]);
+        let end: Tile<i32, { [BG, W] }> = broadcast_scalar(K, const_shape![BG, W]);
+        let inside: Tile<bool, { [BG, W] }> = lt_tile(columns, end);
         // SAFETY: the row exists; the mask keeps inside it.
-        let x: Tile<A, { [BG, 128] }> =
-            unsafe { load_groups::<A, BG, K>(x, row, columns, inside, ready) };
-        let x: Tile<f32, { [BG, 128] }> = convert_tile(x);
-        let none: Tile<f32, { [BG, 128] }> = constant(0.0f32, const_shape![BG, 128]);
-        let x: Tile<f32, { [BG, 128] }> = select(inside, x, none);
-        let scale: Tile<f32, { [BG] }> = row_scales::<BG, 128>(x, least);
-        let code: Tile<f8e4m3fn, { [BG, 128] }> = to_e4m3::<BG, 128>(x, scale);
+        let x: Tile<A, { [BG, W] }> =
+            unsafe { load_groups::<A, BG, W, K>(x, row, columns, inside, ready) };
+        let x: Tile<f32, { [BG, W] }> = convert_tile(x);
+        let none: Tile<f32, { [BG, W] }> = constant(0.0f32, const_shape![BG, W]);
+        let x: Tile<f32, { [BG, W] }> = select(inside, x, none);
+        let scale: Tile<f32, { [BG] }> = row_scales::<BG, W>(x, least, most);
+        let code: Tile<f8e4m3fn, { [BG, W] }> = to_e4m3::<BG, W>(x, scale);
         // SAFETY: as above.
-        unsafe { store_groups::<f8e4m3fn, BG, K>(codes, row, columns, inside, code) };
-        let whole: Tile<bool, { [BG] }> = lt_tile(groups, splat::<BG>(ceil_div(K, 128i32)));
+        unsafe { store_groups::<f8e4m3fn, BG, W, K>(codes, row, columns, inside, code) };
+        let whole: Tile<bool, { [BG] }> = lt_tile(groups, splat::<BG>(ceil_div(K, W)));
         let place: Tile<i32, { [BG] }> = groups * splat::<BG>(scale_stride) + splat::<BG>(row);
         // SAFETY: every group has a scale.
         unsafe { scatter(scales, place, whole, scale, ready) };
     }
 
     /// Pointers to some columns of one row of a matrix with `K` columns.
-    pub fn group_pointers<E: ElementType, const BG: i32, const K: i32>(
+    pub fn group_pointers<E: ElementType, const BG: i32, const W: i32, const K: i32>(
         base: *mut E,
         row: i32,
-        columns: Tile<i32, { [BG, 128] }>,
-    ) -> PointerTile<*mut E, { [BG, 128] }> {
-        let row: Tile<i32, { [BG, 128] }> = broadcast_scalar(row, const_shape![BG, 128]);
-        let size: Tile<i32, { [BG, 128] }> = broadcast_scalar(K, const_shape![BG, 128]);
-        let row: Tile<i64, { [BG, 128] }> = exti(row);
-        let size: Tile<i64, { [BG, 128] }> = exti(size);
+        columns: Tile<i32, { [BG, W] }>,
+    ) -> PointerTile<*mut E, { [BG, W] }> {
+        let row: Tile<i32, { [BG, W] }> = broadcast_scalar(row, const_shape![BG, W]);
+        let size: Tile<i32, { [BG, W] }> = broadcast_scalar(K, const_shape![BG, W]);
+        let row: Tile<i64, { [BG, W] }> = exti(row);
+        let size: Tile<i64, { [BG, W] }> = exti(size);
         let pointer: PointerTile<*mut E, { [] }> = pointer_to_tile(base);
         let pointer: PointerTile<*mut E, { [1, 1] }> = pointer.reshape(const_shape![1, 1]);
-        let pointer: PointerTile<*mut E, { [BG, 128] }> = pointer.broadcast(const_shape![BG, 128]);
-        let pointer: PointerTile<*mut E, { [BG, 128] }> = pointer.offset_tile(row * size);
-        let pointer: PointerTile<*mut E, { [BG, 128] }> = pointer.offset_tile(columns);
+        let pointer: PointerTile<*mut E, { [BG, W] }> = pointer.broadcast(const_shape![BG, W]);
+        let pointer: PointerTile<*mut E, { [BG, W] }> = pointer.offset_tile(row * size);
+        let pointer: PointerTile<*mut E, { [BG, W] }> = pointer.offset_tile(columns);
         pointer
     }
 
     /// Some columns of one row where the mask is on, anything elsewhere.
-    pub unsafe fn load_groups<E: ElementType, const BG: i32, const K: i32>(
+    pub unsafe fn load_groups<E: ElementType, const BG: i32, const W: i32, const K: i32>(
         base: *mut E,
         row: i32,
-        columns: Tile<i32, { [BG, 128] }>,
-        mask: Tile<bool, { [BG, 128] }>,
+        columns: Tile<i32, { [BG, W] }>,
+        mask: Tile<bool, { [BG, W] }>,
         after: Token,
-    ) -> Tile<E, { [BG, 128] }> {
+    ) -> Tile<E, { [BG, W] }> {
         // SAFETY: the caller vouches for the unmasked columns of the row.
-        let (values, _read): (Tile<E, { [BG, 128] }>, Token) = unsafe {
+        let (values, _read): (Tile<E, { [BG, W] }>, Token) = unsafe {
             load_ptr_tko(
-                group_pointers::<E, BG, K>(base, row, columns),
+                group_pointers::<E, BG, W, K>(base, row, columns),
                 ordering::Weak,
                 None::<scope::TileBlock>,
                 Some(mask),
@@ -187,17 +199,17 @@ pub mod decode_quantize {
     }
 
     /// Writes some columns of one row where the mask is on.
-    pub unsafe fn store_groups<E: ElementType, const BG: i32, const K: i32>(
+    pub unsafe fn store_groups<E: ElementType, const BG: i32, const W: i32, const K: i32>(
         base: *mut E,
         row: i32,
-        columns: Tile<i32, { [BG, 128] }>,
-        mask: Tile<bool, { [BG, 128] }>,
-        values: Tile<E, { [BG, 128] }>,
+        columns: Tile<i32, { [BG, W] }>,
+        mask: Tile<bool, { [BG, W] }>,
+        values: Tile<E, { [BG, W] }>,
     ) {
         // SAFETY: the caller vouches for the unmasked columns of the row.
         let _written: Token = unsafe {
             store_ptr_tko(
-                group_pointers::<E, BG, K>(base, row, columns),
+                group_pointers::<E, BG, W, K>(base, row, columns),
                 values,
                 ordering::Weak,
                 None::<scope::TileBlock>,

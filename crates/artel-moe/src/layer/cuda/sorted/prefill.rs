@@ -15,8 +15,8 @@ use crate::grouped_gemm::prefill::cuda::{
 };
 use crate::permute::cuda::Permute;
 use crate::plan::gpu::{ExpertsShape, GpuProduct, Tile, Way};
-use crate::quant::activations::Granularity;
 use crate::quant::activations::cuda::{InputRows, Placement, Quantize, QuantizedRows, ScaleLayout};
+use crate::quant::activations::{Granularity, ScaleBounds};
 use crate::weights::StackLayout;
 
 /// Both products with what stands before and between them.
@@ -75,10 +75,11 @@ impl<A: HalfElement> PrefillChain<A> {
             let first = PrefillFp8Gemm::load(kernels, &layouts[0], tiles[0], block_size)?;
             let second = PrefillFp8Gemm::load(kernels, &layouts[1], tiles[1], block_size)?;
             let placement = Placement::Sorted { top_k };
+            let [of_rows, of_inner] = layouts.map(|layout| granularity(&layout));
             Steps::Fp8 {
-                quantize: Quantize::load(kernels, hidden_size, Granularity::Groups, placement)?,
+                quantize: Quantize::load(kernels, hidden_size, of_rows, placement)?,
                 first,
-                activate: ActivateQuantize::load(kernels, form, Granularity::Groups)?,
+                activate: ActivateQuantize::load(kernels, form, of_inner)?,
                 second,
             }
         };
@@ -117,7 +118,8 @@ impl<A: HalfElement> PrefillChain<A> {
                     rows: step.tokens,
                     positions: Some(pairs.positions),
                 };
-                quantize.launch(stream, input, &mut memory.codes.quantized(layout))?;
+                let bounds = ScaleBounds::HIDDEN.or_given(weights.w13.input_scale);
+                quantize.launch(stream, input, &mut memory.codes.quantized(layout, bounds))?;
                 let [w13, w2] = [weights.w13, weights.w2].map(|of: WeightSlices<'_>| Fp8Operand {
                     numbers: of.numbers,
                     scales: of.scales,
@@ -130,11 +132,19 @@ impl<A: HalfElement> PrefillChain<A> {
                     pairs: step.tokens * top_k,
                     positions: Some(pairs.positions),
                 };
-                activate.launch(stream, gate_up, &mut memory.inner_codes.quantized(layout))?;
+                let bounds = ScaleBounds::ACTIVATED.or_given(weights.w2.input_scale);
+                let inner = &mut memory.inner_codes.quantized(layout, bounds);
+                activate.launch(stream, gate_up, inner)?;
                 second.launch(stream, blocks, memory.inner_codes.operand(), w2, &mut out)
             }
         }
     }
+}
+
+/// What shares a scale of the rows that FP8 weights of `layout` meet.
+fn granularity(layout: &StackLayout) -> Granularity {
+    let scale_columns = layout.scale_block.map_or(0, |[_, columns]| columns);
+    Granularity::under(scale_columns, layout.columns)
 }
 
 fn prefill_tile(tile: Tile) -> PrefillTile {
@@ -152,7 +162,7 @@ pub(super) struct PrefillMemory<A: HalfElement> {
     inner_codes: Codes,
 }
 
-/// FP8 rows by position with their scales by group.
+/// FP8 rows by position with their scales, `[groups, positions]`.
 #[derive(Debug)]
 struct Codes {
     codes: DeviceBuffer<u8>,
@@ -163,16 +173,16 @@ impl Codes {
     /// Zeros: rows that pad a block are multiplied like the others.
     fn new(context: &Context, positions: usize, layout: &StackLayout) -> Result<Self, MoeError> {
         let positions = if layout.scale_block.is_some() { positions } else { 0 };
-        let groups = Granularity::Groups.groups(layout.columns);
+        let groups = granularity(layout).groups(layout.columns);
         Ok(Self {
             codes: DeviceBuffer::zeroed(context, positions * layout.columns)?,
             scales: DeviceBuffer::zeroed(context, positions * groups)?,
         })
     }
 
-    fn quantized(&mut self, layout: ScaleLayout) -> QuantizedRows<'_> {
+    fn quantized(&mut self, layout: ScaleLayout, bounds: ScaleBounds) -> QuantizedRows<'_> {
         let (codes, scales) = (self.codes.slice_mut(), self.scales.slice_mut());
-        QuantizedRows { codes, scales, layout }
+        QuantizedRows { codes, scales, layout, bounds }
     }
 
     fn operand(&self) -> Fp8Operand<'_> {

@@ -9,10 +9,11 @@ pub mod quantize_code {
     use crate::cuda::device_code::*;
     use cutile::core::*;
 
-    /// One scale for each `WIDTH` columns: the largest magnitude over 448, at least `least`.
+    /// One scale for each `WIDTH` columns: the largest magnitude over 448, from `least` to `most`.
     pub fn group_scales<const R: i32, const C: i32, const GROUPS: i32, const WIDTH: i32>(
         values: Tile<f32, { [R, C] }>,
         least: f32,
+        most: f32,
     ) -> Tile<f32, { [R, GROUPS] }> {
         let magnitudes: Tile<f32, { [R, GROUPS, WIDTH] }> =
             absf(values).reshape(const_shape![R, GROUPS, WIDTH]);
@@ -21,7 +22,9 @@ pub mod quantize_code {
         let scales: Tile<f32, { [R, GROUPS] }> =
             divf(largest, e4m3_max, rounding::NearestEven, ftz::Disabled);
         let least: Tile<f32, { [R, GROUPS] }> = broadcast_scalar(least, const_shape![R, GROUPS]);
-        maxf(scales, least, nan::Disabled, ftz::Disabled)
+        let most: Tile<f32, { [R, GROUPS] }> = broadcast_scalar(most, const_shape![R, GROUPS]);
+        let scales: Tile<f32, { [R, GROUPS] }> = maxf(scales, least, nan::Disabled, ftz::Disabled);
+        minf(scales, most, nan::Disabled, ftz::Disabled)
     }
 
     /// Values over their group's scale, rounded to the nearest e4m3 number.

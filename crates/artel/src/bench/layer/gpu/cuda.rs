@@ -136,6 +136,12 @@ pub fn measure(
         AnyExperts::Fp8Block128(experts) => {
             measure_format(options, context, kernels, shape, experts, add)
         }
+        AnyExperts::Fp8Tensor(experts) => {
+            measure_format(options, context, kernels, shape, experts, add)
+        }
+        AnyExperts::Fp8Channel(experts) => {
+            measure_format(options, context, kernels, shape, experts, add)
+        }
         other => anyhow::bail!("experts in {} have no GPU kernels", other.format()),
     }
 }
@@ -206,6 +212,8 @@ pub fn tune_layer(
         AnyExperts::F16(experts) => tune_format(parts, experts, record, tokens, noted),
         AnyExperts::Bf16(experts) => tune_format(parts, experts, record, tokens, noted),
         AnyExperts::Fp8Block128(experts) => tune_format(parts, experts, record, tokens, noted),
+        AnyExperts::Fp8Tensor(experts) => tune_format(parts, experts, record, tokens, noted),
+        AnyExperts::Fp8Channel(experts) => tune_format(parts, experts, record, tokens, noted),
         other => anyhow::bail!("experts in {} have no GPU kernels", other.format()),
     }
 }
