@@ -8,15 +8,15 @@ use artel_moe::cuda::shipped;
 use artel_moe::eplb::{EpRank, ExpertMap, ExpertPlacement};
 use artel_moe::grouped_gemm::prefill::cuda::HalfElement;
 use artel_moe::layer::cuda::{CudaExperts, DeviceRouting, ExpertsKernels};
-use artel_moe::plan::gpu::{GemmFamily, GpuPlan, Way, usual_way};
+use artel_moe::plan::gpu::{GpuPlan, usual_way};
 use artel_moe::quant::{
-    ActivationScales, Bf16, Element, F16, Format, Fp8Block128, Fp8Channel, Fp8Tensor, NumberFormat,
+    Bf16, Element, F16, Format, Fp8Block128, Fp8Channel, Fp8Tensor, NumberFormat,
 };
 use artel_moe::weights::cuda::DeviceExperts;
 use artel_moe::weights::{ExpertMatrices, ExpertWeights};
 
 use crate::cuda::replay;
-use crate::decode::layer::{Layer, Sizes, TestFormat, rounded};
+use crate::decode::layer::{Layer, Sizes, TestFormat};
 use crate::gpu::{Case, Gpu};
 
 const SMALL: Sizes = Sizes { experts: 16, top_k: 4, hidden: 256, inner: 128 };
@@ -194,12 +194,8 @@ where
     Ok(first.iter().map(|number| number.to_f32()).collect())
 }
 
-/// The same in float64, for the tokens that are checked. With a scale for each row the activation of
-/// large batches is a step of its own, before which gate and up are rounded.
-fn expected<F: TestFormat>(layer: &Layer<F>, ids: &[i32], way: &Way) -> Vec<(usize, Vec<f64>)> {
-    let apart = way.kernels.first.family == GemmFamily::Prefill
-        && F::ACTIVATION_SCALES == ActivationScales::Row;
-    let store: fn(f64) -> f64 = if apart { rounded::<F> } else { |gate_up| gate_up };
+/// The same in float64, for the tokens that are checked.
+fn expected<F: TestFormat>(layer: &Layer<F>, ids: &[i32]) -> Vec<(usize, Vec<f64>)> {
     let Sizes { experts, top_k, hidden, .. } = layer.sizes;
     let tokens = ids.len() / top_k;
     let x: Vec<f32> =
@@ -211,8 +207,7 @@ fn expected<F: TestFormat>(layer: &Layer<F>, ids: &[i32], way: &Way) -> Vec<(usi
         for pair in token * top_k..(token + 1) * top_k {
             let Ok(expert) = usize::try_from(ids[pair]) else { continue };
             if expert < experts {
-                let x = &x[token * hidden..(token + 1) * hidden];
-                let row = layer.row_through(x, expert, store);
+                let row = layer.row(&x[token * hidden..(token + 1) * hidden], expert);
                 let weight = f64::from(weights[pair]);
                 sum.iter_mut().zip(row).for_each(|(sum, row)| *sum += weight * row);
             }
@@ -246,9 +241,8 @@ where
 {
     let out = run(gpu, experts, ids)?;
     let tokens = ids.len() / layer.sizes.top_k;
-    let way = experts.way(tokens);
-    let what = format!("{tokens} tokens, {way}");
-    assert_close::<F>(&out, &expected(layer, ids, &way), &what);
+    let what = format!("{tokens} tokens, {}", experts.way(tokens));
+    assert_close::<F>(&out, &expected(layer, ids), &what);
     Ok(())
 }
 
@@ -264,7 +258,6 @@ where
 {
     let mut sum = vec![0.0; ids.len() / SMALL.top_k * SMALL.hidden];
     let half = SMALL.experts / 2;
-    let mut way = None;
     for (rank, (config, (plan, kernels))) in loaded.iter().enumerate() {
         let own = |all: &ExpertMatrices<F>| {
             let own = rank * half..(rank + 1) * half;
@@ -276,11 +269,9 @@ where
         let (config, plan) = (config.clone(), plan.clone());
         let mut experts = CudaExperts::<F>::new(context, config, plan, kernels.clone(), weights)?;
         let part = run(gpu, &mut experts, ids)?;
-        way = Some(experts.way(ids.len() / SMALL.top_k));
         sum.iter_mut().zip(part).for_each(|(sum, part)| *sum += part);
     }
-    let way = way.expect("there are ranks");
-    assert_close::<F>(&sum, &expected(layer, ids, &way), "the sum over ranks");
+    assert_close::<F>(&sum, &expected(layer, ids), "the sum over ranks");
     Ok(())
 }
 

@@ -222,6 +222,7 @@ impl ExpertsShape {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::grouped_gemm::decode::DecodeTile;
 
     const MINIMAX_TP2: ExpertsShape = ExpertsShape {
         experts: 256,
@@ -260,6 +261,22 @@ mod tests {
         assert!((floor(GpuProduct::Down, 64) - 121.9).abs() < 1.0);
         let operations = 2.0 * 8192.0 * 8.0 * 1536.0 * 3072.0 / 1362e12 * 1e6;
         assert!((floor(GpuProduct::GateUp, 8192) - operations).abs() < 1e-6);
+    }
+
+    #[test]
+    fn scales_that_come_last_do_not_narrow_tiles() {
+        let tiles = |format| {
+            let shape = ExpertsShape { format, ..MINIMAX_TP2 }.decode_shape().unwrap();
+            [DecodeTile::direct(&shape, 4), DecodeTile::aligned(&shape, 64)]
+        };
+        let blocks = tiles(Format::Fp8Block128);
+        assert_eq!([Format::Fp8Tensor, Format::Fp8Channel].map(tiles), [blocks; 2]);
+        let scales = |format| {
+            let shape = ExpertsShape { format, ..MINIMAX_TP2 };
+            GpuProduct::ALL.map(|product| shape.stack_layout(product).unwrap().scales_per_expert())
+        };
+        assert_eq!(scales(Format::Fp8Tensor), [2, 1]);
+        assert_eq!(scales(Format::Fp8Channel), [1536, 3072]);
     }
 
     #[test]

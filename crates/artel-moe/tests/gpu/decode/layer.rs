@@ -128,16 +128,11 @@ impl<F: TestFormat> Layer<F> {
 
     /// Row of one token with one expert, in float64 but for the format's own steps.
     pub fn row(&self, x: &[f32], expert: usize) -> Vec<f64> {
-        self.row_through(x, expert, |gate_up| gate_up)
-    }
-
-    /// The same for kernels that store what `store` makes of gate and up.
-    pub fn row_through(&self, x: &[f32], expert: usize, store: fn(f64) -> f64) -> Vec<f64> {
         let x = kept::<F>(x, self.w13.input_scale(), 1e-10 / 448.0);
         let gate_up = multiply(&self.w13, expert, &x);
         let inner = self.sizes.inner;
         let activated: Vec<f32> = (0..inner)
-            .map(|i| gated(Activation::Silu, store(gate_up[i]), store(gate_up[inner + i])) as f32)
+            .map(|i| gated(Activation::Silu, gate_up[i], gate_up[inner + i]) as f32)
             .collect();
         let activated = kept::<F>(&activated, self.w2.input_scale(), 1.0 / (448.0 * 512.0));
         multiply(&self.w2, expert, &activated)
@@ -185,7 +180,7 @@ pub fn kept<F: TestFormat>(x: &[f32], input_scale: Option<f32>, least: f32) -> V
     x.chunks(width).flat_map(group).collect()
 }
 
-pub fn rounded<F: TestFormat>(value: f64) -> f64 {
+fn rounded<F: TestFormat>(value: f64) -> f64 {
     f64::from(F::Activation::from_f32(value as f32).to_f32())
 }
 

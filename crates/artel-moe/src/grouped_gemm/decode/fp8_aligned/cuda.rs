@@ -196,7 +196,8 @@ pub mod fp8_aligned {
             row_pointers::<f8e4m3fn, BM, BK>(x, rows, K);
         let step: Tile<i32, { [BM, BK] }> = broadcast_scalar(BK, const_shape![BM, BK]);
         let feature: i32 = place[1] * HB;
-        let scale_row: i32 = place[0] * ceil_div(2i32 * N, SR);
+        let all: i32 = 2i32 * N;
+        let scale_row: i32 = place[0] * ceil_div(all, SR);
         let gate_at: i32 = (scale_row + feature / SR) * ceil_div(K, SC);
         let up_at: i32 = (scale_row + (N + feature) / SR) * ceil_div(K, SC);
         let mut gate: Tile<f32, { [HB, BM] }> = constant(0.0f32, const_shape![HB, BM]);
@@ -230,19 +231,13 @@ pub mod fp8_aligned {
             xp = xp.offset_tile(step);
         }
         if SC >= K {
-            // SAFETY: every row has a scale.
-            let sx: Tile<f32, { [BM] }> = unsafe { gather_all(x_scales, rows, after) };
-            let of_gate: Tile<i32, { [HB] }> = count_from::<HB>(feature);
-            let of_up: Tile<i32, { [HB] }> = count_from::<HB>(N + feature);
-            let all: i32 = 2i32 * N;
-            // SAFETY: the expert has scales.
-            let sg: Tile<f32, { [HB] }> =
-                unsafe { feature_scales::<HB, SR>(w_scales, place[0], all, of_gate, after) };
+            let from: [i32; 3] = [place[0], all, feature];
+            // SAFETY: expert and rows have scales.
+            gate =
+                unsafe { scaled_last::<BM, HB, SR>(gate, x_scales, w_scales, rows, from, after) };
+            let from: [i32; 3] = [place[0], all, N + feature];
             // SAFETY: as above.
-            let su: Tile<f32, { [HB] }> =
-                unsafe { feature_scales::<HB, SR>(w_scales, place[0], all, of_up, after) };
-            gate = scaled_rows_and_columns::<HB, BM>(gate, sg, sx);
-            up = scaled_rows_and_columns::<HB, BM>(up, su, sx);
+            up = unsafe { scaled_last::<BM, HB, SR>(up, x_scales, w_scales, rows, from, after) };
         }
         (gate, up)
     }
@@ -258,6 +253,25 @@ pub mod fp8_aligned {
         let product: Tile<f32, { [HB, BM] }> =
             unsafe { mmaf_with_fast_acc(wk, xk, zero, fast_acc::Enabled) };
         product
+    }
+
+    /// `sum` times the scales of rows and features, which cover all columns. `from` is expert, its
+    /// features and the first one of the tile.
+    pub unsafe fn scaled_last<const BM: i32, const HB: i32, const SR: i32>(
+        sum: Tile<f32, { [HB, BM] }>,
+        x_scales: *mut f32,
+        w_scales: *mut f32,
+        rows: Tile<i32, { [BM] }>,
+        from: [i32; 3],
+        after: Token,
+    ) -> Tile<f32, { [HB, BM] }> {
+        // SAFETY: the caller vouches for the rows.
+        let sx: Tile<f32, { [BM] }> = unsafe { gather_all(x_scales, rows, after) };
+        let features: Tile<i32, { [HB] }> = count_from::<HB>(from[2]);
+        // SAFETY: the caller vouches for the expert.
+        let sw: Tile<f32, { [HB] }> =
+            unsafe { feature_scales::<HB, SR>(w_scales, from[0], from[1], features, after) };
+        scaled_rows_and_columns::<HB, BM>(sum, sw, sx)
     }
 
     /// `sum + product * sx * sw`.
@@ -319,13 +333,9 @@ pub mod fp8_aligned {
             xp = xp.offset_tile(step);
         }
         if SC >= K {
-            // SAFETY: every row has a scale.
-            let sx: Tile<f32, { [BM] }> = unsafe { gather_all(x_scales, rows, after) };
-            let features: Tile<i32, { [BN] }> = count_from::<BN>(place[1] * BN);
-            // SAFETY: the expert has scales.
-            let sw: Tile<f32, { [BN] }> =
-                unsafe { feature_scales::<BN, SR>(w_scales, place[0], N, features, after) };
-            sum = scaled_rows_and_columns::<BN, BM>(sum, sw, sx);
+            let from: [i32; 3] = [place[0], N, place[1] * BN];
+            // SAFETY: expert and rows have scales.
+            sum = unsafe { scaled_last::<BM, BN, SR>(sum, x_scales, w_scales, rows, from, after) };
         }
         sum
     }
