@@ -12,7 +12,10 @@ use super::work::ExpertsShape;
 use crate::MoeError;
 
 /// Records that come with the program, as files under `tuning/`.
-const BUNDLED: [&str; 0] = [];
+pub(super) const BUNDLED: [&str; 2] = [
+    include_str!("../../../tuning/sm_90/m2.5-tp2-fp8.json"),
+    include_str!("../../../tuning/sm_90/qwen3-30b-bf16.json"),
+];
 
 /// Name of all kernels that are no grouped GEMM: sorting, quantisation, combine.
 pub const STEPS: &str = "steps";

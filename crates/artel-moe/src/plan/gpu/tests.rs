@@ -239,3 +239,32 @@ fn files_that_are_no_records_are_refused() {
     let shape = ExpertsShape::of(&qwen3(), Format::F32);
     assert_eq!(TuningRecord::bundled("sm_90", &shape), Ok(None));
 }
+
+/// What a shape without a record is served by, against the best that was measured of shapes with one.
+#[test]
+fn a_modelled_choice_is_near_the_best_that_was_measured() {
+    for (config, format) in [(minimax(), Format::Fp8Block128), (qwen3(), Format::Bf16)] {
+        let shape = ExpertsShape::of(&config, format);
+        let record = TuningRecord::bundled("sm_90", &shape).unwrap().expect("a bundled record");
+        let tuned = GpuPlan::new(h200(), &config, format, Some(&record), 8192).unwrap();
+        let modelled = GpuPlan::new(h200(), &config, format, None, 8192).unwrap();
+        let mut compared = 0;
+        for tokens in record.tokens() {
+            let time = |plan: &GpuPlan| {
+                let entry = plan.entry(tokens);
+                let way = Way { path: entry.path, kernels: entry.kernels };
+                match record.known(&way, tokens) {
+                    Known::Microseconds(time) => Some(time),
+                    _ => None,
+                }
+            };
+            let best = time(&tuned).expect("a tuned plan follows what was measured");
+            // The search leaves some ways out, among them a modelled one now and then.
+            let Some(found) = time(&modelled) else { continue };
+            println!("{format} {tokens}: {found:.1} of {best:.1} us, {:.3}", found / best);
+            assert!(found <= 1.1 * best, "{format}, {tokens} tokens: {found} of {best}");
+            compared += 1;
+        }
+        assert!(compared >= 8, "{format}: only {compared} batch sizes were compared");
+    }
+}
