@@ -32,7 +32,7 @@ pub(super) fn draw_shape(path: &Path, record: &Record, peer: &Peer) -> anyhow::R
     let root = SVGBackend::new(path, SIZE).into_drawing_area();
     root.fill(&WHITE)?;
     let mut chart = ChartBuilder::on(&root)
-        .caption(format!("Experts of one layer: {}", record.model), ("sans-serif", 18))
+        .caption(format!("Experts of one layer: {}", record.shape), ("sans-serif", 18))
         .margin(12)
         .x_label_area_size(40)
         .y_label_area_size(60)

@@ -27,13 +27,32 @@ pub(super) const UNIFORM: &str = "uniform";
 #[derive(Debug, Deserialize)]
 pub(super) struct Record {
     pub(super) shape: String,
-    pub(super) model: String,
+    sizes: Sizes,
     gpu: Gpu,
     method: String,
     ceilings: Ceilings,
     commit: String,
     date: String,
     pub(super) rows: Vec<Row>,
+}
+
+#[derive(Debug, Deserialize)]
+struct Sizes {
+    num_experts: usize,
+    top_k: usize,
+    hidden_size: usize,
+    intermediate_size: usize,
+    format: String,
+}
+
+impl std::fmt::Display for Sizes {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self { num_experts, top_k, hidden_size, intermediate_size, format } = self;
+        write!(
+            formatter,
+            "{num_experts} experts of {hidden_size} x {intermediate_size}, {top_k} a token, {format}"
+        )
+    }
 }
 
 #[derive(Debug, Deserialize)]
@@ -197,9 +216,9 @@ fn sentence(text: &str) -> String {
 }
 
 fn section(record: &Record, peer: &Peer) -> String {
-    let Record { shape, model, commit, date, ceilings, .. } = record;
+    let Record { shape, sizes, commit, date, ceilings, .. } = record;
     let mut text = format!(
-        "\n## {shape}\n\n{model}. Commit {commit}, {date}. Arithmetic ceiling {:.0} TFLOP/s.\n\n\
+        "\n## {shape}\n\n{sizes}. Commit {commit}, {date}. Arithmetic ceiling {:.0} TFLOP/s.\n\n\
          ![time by batch size, {shape}]({})\n",
         ceilings.teraflops,
         picture(shape)
