@@ -43,8 +43,9 @@ fn gpu_record(shape: &str) -> serde_json::Value {
         "machine": {"processor": "a processor", "threads": 2, "instruction_set": "avx2"},
         "commit": "c0ffee", "date": "2026-01-02",
         "gpu": {"name": "a GPU", "architecture": "sm_90", "multiprocessors": 132, "driver": "13.0"},
-        "method": "median", "shape": shape, "model": "a model",
-        "sizes": {"num_experts": 256, "top_k": 8},
+        "method": "median", "shape": shape,
+        "sizes": {"num_experts": 256, "top_k": 8, "hidden_size": 3072, "intermediate_size": 768,
+            "format": "bf16"},
         "ceilings": {"read_terabytes_per_second": 4.35, "teraflops": 1362.0},
         "rows": [row("uniform", 50.0), row("zipf-1.0", 45.0)]
     })

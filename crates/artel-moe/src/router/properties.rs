@@ -100,7 +100,10 @@ proptest! {
             }
             let sum: f32 = weights.iter().sum();
             if renormalised && sum > 1e-6 {
-                prop_assert!((sum - 1.0).abs() < 1e-5, "{}", sum);
+                prop_assert!(sum < 1.0 + 1e-5, "{}", sum);
+                // Of groups the sum is divided by 1e-20 more: scores that vanish stay below one.
+                let is_grouped = matches!(method.selection, Selection::Grouped { .. });
+                prop_assert!(is_grouped || sum > 1.0 - 1e-5, "{}", sum);
             }
         }
     }
