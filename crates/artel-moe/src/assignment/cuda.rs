@@ -1,8 +1,8 @@
 //! The aligned form on the GPU: a stable counting sort. Nothing depends on the order in which blocks
 //! of a launch run.
 //!
-//! Few pairs take two launches, each of which looks at all pairs for every run ([`by_runs`]). Many
-//! take three, which look at all runs for each chunk of pairs ([`by_chunks`]).
+//! Few pairs take two launches, each of which looks at all pairs for every run (`by_runs`). Many
+//! take three, which look at all runs for each chunk of pairs (`by_chunks`).
 
 use artel_device::cuda::{Arguments, DeviceSlice, DeviceSliceMut, Kernels, Stream};
 

@@ -65,12 +65,16 @@ pub fn plan_by(
     mut record: TuningRecord,
 ) -> Result<GpuPlan, MoeError> {
     let gpu = ceilings(architecture);
-    let plan =
-        |record: Option<&TuningRecord>| GpuPlan::new(gpu, config, format, record, tokens_per_step);
-    let mut kernels = Kernels::list(architecture);
-    load_planned(&mut kernels, config, format, &plan(Some(&record))?)?;
-    record.update(&sources(kernels.specs()));
-    plan(Some(&record).filter(|record| !record.is_empty()))
+    loop {
+        let known = Some(&record).filter(|record| !record.is_empty());
+        let plan = GpuPlan::new(gpu, config, format, known, tokens_per_step)?;
+        let mut kernels = Kernels::list(architecture);
+        load_planned(&mut kernels, config, format, &plan)?;
+        // A plan without what was forgotten may name kernels that nobody has looked at yet.
+        if record.forget_changed(&sources(kernels.specs())).is_empty() {
+            return Ok(plan);
+        }
+    }
 }
 
 /// The ceilings of the GPU that stands for an architecture.
@@ -143,4 +147,50 @@ pub fn sources(specs: &[KernelSpec]) -> BTreeMap<String, String> {
     }
     let joined = |hashes: BTreeSet<String>| hashes.into_iter().collect::<Vec<_>>().join("+");
     hashes.into_iter().map(|(name, hashes)| (name.to_owned(), joined(hashes))).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::activation::Activation;
+    use crate::config::MoeShape;
+    use crate::plan::gpu::Way;
+    use crate::plan::gpu::record::RecordOrigin;
+
+    /// A record is not thrown away because a plan for few tokens names few of its kernels, and packs
+    /// for large batches hold what plans for small ones launch.
+    #[test]
+    fn a_plan_of_fewer_tokens_is_the_beginning_of_a_plan_of_more() {
+        let shape =
+            MoeShape { hidden_size: 2048, intermediate_size: 768, num_experts: 128, top_k: 8 };
+        let config = MoeConfig::new(shape, Activation::Silu).expect("a legal layer");
+        let (architecture, format) = (Architecture::Sm90, Format::Bf16);
+        let modelled = GpuPlan::new(ceilings(architecture), &config, format, None, 8192)
+            .expect("a format with kernels");
+        let mut listed = Kernels::list(architecture);
+        load_planned(&mut listed, &config, format, &modelled).expect("listing needs no GPU");
+        let origin = RecordOrigin {
+            architecture: architecture.to_string(),
+            device: "a fake".to_owned(),
+            compiler: "none".to_owned(),
+            date: "2026-01-01".to_owned(),
+        };
+        let sources = sources(listed.specs());
+        let mut record = TuningRecord::new(origin, &ExpertsShape::of(&config, format), sources);
+        for tokens in (0..14).map(|power| 1 << power) {
+            let entry = modelled.entry(tokens);
+            let way = Way { path: entry.path, kernels: entry.kernels };
+            record.note(&way, tokens, Some(tokens as f64));
+        }
+        let plan = |tokens| {
+            plan_by(architecture, &config, format, tokens, record.clone()).expect("a plan")
+        };
+        let whole = plan(8192);
+        for tokens in [1, 8, 256] {
+            let small = plan(tokens);
+            assert!(small.is_tuned(), "{small}");
+            let (own, of_whole) = (small.entry(tokens), whole.entry(tokens));
+            assert_eq!((own.path, own.kernels), (of_whole.path, of_whole.kernels));
+        }
+    }
 }

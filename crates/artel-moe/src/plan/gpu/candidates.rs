@@ -48,6 +48,12 @@ pub(super) fn all(config: &MoeConfig, format: Format, tokens: usize) -> Vec<Way>
         let same_rows = seconds.iter().filter(|second| second.rows == first.rows);
         ways.extend(same_rows.map(|&second| prefill(first, second)));
     }
+    // What a plan without times chooses must get times.
+    for favourite in favourites(config, format, tokens) {
+        if !ways.contains(&favourite) {
+            ways.push(favourite);
+        }
+    }
     ways.retain(|_| shape.is_copied_by_tiles());
     ways
 }

@@ -28,7 +28,7 @@ pub struct TuningRecord {
     pub origin: RecordOrigin,
     /// Sizes that they are of.
     pub shape: RecordShape,
-    /// Hash of the source of each family of kernels, and of [`STEPS`].
+    /// Hashes of the sources of each family of kernels, and of [`STEPS`], with `+` between them.
     pub kernels: BTreeMap<String, String>,
     /// Microseconds of the experts from hidden states, ids and weights to hidden states, by tokens
     /// and way; nothing where the result was wrong.
@@ -164,18 +164,28 @@ impl TuningRecord {
         self.microseconds.is_empty()
     }
 
-    /// Forgets the times of kernels whose source is not `current`, and takes over the new hashes.
+    /// Forgets the times of kernels that are made of a source in `current` that the record does not
+    /// know, and learns it. `current` may name some of the kernels only: the others are left alone.
     /// Gives back the names of what changed.
-    pub fn update(&mut self, current: &BTreeMap<String, String>) -> Vec<&'static str> {
+    pub fn forget_changed(&mut self, current: &BTreeMap<String, String>) -> Vec<&'static str> {
         let names = GemmFamily::ALL.map(GemmFamily::name).into_iter().chain([STEPS]);
-        let changed: Vec<&'static str> =
-            names.filter(|name| self.kernels.get(*name) != current.get(*name)).collect();
+        let changed: Vec<&'static str> = names.filter(|name| !self.knows(name, current)).collect();
         let uses = |way: &str, name: &str| name == STEPS || way.contains(name);
         self.microseconds.retain(|_, times| {
             times.retain(|way, _| !changed.iter().any(|name| uses(way, name)));
             !times.is_empty()
         });
-        self.kernels = current.clone();
+        for &name in &changed {
+            self.kernels.insert(name.to_owned(), current[name].clone());
+        }
         changed
+    }
+
+    /// Whether all sources of `current` under that name are the record's.
+    fn knows(&self, name: &str, current: &BTreeMap<String, String>) -> bool {
+        let Some(current) = current.get(name) else { return true };
+        let known: Vec<&str> =
+            self.kernels.get(name).map_or(vec![], |own| own.split('+').collect());
+        current.split('+').all(|source| known.contains(&source))
     }
 }

@@ -181,18 +181,21 @@ fn tuning_goes_on_where_it_stopped_and_forgets_what_changed() {
     assert!(whole.len() <= may_come.iter().sum(), "{} of {may_come:?}", whole.len());
 
     let mut resumed = TuningRecord::from_json(&saved).unwrap();
-    assert!(resumed.update(&hashes("1")).is_empty());
+    assert!(resumed.forget_changed(&hashes("1")).is_empty());
+    assert!(resumed.forget_changed(&BTreeMap::new()).is_empty(), "nothing was looked at");
     let mut gpu = FakeGpu::new(&config, format, usize::MAX);
     gpu.tune(&mut resumed, &tokens).1.unwrap();
     assert_eq!(resumed, whole, "as if it had never stopped");
     assert_eq!(gpu.measured, whole.len() - 5);
 
     let mut changed = hashes("1");
-    changed.insert("decode".to_owned(), "2".to_owned());
-    assert_eq!(resumed.update(&changed), ["decode"]);
+    changed.insert("decode".to_owned(), "2+3".to_owned());
+    assert_eq!(resumed.forget_changed(&changed), ["decode"]);
+    changed.insert("decode".to_owned(), "3".to_owned());
+    assert!(resumed.forget_changed(&changed).is_empty(), "a plan with some of its kernels");
     assert!(!resumed.is_empty() && resumed.len() < whole.len(), "prefill is kept");
     changed.insert("steps".to_owned(), "2".to_owned());
-    assert_eq!(resumed.update(&changed), ["steps"]);
+    assert_eq!(resumed.forget_changed(&changed), ["steps"]);
     assert!(resumed.is_empty(), "every way sorts and sums");
 }
 

@@ -84,7 +84,7 @@ fn open(
 ) -> Result<TuningRecord> {
     let shape = ExpertsShape::of(&layer.config, layer.format);
     let mut listed = Kernels::list(context.architecture());
-    shipped::load_experts(&mut listed, &layer.config, layer.format)?;
+    cuda::load_ways(&mut listed, layer)?;
     let sources = shipped::sources(listed.specs());
     if !path.exists() {
         return Ok(TuningRecord::new(origin, &shape, sources));
@@ -99,7 +99,7 @@ fn open(
         record.origin.device,
         record.origin.compiler
     );
-    for name in record.update(&sources) {
+    for name in record.forget_changed(&sources) {
         println!("{layer}: {name} kernels have changed; their times are measured anew");
     }
     record.origin.date = origin.date;
