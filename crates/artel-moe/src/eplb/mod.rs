@@ -1,10 +1,17 @@
 //! Expert placement and load balancing: which rank and slot holds which expert.
 
+pub mod balance;
+mod cluster;
 mod expert_map;
 mod load;
 pub mod map_and_record;
 mod placement;
+pub mod policy;
+mod shares;
 
+pub use cluster::Cluster;
 pub use expert_map::{EpRank, ExpertMap, ExpertPlacement, determine_expert_map};
 pub use load::ExpertLoad;
 pub use placement::Placement;
+pub use policy::{LayerPlan, LayerQuery, Policy};
+pub use shares::Shares;
