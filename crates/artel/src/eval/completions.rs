@@ -45,11 +45,11 @@ pub fn complete_all(
         .into_iter()
         .enumerate()
         .map(|(index, request)| {
-            engine.submit(request?).with_context(|| format!("problem {}", index + 1))
+            engine.submit(request?).with_context(|| format!("request {}", index + 1))
         })
         .collect::<Result<_>>()?;
     for (index, stream) in streams.into_iter().enumerate() {
-        let reply = complete(index, stream).with_context(|| format!("problem {}", index + 1))?;
+        let reply = complete(index, stream).with_context(|| format!("request {}", index + 1))?;
         done(reply)?;
     }
     Ok(())
@@ -124,6 +124,6 @@ mod tests {
 
         let refused = [request(vec![5], 1), request(vec![], 1)];
         let error = complete_all(&start(4), refused, |_| Ok(())).unwrap_err();
-        assert!(format!("{error:#}").starts_with("problem 2: prompt is empty"), "{error:#}");
+        assert!(format!("{error:#}").starts_with("request 2: prompt is empty"), "{error:#}");
     }
 }

@@ -26,9 +26,9 @@ pub struct DatasetArgs {
     /// Tokens of an answer, for every data set
     #[arg(long, value_name = "N")]
     pub output_len: Option<usize>,
-    /// random: tokens of a prompt
-    #[arg(long, value_name = "N", default_value_t = 1024)]
-    pub random_input_len: usize,
+    /// random: tokens of a prompt [default: 1024, fewer where the model's context is shorter]
+    #[arg(long, value_name = "N")]
+    pub random_input_len: Option<usize>,
     /// random: tokens of an answer
     #[arg(long, value_name = "N", default_value_t = 128)]
     pub random_output_len: usize,

@@ -14,14 +14,31 @@ pub enum Format {
     Message,
 }
 
-/// The data set that was asked for, with `warmups` prompts to spare.
+/// Tokens of a random prompt where nobody says how many.
+const RANDOM_INPUT_LEN: usize = 1024;
+
+/// The data set that was asked for, with `warmups` prompts to spare. `context` is the longest
+/// context of the model, where that is known.
 ///
 /// # Errors
 /// When a file is missing or too many, or a length makes no sense.
-pub fn dataset(args: &DatasetArgs, format: Format, warmups: usize) -> anyhow::Result<Dataset> {
+pub fn dataset(
+    args: &DatasetArgs,
+    format: Format,
+    warmups: usize,
+    context: Option<usize>,
+) -> anyhow::Result<Dataset> {
     let path = || {
         let path = args.dataset_path.clone();
         path.context("this data set is a file: name it by --dataset-path")
+    };
+    let usual_input = || {
+        let answer = args.output_len.unwrap_or(args.random_output_len) as f64;
+        let longest = (answer * (1.0 + args.random_range_ratio)).ceil() as usize;
+        let around = args.random_prefix_len.saturating_add(longest);
+        let room = context.map_or(RANDOM_INPUT_LEN, |context| context.saturating_sub(around));
+        let room = (room as f64 / (1.0 + args.random_range_ratio)) as usize;
+        room.clamp(1, RANDOM_INPUT_LEN)
     };
     let source = match args.dataset_name {
         DatasetArg::Random => {
@@ -30,7 +47,7 @@ pub fn dataset(args: &DatasetArgs, format: Format, warmups: usize) -> anyhow::Re
                 "random prompts come from no file: name the data set by --dataset-name"
             );
             Source::Random(Shape {
-                input: args.input_len.unwrap_or(args.random_input_len),
+                input: args.input_len.or(args.random_input_len).unwrap_or_else(usual_input),
                 output: args.output_len.unwrap_or(args.random_output_len),
                 range_ratio: args.random_range_ratio,
                 prefix: args.random_prefix_len,

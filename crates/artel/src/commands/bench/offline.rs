@@ -104,8 +104,9 @@ pub fn latency(args: &BenchLatencyArgs) -> anyhow::Result<()> {
 /// When the model or the data set does not load, a prompt does not fit or the result cannot be
 /// written.
 pub fn throughput(args: &BenchThroughputArgs) -> anyhow::Result<()> {
-    let dataset = dataset(&args.dataset, Format::Prompt, 0)?;
     let subject = Subject::load(&args.model)?;
+    let context = subject.model.config().max_positions;
+    let dataset = dataset(&args.dataset, Format::Prompt, 0, Some(context))?;
     let prompts = dataset::load(&dataset, Some(&subject.texts))?.measured;
     let engine = subject.engine(args.max_num_seqs, args.max_num_batched_tokens)?;
     let bar = progress_bar(prompts.len());

@@ -47,7 +47,7 @@ fn config(args: &BenchServeArgs) -> anyhow::Result<Config> {
             false => TokenizerChoice::Find(server.tokenizer.clone()),
         },
         ready_limit: Duration::from_secs(server.ready_check_timeout_sec),
-        dataset: dataset(&args.dataset, format, traffic.num_warmups)?,
+        dataset: dataset(&args.dataset, format, traffic.num_warmups, None)?,
         fields: fields(&args.sampling, args.dataset.dataset_name),
         rate,
         burstiness: traffic.burstiness,
