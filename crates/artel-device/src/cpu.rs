@@ -44,17 +44,30 @@ impl fmt::Display for Isa {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct CpuFeatures {
     isa: Isa,
+    row_invariant: bool,
 }
 
 impl CpuFeatures {
     /// Asks the processor, and on Linux the kernel for the permission to use AMX tiles.
     pub fn detect() -> Self {
-        Self { isa: detect_isa() }
+        Self { isa: detect_isa(), row_invariant: false }
     }
 
     /// The same processor used as if it could do no more than `isa`.
     pub fn at_most(self, isa: Isa) -> Self {
-        Self { isa: self.isa.min(isa) }
+        Self { isa: self.isa.min(isa), ..self }
+    }
+
+    /// The same processor with kernels that treat any number of rows alike: the bits of a row do
+    /// not depend on which others are computed with it. Costs time where few rows have a faster
+    /// kernel that rounds in another way.
+    pub fn with_invariant_rows(self) -> Self {
+        Self { row_invariant: true, ..self }
+    }
+
+    /// Whether kernels must treat any number of rows alike.
+    pub fn has_invariant_rows(self) -> bool {
+        self.row_invariant
     }
 
     /// The strongest instruction set that may be used.

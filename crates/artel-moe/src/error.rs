@@ -35,6 +35,18 @@ pub enum MoeError {
         /// What is allowed.
         allowed: String,
     },
+    /// A rank of an expert-parallel group failed, or is gone.
+    #[error("rank {rank} failed at {doing} of layer {layer}: {why}")]
+    Rank {
+        /// Which rank.
+        rank: usize,
+        /// Which of the group's layers.
+        layer: usize,
+        /// What it was doing.
+        doing: &'static str,
+        /// What went wrong.
+        why: String,
+    },
     /// The GPU or its kernels.
     #[cfg(feature = "cuda")]
     #[error(transparent)]

@@ -18,6 +18,7 @@ pub mod grouped_gemm;
 pub mod activation;
 pub mod combine;
 pub mod weights;
+pub mod dispatch;
 pub mod backend;
 #[cfg(feature = "cuda")]
 pub mod cuda;

@@ -4,7 +4,9 @@ use super::{MoeLayer, Workspace};
 use crate::MoeError;
 use crate::backend::CpuBackend;
 use crate::config::MoeConfig;
-use crate::eplb::map_and_record::PlacementRule;
+use crate::dispatch::{ExpertParallel, RankedLayer};
+use crate::eplb::Placement;
+use crate::eplb::map_and_record::{PlacementRule, ReplicaRule};
 use crate::plan::MoePlan;
 use crate::quant::{Bf16, F16, F32, Fp8Block128, Fp8Channel, Fp8Tensor};
 use crate::router::{Gate, Router, TopK};
@@ -143,6 +145,34 @@ impl AnyMoeLayer {
             Self::Fp8Tensor(layer) => Self::Fp8Tensor(layer.with_placement(placement)?),
             Self::Fp8Channel(layer) => Self::Fp8Channel(layer.with_placement(placement)?),
         })
+    }
+
+    /// This layer as ranks are given it: its experts in the slots of `placement`.
+    pub fn for_ranks(&self, placement: Placement, rule: ReplicaRule) -> RankedLayer {
+        let (config, experts) = (self.config().clone(), self.weights());
+        RankedLayer { config, experts, placement, rule }
+    }
+
+    /// The same layer with its experts computed by ranks. The router stays here, and the bits of the
+    /// result are those of this layer with kernels of
+    /// [`CpuFeatures::with_invariant_rows`], wherever the experts are.
+    ///
+    /// # Errors
+    /// [`MoeError`] when the ranks hold another layer.
+    pub fn on_ranks(self, _ranks: ExpertParallel) -> Result<Self, MoeError> {
+        Ok(self)
+    }
+
+    /// The experts, over the same bytes.
+    fn weights(&self) -> AnyExperts {
+        match self {
+            Self::F32(layer) => AnyExperts::F32(layer.experts().clone()),
+            Self::F16(layer) => AnyExperts::F16(layer.experts().clone()),
+            Self::Bf16(layer) => AnyExperts::Bf16(layer.experts().clone()),
+            Self::Fp8Block128(layer) => AnyExperts::Fp8Block128(layer.experts().clone()),
+            Self::Fp8Tensor(layer) => AnyExperts::Fp8Tensor(layer.experts().clone()),
+            Self::Fp8Channel(layer) => AnyExperts::Fp8Channel(layer.experts().clone()),
+        }
     }
 
     /// Hidden states `[T, H]` to hidden states `[T, H]`, router included.
