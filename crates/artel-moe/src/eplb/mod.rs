@@ -6,12 +6,15 @@ mod expert_map;
 mod load;
 pub mod map_and_record;
 mod placement;
+mod placement_file;
 pub mod policy;
 mod shares;
+pub mod trace;
 
 pub use cluster::Cluster;
 pub use expert_map::{EpRank, ExpertMap, ExpertPlacement, determine_expert_map};
 pub use load::ExpertLoad;
 pub use placement::Placement;
+pub use placement_file::PlacementFile;
 pub use policy::{LayerPlan, LayerQuery, Policy};
 pub use shares::Shares;
