@@ -8,7 +8,7 @@ use super::{GatheredRows, GemmFormat, GemmScratch, GroupedGemm, Kernel};
 use super::{Operand, PANEL_ROWS, RowWeights, TILE_ROWS};
 use crate::MoeError;
 use crate::quant::WeightMatrix;
-use crate::quant::{AnyMatrix, Bf16, Element, F16, F32, Fp8Block128, Fp8Channel, Fp8Tensor};
+use crate::quant::{AnyMatrix, Element, each_format};
 
 /// Operand tiles that meet a panel at a time: their sums stay in the first-level cache.
 const TILES_PER_STEP: usize = 8;
@@ -64,20 +64,9 @@ pub fn dense<X: Element>(
     let tokens = out.len().checked_div(rows).unwrap_or(0);
     MoeError::check_shape("linear output", tokens * rows, out.len())?;
     MoeError::check_shape("linear input", tokens * columns, x.len())?;
-    match weight {
-        AnyMatrix::F32(matrix) => dense_as::<F32, X>(features, x, matrix, out, scratch),
-        AnyMatrix::F16(matrix) => dense_as::<F16, X>(features, x, matrix, out, scratch),
-        AnyMatrix::Bf16(matrix) => dense_as::<Bf16, X>(features, x, matrix, out, scratch),
-        AnyMatrix::Fp8Block128(matrix) => {
-            dense_as::<Fp8Block128, X>(features, x, matrix, out, scratch);
-        }
-        AnyMatrix::Fp8Tensor(matrix) => {
-            dense_as::<Fp8Tensor, X>(features, x, matrix, out, scratch);
-        }
-        AnyMatrix::Fp8Channel(matrix) => {
-            dense_as::<Fp8Channel, X>(features, x, matrix, out, scratch);
-        }
-    }
+    each_format!(AnyMatrix, weight, |matrix: F| {
+        dense_as::<F, X>(features, x, matrix, out, scratch);
+    });
     Ok(())
 }
 

@@ -7,7 +7,9 @@ use rand_chacha::ChaCha8Rng;
 
 use super::*;
 use crate::MoeError;
-use crate::quant::{AnyMatrix, BLOCK, Bf16, DenseMatrix, Element, F16, F32, Format, WeightMatrix};
+use crate::quant::{
+    AnyMatrix, BLOCK, Bf16, DenseMatrix, Element, F16, F32, WeightMatrix, for_each_format,
+};
 use crate::quant::{Fp8Block128, Fp8BlockMatrix, Fp8Channel, Fp8ChannelMatrix, e4m3_from_f32};
 use crate::quant::{Fp8Tensor, Fp8TensorMatrix};
 use crate::weights::{ExpertMatrices, Stacked};
@@ -83,19 +85,10 @@ fn scales(rng: &mut ChaCha8Rng, count: usize) -> HostBuffer {
     HostBuffer::from_vec((0..count).map(|_| rng.random_range(0.001f32..0.01)).collect())
 }
 
-/// Runs a generic function for every format.
-macro_rules! for_each_format {
-    ($check:ident($($argument:expr),*)) => {
-        for format in Format::ALL {
-            match format {
-                Format::F32 => $check::<F32>($($argument),*),
-                Format::F16 => $check::<F16>($($argument),*),
-                Format::Bf16 => $check::<Bf16>($($argument),*),
-                Format::Fp8Block128 => $check::<Fp8Block128>($($argument),*),
-                Format::Fp8Tensor => $check::<Fp8Tensor>($($argument),*),
-                Format::Fp8Channel => $check::<Fp8Channel>($($argument),*),
-            }
-        }
+/// Runs a generic function for every format: `for_each_format!(run_as(check(case)))`.
+macro_rules! run_as {
+    (($check:ident $arguments:tt) $($(#[$doc:meta])* $Format:ident $field:ident)*) => {
+        $($check::<$Format> $arguments;)*
     };
 }
 
@@ -142,7 +135,7 @@ fn assign(ids: &[i32], experts: usize, block_size: usize) -> Assignment {
 }
 
 fn check(case: &Case<'_>) {
-    for_each_format!(check_as(case));
+    for_each_format!(run_as(check_as(case)));
 }
 
 fn check_as<F: TestFormat>(case: &Case<'_>) {
@@ -276,7 +269,7 @@ fn dense_products_of_every_format() {
         }
     }
     for (tokens, rows, columns) in [(0, 3, 3), (1, 70, 300), (2, 33, 31), (40, 65, 200)] {
-        for_each_format!(check(tokens, rows, columns));
+        for_each_format!(run_as(check(tokens, rows, columns)));
     }
 }
 
@@ -298,7 +291,7 @@ fn the_same_bits_whatever_the_threads_and_every_time() {
             assert!([1, 2, 3, 8].iter().all(|&threads| run(threads) == first));
         }
     }
-    for_each_format!(check());
+    for_each_format!(run_as(check()));
 }
 
 #[test]

@@ -1,6 +1,7 @@
 use half::bf16;
 
 use super::{ActivationScales, DenseMatrix, NumberFormat};
+use crate::MoeError;
 
 /// bfloat16 weights and activations.
 #[derive(Debug, Clone, Copy)]
@@ -11,4 +12,12 @@ impl NumberFormat for Bf16 {
     const ACTIVATION_SCALES: ActivationScales = ActivationScales::None;
     type Activation = bf16;
     type Matrix = DenseMatrix<bf16>;
+
+    fn quantize(
+        rows: usize,
+        columns: usize,
+        row: impl Fn(usize, &mut [f32]) + Sync,
+    ) -> Result<DenseMatrix<bf16>, MoeError> {
+        DenseMatrix::quantize(rows, columns, row)
+    }
 }

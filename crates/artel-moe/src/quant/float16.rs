@@ -1,6 +1,7 @@
 use half::f16;
 
 use super::{ActivationScales, DenseMatrix, NumberFormat};
+use crate::MoeError;
 
 /// IEEE half precision weights and activations.
 #[derive(Debug, Clone, Copy)]
@@ -11,4 +12,12 @@ impl NumberFormat for F16 {
     const ACTIVATION_SCALES: ActivationScales = ActivationScales::None;
     type Activation = f16;
     type Matrix = DenseMatrix<f16>;
+
+    fn quantize(
+        rows: usize,
+        columns: usize,
+        row: impl Fn(usize, &mut [f32]) + Sync,
+    ) -> Result<DenseMatrix<f16>, MoeError> {
+        DenseMatrix::quantize(rows, columns, row)
+    }
 }

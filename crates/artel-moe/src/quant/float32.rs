@@ -1,4 +1,5 @@
 use super::{ActivationScales, DenseMatrix, NumberFormat};
+use crate::MoeError;
 
 /// float32 weights and activations.
 #[derive(Debug, Clone, Copy)]
@@ -9,4 +10,12 @@ impl NumberFormat for F32 {
     const ACTIVATION_SCALES: ActivationScales = ActivationScales::None;
     type Activation = f32;
     type Matrix = DenseMatrix<f32>;
+
+    fn quantize(
+        rows: usize,
+        columns: usize,
+        row: impl Fn(usize, &mut [f32]) + Sync,
+    ) -> Result<DenseMatrix<f32>, MoeError> {
+        DenseMatrix::quantize(rows, columns, row)
+    }
 }

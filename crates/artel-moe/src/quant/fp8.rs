@@ -33,14 +33,6 @@ impl Fp8Codes {
         Ok(Self { buffer, rows, columns })
     }
 
-    /// Room for the codes of a matrix.
-    pub fn room(rows: usize, columns: usize) -> Result<Vec<u8>, MoeError> {
-        match rows.checked_mul(columns).filter(|&size| size <= isize::MAX as usize) {
-            Some(size) => Ok(vec![0; size]),
-            None => Err(MoeError::config("rows of a matrix", rows, "what memory can address")),
-        }
-    }
-
     pub fn as_bytes(&self) -> &[u8] {
         self.buffer.as_bytes()
     }

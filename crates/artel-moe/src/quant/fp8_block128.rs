@@ -9,7 +9,9 @@ use half::bf16;
 use rayon::prelude::*;
 
 use super::fp8::{BLOCK, Fp8Codes, Fp8Format, largest_magnitude, quantize_weights, weight_scale};
-use super::{ActivationScales, NumberFormat, ScaleGrid, WeightMatrix, columns_of, elements_of};
+use super::{
+    ActivationScales, NumberFormat, ScaleGrid, WeightMatrix, columns_of, elements_of, room,
+};
 use crate::MoeError;
 
 /// Block-quantised FP8 weights, bfloat16 hidden states.
@@ -21,6 +23,14 @@ impl NumberFormat for Fp8Block128 {
     const ACTIVATION_SCALES: ActivationScales = ActivationScales::Group;
     type Activation = bf16;
     type Matrix = Fp8BlockMatrix;
+
+    fn quantize(
+        rows: usize,
+        columns: usize,
+        row: impl Fn(usize, &mut [f32]) + Sync,
+    ) -> Result<Fp8BlockMatrix, MoeError> {
+        Fp8BlockMatrix::quantize(rows, columns, row)
+    }
 }
 
 impl Fp8Format for Fp8Block128 {}
@@ -65,7 +75,7 @@ impl Fp8BlockMatrix {
         row: impl Fn(usize, &mut [f32]) + Sync,
     ) -> Result<Self, MoeError> {
         let blocks = columns.div_ceil(BLOCK);
-        let mut codes = Fp8Codes::room(rows, columns)?;
+        let mut codes = room(rows, columns)?;
         let mut scales = vec![1f32; rows.div_ceil(BLOCK) * blocks];
         if columns > 0 {
             codes

@@ -8,7 +8,7 @@ use half::bf16;
 use rayon::prelude::*;
 
 use super::fp8::{Fp8Codes, Fp8Format, largest_magnitude, quantize_weights, weight_scale};
-use super::{ActivationScales, NumberFormat, ScaleGrid, WeightMatrix, elements_of};
+use super::{ActivationScales, NumberFormat, ScaleGrid, WeightMatrix, elements_of, room};
 use crate::MoeError;
 
 /// FP8 weights with a scale per row, bfloat16 hidden states.
@@ -20,6 +20,14 @@ impl NumberFormat for Fp8Channel {
     const ACTIVATION_SCALES: ActivationScales = ActivationScales::Row;
     type Activation = bf16;
     type Matrix = Fp8ChannelMatrix;
+
+    fn quantize(
+        rows: usize,
+        columns: usize,
+        row: impl Fn(usize, &mut [f32]) + Sync,
+    ) -> Result<Fp8ChannelMatrix, MoeError> {
+        Fp8ChannelMatrix::quantize(rows, columns, row)
+    }
 }
 
 impl Fp8Format for Fp8Channel {}
@@ -57,7 +65,7 @@ impl Fp8ChannelMatrix {
         columns: usize,
         row: impl Fn(usize, &mut [f32]) + Sync,
     ) -> Result<Self, MoeError> {
-        let mut codes = Fp8Codes::room(rows, columns)?;
+        let mut codes = room(rows, columns)?;
         let mut scales = vec![1f32; rows];
         let work = codes.par_chunks_mut(columns.max(1)).zip(&mut scales).enumerate();
         work.for_each_init(

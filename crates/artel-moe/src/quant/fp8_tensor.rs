@@ -11,7 +11,7 @@ use half::bf16;
 use rayon::prelude::*;
 
 use super::fp8::{Fp8Codes, Fp8Format, largest_magnitude, quantize_weights, weight_scale};
-use super::{ActivationScales, NumberFormat, ScaleGrid, WeightMatrix};
+use super::{ActivationScales, NumberFormat, ScaleGrid, WeightMatrix, room};
 use crate::MoeError;
 
 /// FP8 weights with a scale per matrix, bfloat16 hidden states.
@@ -23,6 +23,14 @@ impl NumberFormat for Fp8Tensor {
     const ACTIVATION_SCALES: ActivationScales = ActivationScales::Row;
     type Activation = bf16;
     type Matrix = Fp8TensorMatrix;
+
+    fn quantize(
+        rows: usize,
+        columns: usize,
+        row: impl Fn(usize, &mut [f32]) + Sync,
+    ) -> Result<Fp8TensorMatrix, MoeError> {
+        Fp8TensorMatrix::quantize(rows, columns, row)
+    }
 }
 
 impl Fp8Format for Fp8Tensor {}
@@ -74,7 +82,7 @@ impl Fp8TensorMatrix {
         columns: usize,
         row: impl Fn(usize, &mut [f32]) + Sync,
     ) -> Result<Self, MoeError> {
-        let mut codes = Fp8Codes::room(rows, columns)?;
+        let mut codes = room(rows, columns)?;
         let largest_of = |values: &mut Vec<f32>, index| {
             row(index, values);
             largest_magnitude(0.0, values)

@@ -9,6 +9,7 @@ mod bfloat16;
 mod e4m3;
 mod float16;
 mod float32;
+mod formats;
 mod fp8;
 mod fp8_block128;
 mod fp8_channel;
@@ -25,6 +26,8 @@ use bytemuck::Pod;
 pub use e4m3::{E4M3_MAX, e4m3_from_f32, e4m3_to_f32};
 pub use float16::F16;
 pub use float32::F32;
+pub(crate) use formats::{each_format, for_each_format, map_format};
+pub(crate) use formats::{match_and_wrap_format, match_format};
 pub use fp8::BLOCK;
 pub(crate) use fp8::{
     Fp8Format, Fp8Panel, Segment, activation_scale, quantize_group, row_scale, scale_for,
@@ -33,6 +36,7 @@ pub use fp8_block128::{Fp8Block128, Fp8BlockMatrix};
 pub use fp8_channel::{Fp8Channel, Fp8ChannelMatrix};
 pub use fp8_tensor::{Fp8Tensor, Fp8TensorMatrix};
 use half::{bf16, f16};
+use rayon::prelude::*;
 pub use scales::ScaleGrid;
 use std::ops::Range;
 
@@ -103,6 +107,15 @@ pub trait NumberFormat: Copy + Send + Sync + std::fmt::Debug + 'static {
     type Activation: Element;
     /// One weight matrix.
     type Matrix: WeightMatrix;
+    /// A matrix whose rows `row` writes as float32, rounded to nearest.
+    ///
+    /// # Errors
+    /// [`MoeError`] when the matrix is too large to be addressed.
+    fn quantize(
+        rows: usize,
+        columns: usize,
+        row: impl Fn(usize, &mut [f32]) + Sync,
+    ) -> Result<Self::Matrix, MoeError>;
 }
 
 /// One weight matrix `[rows, columns]` in its stored format.
@@ -166,6 +179,26 @@ impl<T: Element> DenseMatrix<T> {
         Ok(Self { buffer, rows, columns, element: std::marker::PhantomData })
     }
 
+    /// A matrix whose rows `row` writes as float32, rounded to nearest.
+    ///
+    /// # Errors
+    /// [`MoeError::Config`] when the matrix is too large to be addressed.
+    pub fn quantize(
+        rows: usize,
+        columns: usize,
+        row: impl Fn(usize, &mut [f32]) + Sync,
+    ) -> Result<Self, MoeError> {
+        let mut elements = room::<T>(rows, columns)?;
+        elements.par_chunks_mut(columns.max(1)).enumerate().for_each_init(
+            || vec![0.0; columns],
+            |wide, (index, out)| {
+                row(index, wide);
+                out.iter_mut().zip(wide).for_each(|(out, wide)| *out = T::from_f32(*wide));
+            },
+        );
+        Self::new(HostBuffer::from_vec(elements), rows, columns)
+    }
+
     /// All numbers, row-major.
     pub fn elements(&self) -> &[T] {
         self.buffer.as_slice()
@@ -204,6 +237,15 @@ impl<T: Element> WeightMatrix for DenseMatrix<T> {
         check_cut("columns of a matrix", &columns, self.columns)?;
         let buffer = HostBuffer::from_vec(columns_of(self.elements(), self.columns, &columns));
         Ok(Self { buffer, columns: columns.len(), ..self.clone() })
+    }
+}
+
+/// Zeros for the numbers of a matrix.
+fn room<T: Pod>(rows: usize, columns: usize) -> Result<Vec<T>, MoeError> {
+    let bytes = rows.checked_mul(columns).and_then(|size| size.checked_mul(size_of::<T>()));
+    match bytes.filter(|&bytes| bytes <= isize::MAX as usize) {
+        Some(_) => Ok(vec![T::zeroed(); rows * columns]),
+        None => Err(MoeError::config("rows of a matrix", rows, "what memory can address")),
     }
 }
 

@@ -7,12 +7,11 @@ mod stack;
 #[cfg(test)]
 mod tests;
 
-use half::{bf16, f16};
 pub use stack::StackLayout;
 
 use crate::MoeError;
-use crate::quant::{AnyMatrix, Bf16, F16, F32, Format, Fp8Block128, Fp8Channel, Fp8Tensor};
-use crate::quant::{NumberFormat, ScaleGrid, WeightMatrix};
+use crate::quant::{self, AnyMatrix, Format, NumberFormat, ScaleGrid, WeightMatrix};
+use crate::quant::{each_format, for_each_format};
 
 /// One matrix made of others, one on top of the other.
 ///
@@ -273,77 +272,70 @@ impl ExpertTensors {
     }
 }
 
-/// The experts of one layer in the format of their checkpoint: matched once, when it is loaded.
-#[derive(Debug, Clone)]
-pub enum AnyExperts {
-    /// float32.
-    F32(ExpertWeights<F32>),
-    /// IEEE half precision.
-    F16(ExpertWeights<F16>),
-    /// bfloat16.
-    Bf16(ExpertWeights<Bf16>),
-    /// FP8 e4m3 with a float32 scale per 128x128 block.
-    Fp8Block128(ExpertWeights<Fp8Block128>),
-    /// FP8 e4m3 with a float32 scale per matrix.
-    Fp8Tensor(ExpertWeights<Fp8Tensor>),
-    /// FP8 e4m3 with a float32 scale per row.
-    Fp8Channel(ExpertWeights<Fp8Channel>),
+macro_rules! define_any_experts {
+    (() $($(#[$doc:meta])* $Format:ident $field:ident)*) => {
+        /// The experts of one layer in the format of their checkpoint: matched once, when it is
+        /// loaded.
+        #[derive(Debug, Clone)]
+        pub enum AnyExperts {
+            $($(#[$doc])* $Format(ExpertWeights<quant::$Format>),)*
+        }
+
+        impl AnyExperts {
+            /// Gathers the experts of a layer; the first one's format must be everyone's.
+            ///
+            /// # Errors
+            /// [`MoeError`] for no expert, mixed formats, mixed shapes or biases in some experts
+            /// only.
+            pub fn new(experts: Vec<ExpertTensors>) -> Result<Self, MoeError> {
+                let Some(first) = experts.first() else {
+                    return Err(MoeError::config("experts with weights", 0, "at least 1"));
+                };
+                match first.w2.format() {
+                    $(Format::$Format => {
+                        let matrix = |any| match any {
+                            AnyMatrix::$Format(matrix) => Ok(matrix),
+                            other => Err(other_format(&other, Format::$Format)),
+                        };
+                        gather(experts, matrix).map(Self::$Format)
+                    })*
+                }
+            }
+
+            /// Format of the weights.
+            pub fn format(&self) -> Format {
+                match self {
+                    $(Self::$Format(_) => Format::$Format,)*
+                }
+            }
+        }
+    };
 }
+for_each_format!(define_any_experts());
 
 impl AnyExperts {
-    /// Gathers the experts of a layer; the first one's format must be everyone's.
-    ///
-    /// # Errors
-    /// [`MoeError`] for no expert, mixed formats, mixed shapes or biases in some experts only.
-    pub fn new(experts: Vec<ExpertTensors>) -> Result<Self, MoeError> {
-        match experts.first().map(|expert| &expert.w2) {
-            None => Err(MoeError::config("experts with weights", 0, "at least 1")),
-            Some(AnyMatrix::F32(_)) => gather(experts).map(Self::F32),
-            Some(AnyMatrix::F16(_)) => gather(experts).map(Self::F16),
-            Some(AnyMatrix::Bf16(_)) => gather(experts).map(Self::Bf16),
-            Some(AnyMatrix::Fp8Block128(_)) => gather(experts).map(Self::Fp8Block128),
-            Some(AnyMatrix::Fp8Tensor(_)) => gather(experts).map(Self::Fp8Tensor),
-            Some(AnyMatrix::Fp8Channel(_)) => gather(experts).map(Self::Fp8Channel),
-        }
-    }
-
-    /// Format of the weights.
-    pub fn format(&self) -> Format {
-        match self {
-            Self::F32(_) => Format::F32,
-            Self::F16(_) => Format::F16,
-            Self::Bf16(_) => Format::Bf16,
-            Self::Fp8Block128(_) => Format::Fp8Block128,
-            Self::Fp8Tensor(_) => Format::Fp8Tensor,
-            Self::Fp8Channel(_) => Format::Fp8Channel,
-        }
-    }
-
     /// Bytes of all experts.
     pub fn bytes(&self) -> usize {
-        match self {
-            Self::F32(weights) => weights.experts() * weights.bytes_per_expert(),
-            Self::F16(weights) => weights.experts() * weights.bytes_per_expert(),
-            Self::Bf16(weights) => weights.experts() * weights.bytes_per_expert(),
-            Self::Fp8Block128(weights) => weights.experts() * weights.bytes_per_expert(),
-            Self::Fp8Tensor(weights) => weights.experts() * weights.bytes_per_expert(),
-            Self::Fp8Channel(weights) => weights.experts() * weights.bytes_per_expert(),
-        }
+        each_format!(AnyExperts, self, |weights| weights.experts() * weights.bytes_per_expert())
     }
 }
 
-fn gather<F: NumberFormat>(experts: Vec<ExpertTensors>) -> Result<ExpertWeights<F>, MoeError>
-where
-    F::Matrix: TryFrom<AnyMatrix, Error = MoeError>,
-{
+fn other_format(found: &AnyMatrix, allowed: Format) -> MoeError {
+    let allowed = format!("{allowed}, as the first expert's w2");
+    MoeError::config("format of an expert's weights", found.format(), allowed)
+}
+
+fn gather<F: NumberFormat>(
+    experts: Vec<ExpertTensors>,
+    matrix: impl Fn(AnyMatrix) -> Result<F::Matrix, MoeError>,
+) -> Result<ExpertWeights<F>, MoeError> {
     let (mut w13, mut w13_biases) = (Vec::new(), Vec::new());
     let (mut w2, mut w2_biases) = (Vec::new(), Vec::new());
     for expert in experts {
-        let parts: Result<Vec<F::Matrix>, _> =
-            expert.w13.into_iter().map(F::Matrix::try_from).collect();
+        let parts: Result<Vec<F::Matrix>, _> = expert.w13.into_iter().map(&matrix).collect();
         w13.push(Stacked::new(parts?)?);
         w13_biases.push(expert.w13_bias);
-        w2.push(Stacked::new(vec![F::Matrix::try_from(expert.w2)?])?);
+        w2.push(Stacked::new(vec![matrix(expert.w2)?])?);
         w2_biases.push(expert.w2_bias);
     }
     let w13 = add_biases(ExpertMatrices::<F>::new(w13)?, w13_biases)?;
@@ -367,30 +359,3 @@ fn add_biases<F: NumberFormat>(
     }
     matrices.with_biases(all)
 }
-
-macro_rules! try_from_any {
-    ($($variant:ident => $matrix:ty),*) => { $(
-        impl TryFrom<AnyMatrix> for $matrix {
-            type Error = MoeError;
-
-            fn try_from(matrix: AnyMatrix) -> Result<Self, MoeError> {
-                match matrix {
-                    AnyMatrix::$variant(matrix) => Ok(matrix),
-                    other => Err(MoeError::config(
-                        "format of an expert's weights",
-                        other.format_name(),
-                        concat!(stringify!($variant), ", as the first expert's w2"),
-                    )),
-                }
-            }
-        }
-    )* };
-}
-try_from_any!(
-    F32 => crate::quant::DenseMatrix<f32>,
-    F16 => crate::quant::DenseMatrix<f16>,
-    Bf16 => crate::quant::DenseMatrix<bf16>,
-    Fp8Block128 => crate::quant::Fp8BlockMatrix,
-    Fp8Tensor => crate::quant::Fp8TensorMatrix,
-    Fp8Channel => crate::quant::Fp8ChannelMatrix
-);

@@ -1,7 +1,9 @@
 use artel_device::HostBuffer;
+use half::bf16;
 
 use super::*;
-use crate::quant::{BLOCK, DenseMatrix, Fp8BlockMatrix, ScaleGrid, e4m3_to_f32};
+use crate::quant::{BLOCK, Bf16, DenseMatrix, Fp8Block128, Fp8BlockMatrix};
+use crate::quant::{ScaleGrid, e4m3_to_f32};
 
 /// Codes and scales that differ from place to place.
 fn blocks(rows: usize, columns: usize, seed: usize) -> Fp8BlockMatrix {
