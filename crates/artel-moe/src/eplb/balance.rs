@@ -28,13 +28,17 @@ pub fn imbalance_of(plan: &LayerPlan, load: &[f64], cluster: &Cluster) -> f64 {
     imbalance(&plan.shares.slot_loads(&plan.placement, load), cluster)
 }
 
+/// Load of the mean rank and of the most loaded one, each summed over layers, from `[layers][ranks]`.
+pub fn mean_and_max(rank_loads: &[Vec<f64>]) -> (f64, f64) {
+    let mean = |loads: &Vec<f64>| loads.iter().sum::<f64>() / loads.len().max(1) as f64;
+    let max = |loads: &Vec<f64>| loads.iter().copied().fold(0.0, f64::max);
+    (rank_loads.iter().map(mean).sum(), rank_loads.iter().map(max).sum())
+}
+
 /// The published figure over layers, `[layers][ranks]` loads: sum of the means over the sum of the
 /// maxima, between 0 and 1, 0 without load.
 pub fn balancedness(rank_loads: &[Vec<f64>]) -> f64 {
-    let mean = |loads: &Vec<f64>| loads.iter().sum::<f64>() / loads.len().max(1) as f64;
-    let means: f64 = rank_loads.iter().map(mean).sum();
-    let maxima: f64 =
-        rank_loads.iter().map(|loads| loads.iter().copied().fold(0.0, f64::max)).sum();
+    let (means, maxima) = mean_and_max(rank_loads);
     if maxima > 0.0 { means / maxima } else { 0.0 }
 }
 
@@ -60,7 +64,11 @@ mod tests {
     #[test]
     fn balancedness_has_its_published_value() {
         let loads = vec![vec![100.0, 0.0, 0.0, 0.0]; 2];
+        assert_eq!(mean_and_max(&loads), (50.0, 200.0));
         assert_eq!(balancedness(&loads), 0.25);
+        // Over layers it would be perfect: each has the same.
+        let loads = vec![vec![3.0, 1.0], vec![1.0, 3.0]];
+        assert_eq!((mean_and_max(&loads), balancedness(&loads)), ((4.0, 6.0), 4.0 / 6.0));
         assert_eq!(balancedness(&[vec![0.0; 4]]), 0.0);
     }
 }

@@ -1,20 +1,53 @@
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, Ordering},
+};
+
+/// Whether the next step records its load: one switch for all layers and ranks of a model. Copies
+/// of it are the same switch. It is turned between steps only.
+#[derive(Debug, Clone, Default)]
+pub struct RecordFlag(Arc<AtomicBool>);
+
+impl RecordFlag {
+    /// A switch that is on or off.
+    pub fn new(recording: bool) -> Self {
+        Self(Arc::new(AtomicBool::new(recording)))
+    }
+
+    /// Turns it on or off.
+    pub fn set(&self, recording: bool) {
+        // What orders a step after the turn is whatever starts the step.
+        self.0.store(recording, Ordering::Relaxed);
+    }
+
+    /// Whether it is on.
+    pub fn is_on(&self) -> bool {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
 /// Tokens that each physical expert has computed.
 #[derive(Debug, Clone, Default)]
 pub struct ExpertLoad {
     counts: Vec<i32>,
-    recording: bool,
+    flag: RecordFlag,
 }
 
 impl ExpertLoad {
-    /// Switches recording on or off.
+    /// Switches recording on or off, for all that follow the same flag.
     pub fn record(&mut self, recording: bool) {
-        self.recording = recording;
+        self.flag.set(recording);
+    }
+
+    /// Records from now on whenever `flag` is on.
+    pub fn follow(&mut self, flag: &RecordFlag) {
+        self.flag = flag.clone();
     }
 
     /// The counts, `[P]`, and whether to add to them.
     pub(crate) fn counts(&mut self, physical_experts: usize) -> (&mut [i32], bool) {
         self.counts.resize(physical_experts, 0);
-        (&mut self.counts, self.recording)
+        (&mut self.counts, self.flag.is_on())
     }
 
     /// Counts pairs by their experts, ids beyond the experts left out.
@@ -31,5 +64,27 @@ impl ExpertLoad {
     /// Takes the counts since the last time.
     pub fn take(&mut self) -> Vec<i32> {
         std::mem::take(&mut self.counts)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_flag_switches_all_that_follow_it() {
+        let flag = RecordFlag::new(false);
+        let mut layers = [ExpertLoad::default(), ExpertLoad::default()];
+        layers.iter_mut().for_each(|layer| layer.follow(&flag));
+        for (recording, expected) in [(false, 0), (true, 2), (false, 0)] {
+            flag.set(recording);
+            for layer in &mut layers {
+                layer.add(3, &[1, 1, -1, 3]);
+                assert_eq!(layer.take(), [0, expected, 0]);
+            }
+        }
+        let mut alone = ExpertLoad::default();
+        alone.record(true);
+        assert!(!flag.is_on());
     }
 }

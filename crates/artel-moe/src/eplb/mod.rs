@@ -2,6 +2,8 @@
 
 pub mod balance;
 mod cluster;
+mod config;
+mod controller;
 mod expert_map;
 mod load;
 pub mod map_and_record;
@@ -10,11 +12,15 @@ mod placement_file;
 pub mod policy;
 mod shares;
 pub mod trace;
+mod window;
 
 pub use cluster::Cluster;
+pub use config::{EplbConfig, PolicyName, REDUNDANT_EXPERTS_MAX};
+pub use controller::{Balancedness, EplbController, StepKind, StepOutcome};
 pub use expert_map::{EpRank, ExpertMap, ExpertPlacement, determine_expert_map};
-pub use load::ExpertLoad;
+pub use load::{ExpertLoad, RecordFlag};
 pub use placement::Placement;
 pub use placement_file::PlacementFile;
 pub use policy::{LayerPlan, LayerQuery, Policy};
 pub use shares::Shares;
+pub use window::LoadWindow;

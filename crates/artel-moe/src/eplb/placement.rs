@@ -12,15 +12,31 @@ use crate::{MoeError, router::RouterConfig};
 /// assert_eq!(placement.logical_replica_count(), [2, 2, 1, 1]);
 /// # Ok::<(), artel_moe::MoeError>(())
 /// ```
-#[derive(Debug, Clone, PartialEq, Eq)]
+///
+/// Two placements are equal when their maps are, whatever their versions.
+#[derive(Debug, Clone)]
 pub struct Placement {
     physical_to_logical: Vec<i32>,
     logical_to_physical: Vec<i32>,
     logical_replica_count: Vec<i32>,
     replicas_max: usize,
+    version: u64,
 }
 
+impl PartialEq for Placement {
+    fn eq(&self, other: &Self) -> bool {
+        // The other maps follow from these.
+        self.num_logical() == other.num_logical()
+            && self.physical_to_logical == other.physical_to_logical
+    }
+}
+
+impl Eq for Placement {}
+
 impl Placement {
+    /// Slots of an expert in the published layout, so that its tables never grow.
+    pub const PUBLISHED_WIDTH: usize = 1024;
+
     /// The placement with this expert in each slot, `[P]`; -1 is an empty slot.
     ///
     /// # Errors
@@ -64,6 +80,54 @@ impl Placement {
             return Err(MoeError::config("number of physical experts", slots, allowed));
         }
         Self::new((0..slots).map(|slot| (slot % num_logical) as i32).collect(), num_logical)
+    }
+
+    /// What follows this placement of the same experts on the same slots: `next`, one version later.
+    ///
+    /// # Errors
+    /// [`MoeError::Shape`] for another number of experts or slots.
+    pub fn successor(&self, next: Self) -> Result<Self, MoeError> {
+        let experts = next.num_logical();
+        MoeError::check_shape("experts of the next placement", self.num_logical(), experts)?;
+        let slots = next.num_physical();
+        MoeError::check_shape("slots of the next placement", self.num_physical(), slots)?;
+        Ok(Self { version: self.version + 1, ..next })
+    }
+
+    /// How many placements this layer had before: 0 for the first. Ranks that hold the same version
+    /// with the same [`Placement::hash`] agree on where everything is.
+    pub fn version(&self) -> u64 {
+        self.version
+    }
+
+    /// FNV-1a of 64 bits over the number of experts (8 bytes) and the expert in each slot (4 bytes
+    /// each, all little-endian), from which the other maps follow. The same on every machine.
+    pub fn hash(&self) -> u64 {
+        let slots = self.physical_to_logical.iter().flat_map(|logical| logical.to_le_bytes());
+        fnv1a((self.num_logical() as u64).to_le_bytes().into_iter().chain(slots))
+    }
+
+    /// FNV-1a over version and hash of every layer, 8 bytes each: one number that ranks compare.
+    pub fn hash_of_layers<'a>(layers: impl IntoIterator<Item = &'a Self>) -> u64 {
+        let numbers = layers.into_iter().flat_map(|layer| [layer.version, layer.hash()]);
+        fnv1a(numbers.flat_map(u64::to_le_bytes))
+    }
+
+    /// `logical_to_physical` as others store it: `[L, width]`, padded with -1.
+    ///
+    /// # Errors
+    /// [`MoeError::Config`] when an expert has more slots than that.
+    pub fn published_layout(&self, width: usize) -> Result<Vec<i64>, MoeError> {
+        if width < self.replicas_max {
+            let allowed = format!("{} or more, the copies of one expert", self.replicas_max);
+            return Err(MoeError::config("width of the published layout", width, allowed));
+        }
+        let mut table = vec![-1; self.num_logical() * width];
+        for (expert, row) in (0..).zip(table.chunks_exact_mut(width.max(1))) {
+            let slots = self.replicas(expert).iter();
+            row.iter_mut().zip(slots).for_each(|(entry, &slot)| *entry = i64::from(slot));
+        }
+        Ok(table)
     }
 
     /// Expert in each slot, `[P]`; -1 is an empty slot.
@@ -117,8 +181,20 @@ impl Placement {
                 placed[logical] += 1;
             }
         }
-        Self { physical_to_logical, logical_to_physical, logical_replica_count, replicas_max }
+        Self {
+            physical_to_logical,
+            logical_to_physical,
+            logical_replica_count,
+            replicas_max,
+            version: 0,
+        }
     }
+}
+
+/// The hash of Fowler, Noll and Vo, variant 1a.
+fn fnv1a(bytes: impl IntoIterator<Item = u8>) -> u64 {
+    let add = |hash: u64, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3);
+    bytes.into_iter().fold(0xcbf2_9ce4_8422_2325, add)
 }
 
 #[cfg(test)]
@@ -153,6 +229,48 @@ mod tests {
         assert_eq!(placement.physical_to_logical(), [0, 1, 2, 3, 0, 1]);
         assert_eq!(Placement::initial(2, 3).unwrap().logical_replica_count(), [3, 2]);
         assert_eq!(Placement::initial(3, 0).unwrap().physical_to_logical(), [0, 1, 2]);
+    }
+
+    /// The maps of vLLM's test of unused slots.
+    #[test]
+    fn unused_slots_have_the_published_maps() {
+        let placement = Placement::new(vec![0, 1, -1, 2, 3, -1], 4).unwrap();
+        assert_eq!(placement.logical_to_physical(), [0, 1, 3, 4]);
+        let placement = Placement::new(vec![3, -1, 2, 1, 0, -1], 4).unwrap();
+        assert_eq!(placement.logical_to_physical(), [4, 3, 2, 0]);
+    }
+
+    #[test]
+    fn the_published_layout_is_padded() {
+        let placement = Placement::new(vec![0, 2, 0, 1, 0, 3], 4).unwrap();
+        let narrow = placement.published_layout(3).unwrap();
+        assert_eq!(narrow, [0, 2, 4, 3, -1, -1, 1, -1, -1, 5, -1, -1]);
+        let wide = placement.published_layout(Placement::PUBLISHED_WIDTH).unwrap();
+        assert_eq!(wide.len(), 4 * 1024);
+        assert!(wide.chunks(1024).zip(narrow.chunks(3)).all(|(wide, narrow)| {
+            wide[..3] == *narrow && wide[3..].iter().all(|&slot| slot == -1)
+        }));
+        assert!(placement.published_layout(2).is_err());
+    }
+
+    #[test]
+    fn versions_count_and_hashes_tell_maps_apart() {
+        assert_eq!(fnv1a(*b""), 0xcbf2_9ce4_8422_2325);
+        assert_eq!(fnv1a(*b"foobar"), 0x8594_4171_f739_67e8);
+        let first = Placement::new(vec![0, 1, 0, -1], 2).unwrap();
+        let second = first.successor(Placement::new(vec![0, 1, -1, 0], 2).unwrap()).unwrap();
+        let third = second.successor(first.clone()).unwrap();
+        assert_eq!([&first, &second, &third].map(Placement::version), [0, 1, 2]);
+        assert!(first == third && first.hash() == third.hash());
+        assert!(first != second && first.hash() != second.hash());
+        let of_layers = |layers: [&Placement; 2]| Placement::hash_of_layers(layers);
+        assert_eq!(of_layers([&first, &second]), of_layers([&first.clone(), &second]));
+        assert_ne!(of_layers([&first, &second]), of_layers([&second, &first]));
+        assert_ne!(of_layers([&first, &second]), of_layers([&third, &second]), "versions count");
+        // Ranks on different machines compare this number.
+        assert_eq!(Placement::new(vec![0], 1).unwrap().hash(), 0x5f24_2d39_c242_2be4);
+        assert!(first.successor(Placement::new(vec![0, 1, 0], 2).unwrap()).is_err());
+        assert!(first.successor(Placement::new(vec![0, 1, 0, 2], 3).unwrap()).is_err());
     }
 
     #[test]

@@ -68,3 +68,11 @@ impl LoadRecorder<'_> {
         MoeError::check_shape("expert_load", placement.num_physical(), self.expert_load.len())
     }
 }
+
+/// Adds the pairs of each expert `[L]`; an id that is no expert belongs to none.
+pub fn count_pairs(ids: &[i32], counts: &mut [u32]) {
+    for &id in ids {
+        let count = usize::try_from(id).ok().and_then(|id| counts.get_mut(id));
+        count.into_iter().for_each(|count| *count = count.saturating_add(1));
+    }
+}
