@@ -1,4 +1,40 @@
-//! Policies: from the load of the experts of a layer to the slots that hold them.
+//! Policies: from the load of the experts of a layer to the slots that hold them, to the shares of
+//! their copies, and to the pairs of a batch that each copy computes.
+//!
+//! | how often | what | moves weights |
+//! |---|---|---|
+//! | rarely | [`Balanced`] or [`Greedy`]: a new placement | yes |
+//! | now and then | [`resplit`]: new shares for a placement | no |
+//! | every step | [`quotas`]: whole pairs of the batch at hand | no |
+
+mod balanced;
+pub mod bounds;
+mod copies;
+mod few_experts;
+mod greedy;
+mod keep_slots;
+mod level;
+mod mask;
+mod objective;
+mod pack;
+pub mod reference;
+mod replicate;
+mod resplit;
+mod swap;
+mod water_fill;
+
+#[cfg(test)]
+mod tests;
+
+pub use balanced::Balanced;
+pub use copies::Copies;
+pub use few_experts::few_experts;
+pub use greedy::Greedy;
+pub use keep_slots::keep_slots;
+pub use mask::{Unchanged, mask_ranks, rehome};
+pub use objective::{Objective, quotas};
+pub use resplit::{Resplit, resplit};
+pub use water_fill::{Batch, water_fill};
 
 use std::fmt::Debug;
 
@@ -23,15 +59,9 @@ impl LayerQuery<'_> {
     /// [`MoeError`] for a load that is negative or not finite, or of another number of experts; for
     /// other ranks than the placement's.
     pub fn check(&self) -> Result<(), MoeError> {
-        MoeError::check_shape("load of experts", self.current.num_logical(), self.load.len())?;
         let slots = self.current.num_physical();
         MoeError::check_shape("slots of a placement", self.cluster.slots(), slots)?;
-        match self.load.iter().position(|load| !(*load >= 0.0 && load.is_finite())) {
-            None => Ok(()),
-            Some(expert) => {
-                Err(MoeError::element("load of experts", expert, self.load[expert], "0 or more"))
-            }
-        }
+        mask::check_load(self.load, self.current.num_logical())
     }
 }
 
@@ -62,4 +92,25 @@ pub trait Policy: Debug + Send + Sync {
     /// # Errors
     /// [`MoeError`] when the query is inconsistent or the experts do not fit.
     fn plan(&self, query: &LayerQuery<'_>) -> Result<LayerPlan, MoeError>;
+}
+
+/// Names of all policies, as [`by_name`] knows them.
+pub const NAMES: [&str; 4] = ["balanced", "greedy", "resplit", "none"];
+
+/// A policy with its default options: [`Balanced`], [`Greedy`] without groups, [`Resplit`],
+/// [`Unchanged`].
+///
+/// ```
+/// use artel_moe::eplb::policy::{NAMES, by_name};
+/// assert!(NAMES.iter().all(|name| by_name(name).is_some_and(|policy| policy.name() == *name)));
+/// assert!(by_name("best").is_none());
+/// ```
+pub fn by_name(name: &str) -> Option<Box<dyn Policy>> {
+    match name {
+        "balanced" => Some(Box::new(Balanced::default())),
+        "greedy" => Some(Box::new(Greedy { groups: 1 })),
+        "resplit" => Some(Box::new(Resplit)),
+        "none" => Some(Box::new(Unchanged)),
+        _ => None,
+    }
 }
