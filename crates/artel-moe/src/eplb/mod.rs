@@ -11,6 +11,7 @@ mod placement;
 mod placement_file;
 pub mod policy;
 mod shares;
+pub mod simulate;
 pub mod trace;
 mod window;
 
