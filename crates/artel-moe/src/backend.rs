@@ -160,15 +160,16 @@ impl<F: GemmFormat> MoeBackend<F> for CpuBackend {
 
     fn place(
         &mut self,
-        PlacementRule { placement, rule }: &PlacementRule,
+        placement: &PlacementRule,
         load: &mut ExpertLoad,
         routing: &mut Routing,
     ) -> Result<(), MoeError> {
         let topk = &mut routing.topk;
         let unpadded_tokens = topk.tokens();
-        let (expert_load, enabled) = load.counts(placement.num_physical());
+        let (table, rule) = (placement.table(), placement.rule());
+        let (expert_load, enabled) = load.counts(table.num_physical());
         let recorder = LoadRecorder { expert_load, enabled, unpadded_tokens };
-        map_and_record::cpu::map_and_record(&mut topk.ids, topk.top_k, placement, *rule, recorder)
+        map_and_record::cpu::map_and_record(&mut topk.ids, topk.top_k, table, rule, recorder)
     }
 
     fn assign(

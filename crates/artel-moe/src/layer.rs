@@ -108,7 +108,7 @@ impl<F: GemmFormat> MoeLayer<F> {
     /// # Errors
     /// [`MoeError::Shape`] when the placement has another number of experts.
     pub fn with_placement(self, placement: PlacementRule) -> Result<Self, MoeError> {
-        let physical = placement.placement.num_physical();
+        let physical = placement.table().num_physical();
         MoeError::check_shape("physical experts", self.config.shape().num_experts, physical)?;
         Ok(Self { placement: Some(placement), ..self })
     }

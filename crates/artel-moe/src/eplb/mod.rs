@@ -12,6 +12,7 @@ mod placement_file;
 pub mod policy;
 mod shares;
 pub mod simulate;
+mod tables;
 pub mod trace;
 mod window;
 
@@ -24,4 +25,5 @@ pub use placement::Placement;
 pub use placement_file::PlacementFile;
 pub use policy::{LayerPlan, LayerQuery, Policy};
 pub use shares::Shares;
+pub use tables::ReplicaTable;
 pub use window::LoadWindow;

@@ -54,6 +54,36 @@ impl Shares {
         }
     }
 
+    /// Shares in proportion to weights `[P]`, such as loads that somebody computed. An expert whose
+    /// copies all have weight 0 is shared evenly.
+    ///
+    /// # Errors
+    /// [`MoeError`] for a weight that is negative or not finite, or one of an empty slot.
+    pub fn in_proportion(weights: &[f64], placement: &Placement) -> Result<Self, MoeError> {
+        MoeError::check_shape("weights of slots", placement.num_physical(), weights.len())?;
+        let mut sums = vec![0.0; placement.num_logical()];
+        for (slot, (&weight, &logical)) in
+            weights.iter().zip(placement.physical_to_logical()).enumerate()
+        {
+            let expert = usize::try_from(logical).ok();
+            if !(weight >= 0.0 && weight.is_finite()) || expert.is_none() && weight > 0.0 {
+                let allowed = if expert.is_some() { "0 or more, and finite" } else { "0" };
+                return Err(MoeError::element("weights of slots", slot, weight, allowed));
+            }
+            expert.into_iter().for_each(|expert| sums[expert] += weight);
+        }
+        let Self(mut shares) = Self::equal(placement);
+        let slots = shares.iter_mut().zip(weights).zip(placement.physical_to_logical());
+        for ((share, weight), &logical) in slots {
+            if let Some(&sum) = usize::try_from(logical).ok().and_then(|expert| sums.get(expert))
+                && sum > 0.0
+            {
+                *share = weight / sum;
+            }
+        }
+        Self::new(shares, placement)
+    }
+
     /// The part of each slot, `[P]`.
     pub fn of_slots(&self) -> &[f64] {
         &self.0
@@ -85,6 +115,22 @@ mod tests {
             vec![0.5, 1.0, 0.5],
         ] {
             assert!(Shares::new(wrong, &placement).is_err());
+        }
+    }
+
+    #[test]
+    fn weights_become_shares() {
+        let placement = Placement::new(vec![0, 1, 0, -1, 1], 2).unwrap();
+        let shares = Shares::in_proportion(&[3.0, 0.0, 1.0, 0.0, 0.0], &placement).unwrap();
+        assert_eq!(shares.of_slots(), [0.75, 0.5, 0.25, 0.0, 0.5]);
+        for wrong in [
+            vec![-1.0, 1.0, 1.0, 0.0, 1.0],
+            vec![f64::NAN, 1.0, 1.0, 0.0, 1.0],
+            vec![f64::MAX, 1.0, f64::MAX, 0.0, 1.0],
+            vec![1.0, 1.0, 1.0, 0.5, 1.0],
+            vec![1.0; 4],
+        ] {
+            assert!(Shares::in_proportion(&wrong, &placement).is_err(), "{wrong:?}");
         }
     }
 }

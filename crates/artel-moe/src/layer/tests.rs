@@ -7,8 +7,8 @@ use super::*;
 use crate::activation::{Activation, GateLayout};
 use crate::assignment::{AlignedBecause, AssignmentPath};
 use crate::config::{MoeShape, Parallelism};
-use crate::eplb::map_and_record::ReplicaRule;
-use crate::eplb::{EpRank, ExpertMap, ExpertPlacement, Placement};
+use crate::eplb::map_and_record::{PlacementRule, ReplicaRule};
+use crate::eplb::{EpRank, ExpertMap, ExpertPlacement, LayerPlan, Placement};
 use crate::quant::{AnyMatrix, Bf16, DenseMatrix, Element, F32, Format};
 use crate::router::{RouterConfig, RoutingMethod};
 use crate::weights::{AnyExperts, ExpertMatrices, ExpertTensors};
@@ -306,7 +306,8 @@ fn placement_changes_the_slot_and_not_the_result() {
     let placement = Placement::new(slots.iter().map(|&slot| slot as i32).collect(), 6).unwrap();
     let layer = MoeLayer::new(config(&case), gate, router, experts, features)
         .and_then(|layer| {
-            layer.with_placement(PlacementRule { placement, rule: ReplicaRule::TokenHash })
+            let plan = LayerPlan::equal(placement);
+            layer.with_placement(PlacementRule::new(plan, ReplicaRule::TokenHash)?)
         })
         .unwrap();
     let mut ws = Workspace::new(CpuBackend::new(features));

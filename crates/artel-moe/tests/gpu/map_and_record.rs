@@ -2,9 +2,9 @@
 
 use artel_device::cuda::{Graph, Kernels};
 use artel_moe::MoeError;
-use artel_moe::eplb::Placement;
 use artel_moe::eplb::map_and_record::cuda::{DevicePlacement, MapAndRecord, MapBuffers};
 use artel_moe::eplb::map_and_record::{LoadRecorder, ReplicaRule, ReplicaSalt, reference};
+use artel_moe::eplb::{LayerPlan, Placement};
 
 use crate::cuda::replay;
 use crate::gpu::{Case, Gpu};
@@ -93,7 +93,8 @@ fn check(
         enabled: record != 0,
         unpadded_tokens: unpadded,
     };
-    reference::map_and_record(&mut expected.0, TOP_K, placement, rule, recorder)?;
+    let plan = LayerPlan::equal(placement.clone());
+    reference::map_and_record(&mut expected.0, TOP_K, &plan, rule, recorder)?;
     assert_eq!(run(gpu, map, placement, (ids, &start), (record, unpadded))?, expected);
     Ok(())
 }

@@ -1,6 +1,7 @@
 //! How evenly the replica rules load the ranks: the measurement behind the default.
 
 use super::*;
+use crate::eplb::Placement;
 use crate::router::{
     TopK,
     simulator::{Simulator, SimulatorConfig, Workload},
@@ -50,10 +51,14 @@ fn balanced_placement(loads: &[f64], cluster: &Cluster) -> Placement {
     Placement::new(ranks.into_iter().flat_map(|rank| rank.1).collect(), EXPERTS).unwrap()
 }
 
+fn table(placement: Placement) -> ReplicaTable {
+    ReplicaTable::new(&LayerPlan::equal(placement)).unwrap()
+}
+
 /// Mean over steps of the most loaded rank over the mean rank. Every rank sends its own tokens.
 fn imbalance(cluster: &Cluster, rule_of_rank: impl Fn(usize) -> ReplicaRule) -> f64 {
     let loads = lognormal_loads();
-    let placement = balanced_placement(&loads, cluster);
+    let table = table(balanced_placement(&loads, cluster));
     let config = SimulatorConfig { num_experts: EXPERTS, top_k: TOP_K, seed: 1, layer: 0 };
     let mut simulator = Simulator::new(Workload::Popularity(loads), config).unwrap();
     let mut topk = TopK::default();
@@ -68,7 +73,7 @@ fn imbalance(cluster: &Cluster, rule_of_rank: impl Fn(usize) -> ReplicaRule) -> 
                 unpadded_tokens: cluster.tokens_per_rank,
             };
             let rule = rule_of_rank(rank);
-            cpu::map_and_record(&mut topk.ids, TOP_K, &placement, rule, recorder).unwrap();
+            cpu::map_and_record(&mut topk.ids, TOP_K, &table, rule, recorder).unwrap();
         }
         let of_ranks = expert_load.chunks(cluster.slots / cluster.ranks);
         let max = of_ranks.map(|slots| slots.iter().sum::<i32>()).max().unwrap();
@@ -107,7 +112,7 @@ fn many_tokens_a_rank_are_as_even_as_with_the_published_rule() {
 
 #[test]
 fn few_tokens_of_many_ranks_do_not_meet_at_one_copy() {
-    let placement = Placement::new(vec![0; 4], 1).unwrap();
+    let table = table(Placement::new(vec![0; 4], 1).unwrap());
     for tokens_per_rank in 1..=4 {
         let load_of = |rule_of_rank: &dyn Fn(usize) -> ReplicaRule| {
             let mut expert_load = vec![0; 4];
@@ -118,13 +123,16 @@ fn few_tokens_of_many_ranks_do_not_meet_at_one_copy() {
                     unpadded_tokens: tokens_per_rank,
                 };
                 let mut ids = vec![0; tokens_per_rank];
-                cpu::map_and_record(&mut ids, 1, &placement, rule_of_rank(rank), recorder).unwrap();
+                cpu::map_and_record(&mut ids, 1, &table, rule_of_rank(rank), recorder).unwrap();
             }
             expert_load.into_iter().max().unwrap() as usize
         };
         // A token index has one copy under the published rule, whichever rank it is on.
         assert!(load_of(&|_| ReplicaRule::TokenHash) >= 32);
-        let salted = load_of(&|rank| ReplicaRule::Salted(ReplicaSalt::of_rank(rank, 0)));
-        assert!(salted <= 8 * tokens_per_rank + 8, "{salted} of {} tokens", 32 * tokens_per_rank);
+        for rule in [ReplicaRule::Salted, ReplicaRule::Shares] {
+            let salted = load_of(&|rank| rule(ReplicaSalt::of_rank(rank, 0)));
+            let tokens = 32 * tokens_per_rank;
+            assert!(salted <= 8 * tokens_per_rank + 8, "{salted} of {tokens} tokens");
+        }
     }
 }

@@ -368,8 +368,8 @@ impl MapAndRecord {
     /// Asks for the kernels for `top_k` experts a token on `num_physical` slots.
     ///
     /// # Errors
-    /// [`MoeError::Config`] when `top_k` is 0, [`MoeError::Cuda`] when a kernel is missing and
-    /// cannot be made.
+    /// [`MoeError::Config`] when `top_k` is 0 or the rule has no kernel, [`MoeError::Cuda`] when a
+    /// kernel is missing and cannot be made.
     pub fn load(
         kernels: &mut Kernels,
         top_k: usize,
@@ -379,7 +379,14 @@ impl MapAndRecord {
         if top_k == 0 {
             return Err(MoeError::config("top_k", top_k, "1 or more"));
         }
-        let salted = matches!(rule, ReplicaRule::Salted(_));
+        let salted = match rule {
+            ReplicaRule::TokenHash => false,
+            ReplicaRule::Salted(_) => true,
+            ReplicaRule::Shares(_) => {
+                let allowed = "TokenHash or Salted: shares and quotas have no kernel yet";
+                return Err(MoeError::config("replica rule on a GPU", "Shares", allowed));
+            }
+        };
         let spec = |block: usize, counting: [usize; 4]| {
             let module = kernels::__module_ast_self;
             KernelSpec::new("eplb/map_and_record", module, "kernels", "map_and_record")
@@ -421,7 +428,7 @@ impl MapAndRecord {
         buffers.unpadded_tokens.expect_len("unpadded tokens", 1)?;
         let salt = match self.rule {
             ReplicaRule::TokenHash => 0,
-            ReplicaRule::Salted(salt) => salt.bits(),
+            ReplicaRule::Salted(salt) | ReplicaRule::Shares(salt) => salt.bits(),
         };
         let arguments = Arguments::new()
             .slice_mut(&buffers.physical_ids)

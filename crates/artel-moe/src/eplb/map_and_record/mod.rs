@@ -10,19 +10,26 @@
 //! Two experts of which the first has two copies; three tokens, the last of them padding:
 //!
 //! ```
-//! use artel_moe::eplb::{Placement, map_and_record::{LoadRecorder, ReplicaRule, cpu}};
-//! let placement = Placement::new(vec![0, 1, 0], 2)?;
+//! use artel_moe::eplb::map_and_record::{LoadRecorder, ReplicaRule, cpu};
+//! use artel_moe::eplb::{LayerPlan, Placement, ReplicaTable};
+//! let plan = LayerPlan::equal(Placement::new(vec![0, 1, 0], 2)?);
+//! let table = ReplicaTable::new(&plan)?;
 //! let (mut ids, mut load) = ([0, 0, 1], [0; 3]);
 //! let recorder = LoadRecorder { expert_load: &mut load, enabled: true, unpadded_tokens: 2 };
-//! cpu::map_and_record(&mut ids, 1, &placement, ReplicaRule::TokenHash, recorder)?;
+//! cpu::map_and_record(&mut ids, 1, &table, ReplicaRule::TokenHash, recorder)?;
 //! assert_eq!(ids, [0, 2, 1]);
 //! assert_eq!(load, [1, 0, 1]);
 //! # Ok::<(), artel_moe::MoeError>(())
 //! ```
+//!
+//! A rule knows a token and its expert only, so copies get their shares of many tokens, and more or
+//! less of few. Who has counted a batch ([`count_pairs`]) can say how many pairs each slot gets: then
+//! `map_by_quotas` deals the pairs of an expert to its copies in order, and there is no chance in it.
 
 pub mod cpu;
 #[cfg(feature = "cuda")]
 pub mod cuda;
+mod quotas;
 pub mod reference;
 mod rule;
 
@@ -31,18 +38,43 @@ mod balance;
 #[cfg(test)]
 mod tests;
 
+pub use quotas::QuotaCursor;
 pub use rule::{ReplicaRule, ReplicaSalt};
 
-use super::Placement;
+use super::{LayerPlan, ReplicaTable};
 use crate::MoeError;
 
 /// Which physical expert serves a logical one.
 #[derive(Debug, Clone, PartialEq)]
 pub struct PlacementRule {
-    /// Where the copies of each expert are.
-    pub placement: Placement,
+    plan: LayerPlan,
+    table: ReplicaTable,
+    rule: ReplicaRule,
+}
+
+impl PlacementRule {
+    /// Copies where `plan` has them, of which `rule` chooses.
+    ///
+    /// # Errors
+    /// [`MoeError`] when the shares of the plan are not of its placement.
+    pub fn new(plan: LayerPlan, rule: ReplicaRule) -> Result<Self, MoeError> {
+        Ok(Self { table: ReplicaTable::new(&plan)?, plan, rule })
+    }
+
+    /// Where the copies of each expert are, and their shares.
+    pub fn plan(&self) -> &LayerPlan {
+        &self.plan
+    }
+
+    /// The same as it is read for every token.
+    pub fn table(&self) -> &ReplicaTable {
+        &self.table
+    }
+
     /// Which copy serves a token.
-    pub rule: ReplicaRule,
+    pub fn rule(&self) -> ReplicaRule {
+        self.rule
+    }
 }
 
 /// Where load is counted, and whether this step counts.
@@ -62,10 +94,10 @@ impl LoadRecorder<'_> {
         if self.enabled { self.unpadded_tokens.saturating_mul(top_k) } else { 0 }
     }
 
-    fn check(&self, ids: &[i32], top_k: usize, placement: &Placement) -> Result<(), MoeError> {
+    fn check(&self, ids: &[i32], top_k: usize, num_physical: usize) -> Result<(), MoeError> {
         let tokens = ids.len().checked_div(top_k).unwrap_or(0);
         MoeError::check_shape("topk_ids", tokens * top_k, ids.len())?;
-        MoeError::check_shape("expert_load", placement.num_physical(), self.expert_load.len())
+        MoeError::check_shape("expert_load", num_physical, self.expert_load.len())
     }
 }
 

@@ -1,3 +1,5 @@
+use super::super::{LayerPlan, ReplicaTable, tables};
+
 /// Which copy of an expert a token uses.
 ///
 /// Most loaded rank over mean rank in the simulation of `balance.rs` (32 ranks, top-8 of 256
@@ -18,6 +20,9 @@ pub enum ReplicaRule {
     /// A mixed hash of token, expert and salt, whose high bits pick the copy. Spreads from the
     /// first token on.
     Salted(ReplicaSalt),
+    /// The same hash picks a part of the expert's tokens, and the plan's shares say whose part that
+    /// is: a copy gets its share of the tokens, where the other rules give every copy the same.
+    Shares(ReplicaSalt),
 }
 
 /// What sets the choices of one rank and layer apart from those of another.
@@ -54,9 +59,25 @@ pub(super) fn token_hash(token: usize, copies: usize) -> usize {
 /// Copy by the salted rule. The product's upper half scales the hash to 0..copies by its high
 /// bits, without a division.
 pub(super) fn salted_hash(salt: ReplicaSalt, token: usize, expert: i32, copies: usize) -> usize {
+    ((u64::from(salted_bits(salt, token, expert)) * copies as u64) >> 32) as usize
+}
+
+/// The part of its expert's tokens that a token belongs to, below [`ReplicaTable::PARTS`].
+pub(super) fn salted_part(salt: ReplicaSalt, token: usize, expert: i32) -> u16 {
+    let parts = u64::from(ReplicaTable::PARTS);
+    ((u64::from(salted_bits(salt, token, expert)) * parts) >> 32) as u16
+}
+
+/// Parts of an expert's tokens that its copies up to and with this one get.
+pub(super) fn parts_up_to(plan: &LayerPlan, expert: i32, copy: usize) -> u16 {
+    let shares = plan.shares.of_slots();
+    let copies = &plan.placement.replicas(expert)[..=copy];
+    tables::threshold(copies.iter().map(|&slot| shares[slot as usize]).sum())
+}
+
+fn salted_bits(salt: ReplicaSalt, token: usize, expert: i32) -> u32 {
     let seed = (token as u32).wrapping_mul(0x9e37_79b9) ^ salt.0;
-    let hash = mix(seed.wrapping_add((expert as u32).wrapping_mul(0x27d4_eb2f)));
-    ((u64::from(hash) * copies as u64) >> 32) as usize
+    mix(seed.wrapping_add((expert as u32).wrapping_mul(0x27d4_eb2f)))
 }
 
 /// Every input bit changes every output bit with probability near one half: the finaliser of

@@ -1,28 +1,97 @@
+mod cost;
+mod split;
+
 use proptest::prelude::*;
 
 use super::*;
+use crate::eplb::{Placement, Shares};
 
 fn salted() -> ReplicaRule {
     ReplicaRule::Salted(ReplicaSalt::of_rank(3, 5))
 }
 
-/// Physical ids and load after one step of the fast version, checked against the reference.
+fn shares() -> ReplicaRule {
+    ReplicaRule::Shares(ReplicaSalt::of_rank(3, 5))
+}
+
+fn every_rule() -> [ReplicaRule; 3] {
+    [ReplicaRule::TokenHash, salted(), shares()]
+}
+
+/// Physical ids and load after one step of the fast version, checked against the reference, where
+/// copies share evenly.
 fn run(
     ids: &[i32],
     top_k: usize,
     placement: &Placement,
     rule: ReplicaRule,
-    (enabled, unpadded_tokens): (bool, usize),
+    gate: (bool, usize),
 ) -> (Vec<i32>, Vec<i32>) {
-    let mut results = [(); 2].map(|()| (ids.to_vec(), vec![0; placement.num_physical()]));
-    let [fast, slow] = &mut results;
-    let recorder = LoadRecorder { expert_load: &mut fast.1, enabled, unpadded_tokens };
-    cpu::map_and_record(&mut fast.0, top_k, placement, rule, recorder).unwrap();
-    let recorder = LoadRecorder { expert_load: &mut slow.1, enabled, unpadded_tokens };
-    reference::map_and_record(&mut slow.0, top_k, placement, rule, recorder).unwrap();
-    assert_eq!(fast, slow);
-    let [fast, _] = results;
-    fast
+    run_plan(ids, top_k, &LayerPlan::equal(placement.clone()), rule, gate)
+}
+
+fn run_plan(
+    ids: &[i32],
+    top_k: usize,
+    plan: &LayerPlan,
+    rule: ReplicaRule,
+    gate: (bool, usize),
+) -> (Vec<i32>, Vec<i32>) {
+    let table = ReplicaTable::new(plan).unwrap();
+    both(
+        (ids, table.num_physical()),
+        gate,
+        |ids, recorder| cpu::map_and_record(ids, top_k, &table, rule, recorder),
+        |ids, recorder| reference::map_and_record(ids, top_k, plan, rule, recorder),
+    )
+}
+
+fn run_quotas(
+    ids: &[i32],
+    top_k: usize,
+    placement: &Placement,
+    quotas: &[u32],
+    gate: (bool, usize),
+) -> (Vec<i32>, Vec<i32>) {
+    let table = ReplicaTable::new(&LayerPlan::equal(placement.clone())).unwrap();
+    let mut cursor = QuotaCursor::default();
+    both(
+        (ids, table.num_physical()),
+        gate,
+        |ids, recorder| cpu::map_by_quotas(ids, top_k, &table, (quotas, &mut cursor), recorder),
+        |ids, recorder| reference::map_by_quotas(ids, top_k, placement, quotas, recorder),
+    )
+}
+
+/// Even quotas, which anybody can compute: the first copies take one more.
+fn even_quotas(ids: &[i32], placement: &Placement) -> Vec<u32> {
+    let mut counts = vec![0; placement.num_logical()];
+    count_pairs(ids, &mut counts);
+    let mut quotas = vec![0; placement.num_physical()];
+    for (expert, count) in (0..).zip(counts) {
+        let slots = placement.replicas(expert);
+        for (position, &slot) in (0..).zip(slots) {
+            let copies = slots.len() as u32;
+            quotas[slot as usize] = count / copies + u32::from(position < count % copies);
+        }
+    }
+    quotas
+}
+
+/// The result of two versions, which is the same.
+fn both(
+    (ids, slots): (&[i32], usize),
+    (enabled, unpadded_tokens): (bool, usize),
+    fast: impl FnOnce(&mut [i32], LoadRecorder<'_>) -> Result<(), MoeError>,
+    slow: impl FnOnce(&mut [i32], LoadRecorder<'_>) -> Result<(), MoeError>,
+) -> (Vec<i32>, Vec<i32>) {
+    let [mut of_fast, mut of_slow] = [(); 2].map(|()| (ids.to_vec(), vec![0; slots]));
+    let recorder = LoadRecorder { expert_load: &mut of_fast.1, enabled, unpadded_tokens };
+    fast(&mut of_fast.0, recorder).unwrap();
+    let recorder = LoadRecorder { expert_load: &mut of_slow.1, enabled, unpadded_tokens };
+    slow(&mut of_slow.0, recorder).unwrap();
+    assert_eq!(of_fast, of_slow);
+    of_fast
 }
 
 struct Published {
@@ -95,7 +164,7 @@ fn the_published_vectors() {
 fn padding_is_mapped_but_not_counted() {
     let placement = Placement::new(vec![0, 1, 2, 3], 4).unwrap();
     let ids = [0, 1, 2, 3, 0, 1, 2, 3];
-    for rule in [ReplicaRule::TokenHash, salted()] {
+    for rule in every_rule() {
         let (physical, load) = run(&ids, 2, &placement, rule, (true, 2));
         assert_eq!((physical, load), (ids.to_vec(), vec![1; 4]));
     }
@@ -110,7 +179,7 @@ fn hot_experts_spread_over_their_copies() {
         let placement = Placement::new(slots, top_k).unwrap();
         let row: Vec<i32> = (0..top_k as i32).collect();
         let ids = row.repeat(8192);
-        for rule in [ReplicaRule::TokenHash, salted()] {
+        for rule in every_rule() {
             let (_, load) = run(&ids, top_k, &placement, rule, (true, 8192));
             let hot = placement.replicas(0).iter().map(|&slot| load[slot as usize]);
             let max_over_mean = f64::from(hot.max().unwrap()) * copies as f64 / 8192.0;
@@ -122,7 +191,7 @@ fn hot_experts_spread_over_their_copies() {
 #[test]
 fn edge_cases() {
     let placement = Placement::new(vec![0, 1, 0], 2).unwrap();
-    for rule in [ReplicaRule::TokenHash, salted()] {
+    for rule in every_rule() {
         let whole = (true, usize::MAX);
         assert_eq!(run(&[], 0, &placement, rule, whole), (vec![], vec![0; 3]));
         assert_eq!(run(&[], 8, &placement, rule, whole), (vec![], vec![0; 3]));
@@ -133,21 +202,49 @@ fn edge_cases() {
     }
     let mut load = vec![i32::MAX, 0, 0];
     let placement = Placement::new(vec![0, 1, 2], 3).unwrap();
+    let table = ReplicaTable::new(&LayerPlan::equal(placement)).unwrap();
     let recorder = LoadRecorder { expert_load: &mut load, enabled: true, unpadded_tokens: 1 };
-    cpu::map_and_record(&mut [0], 1, &placement, salted(), recorder).unwrap();
-    assert_eq!(load[0], i32::MAX, "a full counter stays full");
+    cpu::map_and_record(&mut [0], 1, &table, salted(), recorder).unwrap();
+    let recorder = LoadRecorder { expert_load: &mut load, enabled: true, unpadded_tokens: 1 };
+    let quotas: (&[u32], _) = (&[1, 0, 0], &mut QuotaCursor::default());
+    cpu::map_by_quotas(&mut [0], 1, &table, quotas, recorder).unwrap();
+    assert_eq!(load, [i32::MAX, 0, 0], "a full counter stays full");
 }
+
+type Step<'a> = dyn FnMut(&mut [i32], LoadRecorder<'_>) -> Result<(), MoeError> + 'a;
 
 #[test]
 fn wrong_shapes_are_refused() {
-    let placement = Placement::new(vec![0, 1, 0], 2).unwrap();
+    let plan = LayerPlan::equal(Placement::new(vec![0, 1, 0], 2).unwrap());
+    let table = ReplicaTable::new(&plan).unwrap();
+    let mut cursor = QuotaCursor::default();
     for (pairs, top_k, slots) in [(3, 2, 3), (3, 0, 3), (4, 2, 2), (4, 2, 4)] {
-        let (mut ids, mut load) = (vec![0; pairs], vec![0; slots]);
-        for step in [cpu::map_and_record, reference::map_and_record] {
+        let refused = |step: &mut Step<'_>| {
+            let (mut ids, mut load) = (vec![0; pairs], vec![0; slots]);
             let recorder =
                 LoadRecorder { expert_load: &mut load, enabled: true, unpadded_tokens: 9 };
-            assert!(step(&mut ids, top_k, &placement, salted(), recorder).is_err());
-        }
+            assert!(step(&mut ids, recorder).is_err());
+            assert_eq!(ids, vec![0; pairs], "and nothing is mapped");
+        };
+        let placement = &plan.placement;
+        refused(&mut |ids, load| cpu::map_and_record(ids, top_k, &table, salted(), load));
+        refused(&mut |ids, load| reference::map_and_record(ids, top_k, &plan, salted(), load));
+        refused(&mut |ids, load| {
+            cpu::map_by_quotas(ids, top_k, &table, (&[4, 0, 0], &mut cursor), load)
+        });
+        refused(&mut |ids, load| reference::map_by_quotas(ids, top_k, placement, &[4, 0, 0], load));
+    }
+    for quotas in [[4, 0].as_slice(), &[1; 4]] {
+        let (mut ids, mut loads) = ([0; 4], [[0; 3]; 2]);
+        let [fast, slow] = loads.each_mut().map(|load| LoadRecorder {
+            expert_load: load,
+            enabled: true,
+            unpadded_tokens: 9,
+        });
+        let step = cpu::map_by_quotas(&mut ids, 2, &table, (quotas, &mut cursor), fast);
+        assert!(step.is_err());
+        let step = reference::map_by_quotas(&mut ids, 2, &plan.placement, quotas, slow);
+        assert!(step.is_err());
     }
 }
 
@@ -164,6 +261,7 @@ fn case() -> impl Strategy<Value = Case> {
     let rules = prop::sample::select(vec![
         ReplicaRule::TokenHash,
         salted(),
+        shares(),
         ReplicaRule::Salted(ReplicaSalt::of_replicated_tokens(1)),
     ]);
     (1usize..20, 0usize..40, 1usize..9, 0usize..30, rules).prop_flat_map(
