@@ -62,7 +62,8 @@ pub struct GemmScratch {
 
 /// A format that can be multiplied: it has a kernel for every instruction set.
 pub trait GemmFormat: NumberFormat {
-    /// The best kernel of an instruction set.
+    /// The best kernel of an instruction set; where rows must not depend on each other, the best
+    /// that is the same for any number of rows.
     fn kernel(features: CpuFeatures) -> &'static dyn Kernel<Self>;
 }
 

@@ -171,7 +171,9 @@ fn check_matrices<F: TestFormat>(
         };
         let mut expected = vec![7.0; case.ids.len() * weights.rows()];
         reference::grouped_gemm(&gemm, &mut expected);
-        for features in CpuFeatures::every_supported() {
+        let supported = CpuFeatures::every_supported();
+        let invariant = supported.iter().map(|features| features.with_invariant_rows());
+        for features in supported.iter().copied().chain(invariant) {
             let mut out = vec![F::Activation::from_f32(7.0); expected.len()];
             grouped_gemm(features, gemm, &mut out, &mut scratch).unwrap();
             let error = relative_error(&out, &expected);
@@ -292,6 +294,40 @@ fn the_same_bits_whatever_the_threads_and_every_time() {
         }
     }
     for_each_format!(run_as(check()));
+}
+
+/// 1 to 70 rows of one expert, among rows of another, against each row by itself.
+#[test]
+fn invariant_rows_do_not_see_each_other() {
+    fn check<F: TestFormat>() {
+        let mut rng = ChaCha8Rng::seed_from_u64(6);
+        let columns = 333;
+        let matrices = [130, 130].map(|rows| Stacked::new(vec![F::matrix(&mut rng, rows, columns)]));
+        let weights = ExpertMatrices::<F>::new(matrices.map(Result::unwrap).into()).unwrap();
+        let rows: Vec<F::Activation> = activations(&mut rng, 70 * columns);
+        let run = |features, rows: &[F::Activation], ids: &[i32]| {
+            let assignment = assign(ids, 2, TILE_ROWS);
+            let weights = &weights;
+            let (pairs_per_row, row_weights) = (1, RowWeights::One);
+            let gemm =
+                GroupedGemm { rows, pairs_per_row, weights, assignment: &assignment, row_weights };
+            let mut out = vec![F::Activation::from_f32(7.0); ids.len() * 130];
+            grouped_gemm(features, gemm, &mut out, &mut GemmScratch::default()).unwrap();
+            out
+        };
+        for features in CpuFeatures::every_supported() {
+            let features = features.with_invariant_rows();
+            let alone: Vec<_> = rows.chunks(columns).map(|row| run(features, row, &[0])).collect();
+            let alone = alone.concat();
+            for count in 1..=70 {
+                let others = (70 - count).min(count);
+                let ids: Vec<i32> = (0..count + others).map(|i| i32::from(i >= count)).collect();
+                let out = run(features, &rows[..ids.len() * columns], &ids);
+                assert_eq!(out[..count * 130], alone[..count * 130], "{} {count}", F::NAME);
+            }
+        }
+    }
+    for_each_format!(check());
 }
 
 #[test]

@@ -7,7 +7,8 @@
 //! rows meet two operand tiles at a time: four sums, two tiles of weights and two of activations fill
 //! the eight registers. Sums over a block of FP8 are scaled before they are added.
 //!
-//! Groups of few rows take the dot products of `few_rows.rs` instead.
+//! Groups of at most `DOT_ROWS` rows take the dot products of `few_rows.rs` instead, which round in
+//! another way; with 0 all groups take tiles, and a row's bits do not depend on its group.
 
 use std::arch::x86_64::*;
 use std::mem::MaybeUninit;
@@ -15,7 +16,7 @@ use std::ops::Range;
 
 use half::bf16;
 
-use super::few_rows::{self, FEW_ROWS};
+use super::few_rows;
 use super::fp8_decode::Decoder;
 use super::fp8_quantize::{quantize_block, row_scale};
 use super::tiles::{self, Sums, Weights};
@@ -56,11 +57,19 @@ impl<const COLUMNS: usize> Panel<COLUMNS> {
     }
 }
 
-pub(super) struct Amx;
+pub(super) struct Amx<const DOT_ROWS: usize>;
 
-impl Kernel<Bf16> for Amx {
+impl<const DOT_ROWS: usize> Amx<DOT_ROWS> {
+    const NAME: &'static str = match DOT_ROWS {
+        0 => "amx",
+        few_rows::FEW_ROWS => "amx, dots to 4 rows",
+        _ => panic!("dot products are made for 0 or FEW_ROWS rows"),
+    };
+}
+
+impl<const DOT_ROWS: usize> Kernel<Bf16> for Amx<DOT_ROWS> {
     fn name(&self) -> &'static str {
-        "amx, dots to 4 rows"
+        Self::NAME
     }
 
     fn tile_words(&self, columns: usize) -> usize {
@@ -68,7 +77,7 @@ impl Kernel<Bf16> for Amx {
     }
 
     fn pack(&self, rows: GatheredRows<'_, bf16>, tile: &mut [f32]) {
-        if rows.group_rows() <= FEW_ROWS {
+        if rows.group_rows() <= DOT_ROWS {
             return few_rows::pack_bf16(rows, tile);
         }
         // SAFETY: this kernel is only handed out where the processor has AVX-512.
@@ -83,7 +92,7 @@ impl Kernel<Bf16> for Amx {
         out: &mut [f32],
     ) {
         assert!(out.len() >= x.rows() * PANEL_ROWS && panel.end <= weights.rows());
-        if x.group_rows() <= FEW_ROWS {
+        if x.group_rows() <= DOT_ROWS {
             // SAFETY: this kernel is only handed out where the processor has AVX-512 and AMX.
             return unsafe { few_rows::multiply_bf16(weights, panel, x, out) };
         }
@@ -277,9 +286,9 @@ unsafe fn write_tokens(halves: [&[f32; 256]; 2], tokens: usize, out: &mut [f32])
 }
 
 /// Operand tile: steps of whole blocks, then one scale per block and row, `[blocks][16]`.
-impl<F: Fp8Format> Kernel<F> for Amx {
+impl<F: Fp8Format, const DOT_ROWS: usize> Kernel<F> for Amx<DOT_ROWS> {
     fn name(&self) -> &'static str {
-        "amx, dots to 4 rows"
+        Self::NAME
     }
 
     fn tile_words(&self, columns: usize) -> usize {
@@ -288,13 +297,13 @@ impl<F: Fp8Format> Kernel<F> for Amx {
 
     fn pack(&self, rows: GatheredRows<'_, bf16>, tile: &mut [f32]) {
         // SAFETY: this kernel is only handed out where the processor has AVX-512.
-        unsafe { pack_fp8(rows, F::ACTIVATION_SCALES, tile) };
+        unsafe { pack_fp8::<DOT_ROWS>(rows, F::ACTIVATION_SCALES, tile) };
     }
 
     fn multiply(&self, weights: &F::Matrix, panel: Range<usize>, x: Operand<'_>, out: &mut [f32]) {
         assert!(out.len() >= x.rows() * PANEL_ROWS && panel.end <= weights.rows());
         let weights = Fp8Panel::new(weights, panel);
-        if x.group_rows() <= FEW_ROWS {
+        if x.group_rows() <= DOT_ROWS {
             // SAFETY: this kernel is only handed out where the processor has AVX-512 and AMX.
             unsafe { few_rows::multiply_fp8(weights, x, out) };
             return weights.scale_rows(out, PANEL_ROWS);
@@ -316,10 +325,14 @@ impl<F: Fp8Format> Kernel<F> for Amx {
 
 /// Quantised rows to pairs of columns, one block of 128 columns after the other.
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
-fn pack_fp8(rows: GatheredRows<'_, bf16>, activation_scales: ActivationScales, tile: &mut [f32]) {
+fn pack_fp8<const DOT_ROWS: usize>(
+    rows: GatheredRows<'_, bf16>,
+    activation_scales: ActivationScales,
+    tile: &mut [f32],
+) {
     let blocks = rows.columns().div_ceil(BLOCK);
     let (words, scales) = tile.split_at_mut(blocks * BLOCK / STEP * STEP_WORDS);
-    if rows.group_rows() <= FEW_ROWS {
+    if rows.group_rows() <= DOT_ROWS {
         return few_rows::pack_fp8(rows, activation_scales, words, scales);
     }
     let mut row_scales = [None; TILE_ROWS];

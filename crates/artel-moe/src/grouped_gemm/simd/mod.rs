@@ -26,14 +26,16 @@ use super::{GemmFormat, Kernel};
 use crate::quant::{Bf16, F16, F32, Fp8Block128, Fp8Channel, Fp8Tensor};
 
 macro_rules! kernels {
-    ($($format:ty, $amx:expr);*) => { $(
+    ($($format:ty, $amx:expr, $invariant:expr);*) => { $(
         impl GemmFormat for $format {
             fn kernel(features: CpuFeatures) -> &'static dyn Kernel<Self> {
                 match features.isa() {
                     #[cfg(target_arch = "x86_64")]
+                    Isa::Amx if features.has_invariant_rows() => &$invariant,
+                    #[cfg(target_arch = "x86_64")]
                     Isa::Amx => &$amx,
                     #[cfg(target_arch = "x86_64")]
-                    Isa::Avx512 => &VectorKernel::<avx512::Lanes16>::NEW,
+                    Isa::Avx512 => &VectorKernel::<Lanes16>::NEW,
                     #[cfg(target_arch = "x86_64")]
                     Isa::Avx2 => &VectorKernel::<avx2::Lanes8>::NEW,
                     _ => &VectorKernel::<portable::Portable>::NEW,
@@ -42,11 +44,17 @@ macro_rules! kernels {
         }
     )* };
 }
+#[cfg(target_arch = "x86_64")]
+use {avx512::Lanes16, few_rows::FEW_ROWS};
+
+// Vectors treat any number of rows alike. Tiles alone cost up to twice the time of dot products at
+// 1 to 4 rows of small bfloat16 experts, and nothing where weights come from memory; dot products
+// alone cost five to twelve times the time of tiles at 64 rows.
 kernels!(
-    F32, VectorKernel::<avx512::Lanes16>::NEW;
-    F16, VectorKernel::<avx512::Lanes16>::NEW;
-    Bf16, amx::Amx;
-    Fp8Block128, amx::Amx;
-    Fp8Tensor, amx::Amx;
-    Fp8Channel, amx::Amx
+    F32, VectorKernel::<Lanes16>::NEW, VectorKernel::<Lanes16>::NEW;
+    F16, VectorKernel::<Lanes16>::NEW, VectorKernel::<Lanes16>::NEW;
+    Bf16, amx::Amx::<FEW_ROWS>, amx::Amx::<0>;
+    Fp8Block128, amx::Amx::<FEW_ROWS>, amx::Amx::<0>;
+    Fp8Tensor, amx::Amx::<FEW_ROWS>, amx::Amx::<0>;
+    Fp8Channel, amx::Amx::<FEW_ROWS>, amx::Amx::<0>
 );
