@@ -9,6 +9,7 @@ use crate::activation::activate;
 use crate::assignment::{self, AlignOptions, Assignment, LocalExperts, NonLocalExperts};
 use crate::combine::{Combine, Identity, Locality, RowWeights, Slots, combine};
 use crate::config::{MoeConfig, Parallelism, RouterWeight};
+use crate::dispatch::{Batch, ExpertParallel};
 use crate::eplb::ExpertLoad;
 use crate::eplb::map_and_record::{self, LoadRecorder, PlacementRule};
 use crate::grouped_gemm::{GemmFormat, GemmScratch, GroupedGemm, dense, grouped_gemm};
@@ -78,6 +79,16 @@ pub trait MoeBackend<F: NumberFormat> {
         config: &MoeConfig,
         gate_up: &Self::Buffer<F::Activation>,
         out: &mut Self::Buffer<F::Activation>,
+    ) -> Result<(), MoeError>;
+
+    /// The rows of all pairs `[T * K, H]`, computed by ranks in place of the steps from placement to
+    /// the second product. Experts stay those of the model.
+    fn run_on_ranks(
+        &mut self,
+        ranks: &ExpertParallel,
+        hidden_states: &Self::Buffer<F::Activation>,
+        routing: &Self::Routing,
+        rows: &mut Self::Buffer<F::Activation>,
     ) -> Result<(), MoeError>;
 
     /// Rows `[T * K, H]` to hidden states `[T, H]`.
@@ -223,6 +234,17 @@ impl<F: GemmFormat> MoeBackend<F> for CpuBackend {
     ) -> Result<(), MoeError> {
         let intermediate_size = config.local_intermediate_size();
         activate(self.features, config.activation(), intermediate_size, gate_up, out)
+    }
+
+    fn run_on_ranks(
+        &mut self,
+        ranks: &ExpertParallel,
+        hidden_states: &Vec<F::Activation>,
+        routing: &Routing,
+        rows: &mut Vec<F::Activation>,
+    ) -> Result<(), MoeError> {
+        let weights_on_input = ranks.config().router_weight() == RouterWeight::OnInput;
+        ranks.compute(Batch { hidden_states, topk: &routing.topk, weights_on_input }, rows)
     }
 
     fn combine(

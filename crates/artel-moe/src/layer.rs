@@ -12,6 +12,7 @@ pub use any::{AnyMoeLayer, AnyWorkspace};
 use crate::MoeError;
 use crate::backend::{CpuBackend, MoeBackend, Product, convert};
 use crate::config::{MoeConfig, RouterWeight};
+use crate::dispatch::ExpertParallel;
 use crate::eplb::ExpertLoad;
 use crate::eplb::map_and_record::PlacementRule;
 use crate::grouped_gemm::GemmFormat;
@@ -28,6 +29,7 @@ pub struct MoeLayer<F: GemmFormat> {
     gate: Gate,
     router: Router,
     placement: Option<PlacementRule>,
+    ranks: Option<ExpertParallel>,
     experts: ExpertWeights<F>,
 }
 
@@ -100,7 +102,7 @@ impl<F: GemmFormat> MoeLayer<F> {
         let columns = experts.intermediate_size();
         MoeError::check_shape("columns of w2", config.local_intermediate_size(), columns)?;
         let plan = MoePlan::new::<F>(&config, features);
-        Ok(Self { config, plan, gate, router, placement: None, experts })
+        Ok(Self { config, plan, gate, router, placement: None, ranks: None, experts })
     }
 
     /// The same with logical experts served by physical ones.
@@ -111,6 +113,29 @@ impl<F: GemmFormat> MoeLayer<F> {
         let physical = placement.table().num_physical();
         MoeError::check_shape("physical experts", self.config.shape().num_experts, physical)?;
         Ok(Self { placement: Some(placement), ..self })
+    }
+
+    /// The same with its experts computed by ranks, which hold them already.
+    ///
+    /// # Errors
+    /// [`MoeError::Config`] when the ranks hold another layer, or this one has a placement of its own.
+    pub fn on_ranks(self, ranks: ExpertParallel) -> Result<Self, MoeError> {
+        let (held, format) = (ranks.config(), ranks.format().name());
+        if *held != self.config || format != F::NAME {
+            let found = format!("{format} with {held:?}");
+            let allowed = format!("{} with {:?}", F::NAME, self.config);
+            return Err(MoeError::config("layer on ranks", found, allowed));
+        }
+        if self.placement.is_some() {
+            let allowed = "none: ranks place experts themselves";
+            return Err(MoeError::config("placement of a layer on ranks", "given", allowed));
+        }
+        Ok(Self { ranks: Some(ranks), ..self })
+    }
+
+    /// Its experts on ranks, if they are.
+    pub fn ranks(&self) -> Option<&ExpertParallel> {
+        self.ranks.as_ref()
     }
 
     /// The same served by another plan.
@@ -163,14 +188,32 @@ impl<F: GemmFormat> MoeLayer<F> {
         ws: &mut Workspace<F, B>,
         out: &mut B::Buffer<F::Activation>,
     ) -> Result<(), MoeError> {
+        let pairs = tokens * self.config.shape().top_k;
+        ws.backend.resize(&mut ws.rows, pairs * self.experts.hidden_size());
+        ws.backend.resize(out, tokens * self.experts.hidden_size());
+        if let Some(ranks) = &self.ranks {
+            let Workspace { backend, routing, rows, .. } = ws;
+            backend.run_on_ranks(ranks, hidden_states, routing, rows)?; // [T * K, H]
+        } else {
+            self.run_experts(hidden_states, tokens, ws)?; // [T * K, H]
+        }
+        let rows = (&ws.routing, &ws.rows);
+        ws.backend.combine(&self.config, rows, hidden_states, out) // [T, H]
+    }
+
+    /// The rows of all pairs, computed here.
+    fn run_experts<B: MoeBackend<F>>(
+        &self,
+        hidden_states: &B::Buffer<F::Activation>,
+        tokens: usize,
+        ws: &mut Workspace<F, B>,
+    ) -> Result<(), MoeError> {
         let Workspace { backend, routing, assignment, gate_up, activated, rows, .. } = ws;
         let (config, top_k) = (&self.config, self.config.shape().top_k);
         let planned = self.plan.entry(tokens).assignment;
         let (w13, w2) = (self.experts.w13(), self.experts.w2());
         backend.resize(gate_up, tokens * top_k * w13.rows());
         backend.resize(activated, tokens * top_k * w2.columns());
-        backend.resize(rows, tokens * top_k * w2.rows());
-        backend.resize(out, tokens * w2.rows());
 
         if let Some(placement) = &self.placement {
             backend.place(placement, &mut ws.expert_load, routing)?; // logical -> physical
@@ -196,8 +239,7 @@ impl<F: GemmFormat> MoeLayer<F> {
             assignment,
             router_weights: None,
         };
-        backend.grouped_gemm(second, rows)?; // [T * K, H]
-        backend.combine(config, (routing, rows), hidden_states, out) // [T, H]
+        backend.grouped_gemm(second, rows) // [T * K, H]
     }
 }
 

@@ -7,6 +7,7 @@ mod controller;
 mod expert_map;
 mod load;
 pub mod map_and_record;
+pub mod movement;
 mod placement;
 mod placement_file;
 pub mod policy;

@@ -302,7 +302,8 @@ fn invariant_rows_do_not_see_each_other() {
     fn check<F: TestFormat>() {
         let mut rng = ChaCha8Rng::seed_from_u64(6);
         let columns = 333;
-        let matrices = [130, 130].map(|rows| Stacked::new(vec![F::matrix(&mut rng, rows, columns)]));
+        let matrices =
+            [130, 130].map(|rows| Stacked::new(vec![F::matrix(&mut rng, rows, columns)]));
         let weights = ExpertMatrices::<F>::new(matrices.map(Result::unwrap).into()).unwrap();
         let rows: Vec<F::Activation> = activations(&mut rng, 70 * columns);
         let run = |features, rows: &[F::Activation], ids: &[i32]| {
@@ -327,7 +328,7 @@ fn invariant_rows_do_not_see_each_other() {
             }
         }
     }
-    for_each_format!(check());
+    for_each_format!(run_as(check()));
 }
 
 #[test]

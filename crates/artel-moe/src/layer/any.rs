@@ -4,9 +4,9 @@ use super::{MoeLayer, Workspace};
 use crate::MoeError;
 use crate::backend::CpuBackend;
 use crate::config::MoeConfig;
-use crate::dispatch::{ExpertParallel, RankedLayer};
-use crate::eplb::Placement;
-use crate::eplb::map_and_record::{PlacementRule, ReplicaRule};
+use crate::dispatch::{CopyChoice, ExpertParallel, RankedLayer};
+use crate::eplb::LayerPlan;
+use crate::eplb::map_and_record::PlacementRule;
 use crate::plan::MoePlan;
 use crate::quant::{self, each_format, for_each_format, map_format};
 use crate::router::{Gate, Router, TopK};
@@ -88,10 +88,10 @@ impl AnyMoeLayer {
         Ok(map_format!(Self => Self, self, |layer| layer.with_placement(placement)?))
     }
 
-    /// This layer as ranks are given it: its experts in the slots of `placement`.
-    pub fn for_ranks(&self, placement: Placement, rule: ReplicaRule) -> RankedLayer {
-        let (config, experts) = (self.config().clone(), self.weights());
-        RankedLayer { config, experts, placement, rule }
+    /// This layer as ranks are given it: its experts in the slots of `plan`.
+    pub fn for_ranks(&self, plan: LayerPlan, choice: impl Into<CopyChoice>) -> RankedLayer {
+        let experts = map_format!(Self => AnyExperts, self, |layer| layer.experts().clone());
+        RankedLayer { config: self.config().clone(), experts, plan, choice: choice.into() }
     }
 
     /// The same layer with its experts computed by ranks. The router stays here, and the bits of the
@@ -100,20 +100,13 @@ impl AnyMoeLayer {
     ///
     /// # Errors
     /// [`MoeError`] when the ranks hold another layer.
-    pub fn on_ranks(self, _ranks: ExpertParallel) -> Result<Self, MoeError> {
-        Ok(self)
+    pub fn on_ranks(self, ranks: ExpertParallel) -> Result<Self, MoeError> {
+        Ok(map_format!(Self => Self, self, |layer| layer.on_ranks(ranks)?))
     }
 
-    /// The experts, over the same bytes.
-    fn weights(&self) -> AnyExperts {
-        match self {
-            Self::F32(layer) => AnyExperts::F32(layer.experts().clone()),
-            Self::F16(layer) => AnyExperts::F16(layer.experts().clone()),
-            Self::Bf16(layer) => AnyExperts::Bf16(layer.experts().clone()),
-            Self::Fp8Block128(layer) => AnyExperts::Fp8Block128(layer.experts().clone()),
-            Self::Fp8Tensor(layer) => AnyExperts::Fp8Tensor(layer.experts().clone()),
-            Self::Fp8Channel(layer) => AnyExperts::Fp8Channel(layer.experts().clone()),
-        }
+    /// Its experts on ranks, if they are.
+    pub fn ranks(&self) -> Option<&ExpertParallel> {
+        each_format!(Self, self, |layer| layer.ranks())
     }
 
     /// Hidden states `[T, H]` to hidden states `[T, H]`, router included.

@@ -124,6 +124,17 @@ impl WeightMatrix for Fp8BlockMatrix {
         self.scales.as_slice()
     }
 
+    fn over(
+        &self,
+        numbers: HostBuffer,
+        scales: HostBuffer,
+        _: Option<f32>,
+    ) -> Result<Self, MoeError> {
+        MoeError::check_shape("FP8 block scales (bytes)", self.scales.len(), scales.len())?;
+        let codes = Fp8Codes::new(numbers, self.rows(), self.columns())?;
+        Ok(Self { codes, scales: scales.aligned_for::<f32>(), ..*self })
+    }
+
     fn cut_rows(&self, rows: Range<usize>) -> Result<Self, MoeError> {
         let codes = self.codes.cut_rows(&rows)?;
         let [_, scale_columns] = self.scale_grid().shape(self.rows(), self.columns());

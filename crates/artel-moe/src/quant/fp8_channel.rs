@@ -108,6 +108,15 @@ impl WeightMatrix for Fp8ChannelMatrix {
         self.scales.as_slice()
     }
 
+    fn over(
+        &self,
+        numbers: HostBuffer,
+        scales: HostBuffer,
+        _: Option<f32>,
+    ) -> Result<Self, MoeError> {
+        Self::new(numbers, scales, self.rows(), self.columns())
+    }
+
     fn cut_rows(&self, rows: Range<usize>) -> Result<Self, MoeError> {
         let codes = self.codes.cut_rows(&rows)?;
         Ok(Self { codes, scales: elements_of::<f32>(&self.scales, &rows, 1) })

@@ -132,6 +132,21 @@ impl WeightMatrix for Fp8TensorMatrix {
         self.input_scale
     }
 
+    fn over(
+        &self,
+        numbers: HostBuffer,
+        scales: HostBuffer,
+        input_scale: Option<f32>,
+    ) -> Result<Self, MoeError> {
+        MoeError::check_shape("FP8 scale (bytes)", size_of::<f32>(), scales.len())?;
+        let scale = scales.aligned_for::<f32>().as_slice()[0];
+        let matrix = Self::new(numbers, scale, self.rows(), self.columns())?;
+        match input_scale {
+            Some(input_scale) => matrix.with_input_scale(input_scale),
+            None => Ok(matrix),
+        }
+    }
+
     fn cut_rows(&self, rows: Range<usize>) -> Result<Self, MoeError> {
         Ok(Self { codes: self.codes.cut_rows(&rows)?, ..*self })
     }

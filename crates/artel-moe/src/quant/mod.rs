@@ -146,6 +146,16 @@ pub trait WeightMatrix: Send + Sync + Clone + std::fmt::Debug + 'static {
     fn input_scale(&self) -> Option<f32> {
         None
     }
+    /// A matrix of the same shape and grid of scales over other numbers and scales.
+    ///
+    /// # Errors
+    /// [`MoeError`] when lengths differ from this one's, or a scale is not allowed.
+    fn over(
+        &self,
+        numbers: HostBuffer,
+        scales: HostBuffer,
+        input_scale: Option<f32>,
+    ) -> Result<Self, MoeError>;
     /// Some rows, over the same bytes.
     ///
     /// # Errors
@@ -225,6 +235,16 @@ impl<T: Element> WeightMatrix for DenseMatrix<T> {
 
     fn numbers(&self) -> &[u8] {
         self.buffer.as_bytes()
+    }
+
+    fn over(
+        &self,
+        numbers: HostBuffer,
+        scales: HostBuffer,
+        _: Option<f32>,
+    ) -> Result<Self, MoeError> {
+        MoeError::check_shape("scales of plain numbers (bytes)", 0, scales.len())?;
+        Self::new(numbers, self.rows, self.columns)
     }
 
     fn cut_rows(&self, rows: Range<usize>) -> Result<Self, MoeError> {

@@ -2,11 +2,13 @@
 
 #[cfg(feature = "cuda")]
 pub mod cuda;
+mod expert;
 mod shard;
 mod stack;
 #[cfg(test)]
 mod tests;
 
+pub use expert::{Expert, TENSOR_ALIGNMENT};
 pub use stack::StackLayout;
 
 use crate::MoeError;
