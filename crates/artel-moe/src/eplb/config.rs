@@ -1,8 +1,10 @@
 use std::{fmt, time::Duration};
 
-use serde::{Serialize, Serializer};
+use serde::Serialize;
 use serde_json::Value;
 
+use super::map_and_record::{ReplicaRule, ReplicaSalt};
+use super::policy::{Balanced, Greedy, Policy, Resplit, Unchanged};
 use super::{Cluster, Placement};
 use crate::MoeError;
 
@@ -10,49 +12,56 @@ use crate::MoeError;
 /// 1024 slots.
 pub const REDUNDANT_EXPERTS_MAX: usize = 1023;
 
-/// Who decides where the experts of a layer are.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum PolicyName {
-    /// The published greedy: copies for the most loaded experts, heaviest copies first.
-    Greedy,
-    /// Few moves from the current placement, and shares that use them best.
-    Balanced,
-    /// Experts stay; only the shares of their copies follow the load.
-    Resplit,
-    /// Everything stays as it is.
-    None,
-}
-
-impl PolicyName {
-    /// Every name that is accepted, with what it means. "default" is vLLM's word for its only policy.
-    const NAMES: [(&str, Self); 5] = [
-        ("default", Self::Greedy),
-        ("greedy", Self::Greedy),
-        ("balanced", Self::Balanced),
-        ("resplit", Self::Resplit),
-        ("none", Self::None),
-    ];
-
-    /// The name as users write it.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Greedy => "greedy",
-            Self::Balanced => "balanced",
-            Self::Resplit => "resplit",
-            Self::None => "none",
+macro_rules! define_names {
+    ($(#[$doc:meta])* $Name:ident { $($(#[$variant_doc:meta])* $Variant:ident = $name:literal,)* }) => {
+        $(#[$doc])*
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+        pub enum $Name {
+            $($(#[$variant_doc])* #[serde(rename = $name)] $Variant,)*
         }
+
+        impl $Name {
+            const ALL: &[Self] = &[$(Self::$Variant),*];
+
+            /// The name as users write it.
+            pub fn name(self) -> &'static str {
+                match self {
+                    $(Self::$Variant => $name,)*
+                }
+            }
+        }
+
+        impl fmt::Display for $Name {
+            fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+                formatter.write_str(self.name())
+            }
+        }
+    };
+}
+
+define_names! {
+    /// Who decides where the experts of a layer are.
+    PolicyName {
+        /// The published greedy: copies for the most loaded experts, heaviest copies first.
+        Greedy = "greedy",
+        /// Few moves from the current placement, and shares that use them best.
+        Balanced = "balanced",
+        /// Experts stay; only the shares of their copies follow the load.
+        Resplit = "resplit",
+        /// Everything stays as it is.
+        None = "none",
     }
 }
 
-impl fmt::Display for PolicyName {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.write_str(self.name())
-    }
-}
-
-impl Serialize for PolicyName {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.serialize_str(self.name())
+define_names! {
+    /// Which copy of an expert serves a token: see [`ReplicaRule`].
+    ReplicaRuleName {
+        /// vLLM's hash of the token's place in the batch, for comparison.
+        Vllm = "vllm",
+        /// A salted hash: every copy gets the same.
+        Salted = "salted",
+        /// The same hash: every copy gets its share.
+        Shares = "shares",
     }
 }
 
@@ -92,6 +101,8 @@ pub struct EplbConfig {
     pub max_moves_per_layer: Option<usize>,
     /// Steps between two computations of the shares of copies; absent: only with a rebalance.
     pub resplit_interval: Option<usize>,
+    /// Which copy serves a token; absent: `shares` for policies that compute some, else `salted`.
+    pub replica_rule: Option<ReplicaRuleName>,
     /// Whether every batch is split over the copies by its own counts.
     pub balance_batches: bool,
     /// Batches with fewer tokens an expert that has any are bound by reading weights, so active
@@ -115,6 +126,7 @@ impl Default for EplbConfig {
             enable_migration_batching: false,
             max_moves_per_layer: None,
             resplit_interval: None,
+            replica_rule: None,
             balance_batches: false,
             memory_bound_below: 0,
             move_timeout_seconds: 60,
@@ -124,7 +136,7 @@ impl Default for EplbConfig {
 
 impl EplbConfig {
     /// Names of the fields, in the order of [`EplbConfig`].
-    pub const FIELDS: [&str; 14] = [
+    pub const FIELDS: [&str; 15] = [
         "window_size",
         "step_interval",
         "num_redundant_experts",
@@ -136,6 +148,7 @@ impl EplbConfig {
         "enable_migration_batching",
         "max_moves_per_layer",
         "resplit_interval",
+        "replica_rule",
         "balance_batches",
         "memory_bound_below",
         "move_timeout_seconds",
@@ -190,6 +203,7 @@ impl EplbConfig {
             "enable_migration_batching" => self.enable_migration_batching = switch(field, value)?,
             "max_moves_per_layer" => self.max_moves_per_layer = optional(field, value)?,
             "resplit_interval" => self.resplit_interval = optional(field, value)?,
+            "replica_rule" => self.replica_rule = replica_rule(field, value)?,
             "balance_batches" => self.balance_batches = switch(field, value)?,
             "memory_bound_below" => self.memory_bound_below = number(field, value, 0, NUMBER_MAX)?,
             "move_timeout_seconds" => self.move_timeout_seconds = positive(field, value)?,
@@ -214,6 +228,32 @@ impl EplbConfig {
     /// [`MoeError::Config`] when there are no experts or too many slots.
     pub fn initial_placement(&self, num_logical: usize) -> Result<Placement, MoeError> {
         Placement::initial(num_logical, self.num_redundant_experts)
+    }
+
+    /// Who decides, for a router that chooses among `groups` of experts first; 1 for one that does not.
+    pub fn policy(&self, groups: usize) -> Box<dyn Policy> {
+        match self.policy {
+            PolicyName::Greedy => Box::new(Greedy { groups }),
+            PolicyName::Balanced => {
+                let max_moves_per_layer = self.max_moves_per_layer;
+                Box::new(Balanced { max_moves_per_layer, ..Balanced::default() })
+            }
+            PolicyName::Resplit => Box::new(Resplit),
+            PolicyName::None => Box::new(Unchanged),
+        }
+    }
+
+    /// Which copy serves a token, for ranks and layers that `salt` sets apart.
+    pub fn rule(&self, salt: ReplicaSalt) -> ReplicaRule {
+        let by_policy = match self.policy {
+            PolicyName::Balanced | PolicyName::Resplit => ReplicaRuleName::Shares,
+            PolicyName::Greedy | PolicyName::None => ReplicaRuleName::Salted,
+        };
+        match self.replica_rule.unwrap_or(by_policy) {
+            ReplicaRuleName::Vllm => ReplicaRule::TokenHash,
+            ReplicaRuleName::Salted => ReplicaRule::Salted(salt),
+            ReplicaRuleName::Shares => ReplicaRule::Shares(salt),
+        }
     }
 
     /// Time after which a move that has not ended counts as stuck.
@@ -269,12 +309,29 @@ fn switch(field: &'static str, value: &Value) -> Result<bool, MoeError> {
 }
 
 fn policy(field: &'static str, value: &Value) -> Result<PolicyName, MoeError> {
-    let name = value.as_str().unwrap_or_default();
-    match PolicyName::NAMES.into_iter().find(|(known, _)| *known == name) {
-        Some((_, policy)) => Ok(policy),
+    let name = match value.as_str() {
+        // vLLM's word for its only policy.
+        Some("default") => Some(PolicyName::Greedy),
+        name => PolicyName::ALL.iter().copied().find(|policy| Some(policy.name()) == name),
+    };
+    name.ok_or_else(|| {
+        let names = PolicyName::ALL.iter().map(|policy| policy.name()).collect::<Vec<_>>();
+        let allowed = format!("one of {}, default (the same as greedy)", names.join(", "));
+        MoeError::config(field, written(value), allowed)
+    })
+}
+
+fn replica_rule(field: &'static str, value: &Value) -> Result<Option<ReplicaRuleName>, MoeError> {
+    if value.is_null() {
+        return Ok(None);
+    }
+    let is_meant = |rule: &ReplicaRuleName| value.as_str() == Some(rule.name());
+    match ReplicaRuleName::ALL.iter().copied().find(is_meant) {
+        Some(rule) => Ok(Some(rule)),
         None => {
-            let names = PolicyName::NAMES.map(|(name, _)| name).join(", ");
-            Err(MoeError::config(field, written(value), format!("one of {names}")))
+            let names = ReplicaRuleName::ALL.iter().map(|rule| rule.name()).collect::<Vec<_>>();
+            let allowed = format!("one of {}, or null", names.join(", "));
+            Err(MoeError::config(field, written(value), allowed))
         }
     }
 }
@@ -291,105 +348,4 @@ fn communicator(field: &'static str, value: &Value) -> Result<Option<&'static st
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn published_fields_have_their_published_defaults() {
-        let defaults = EplbConfig::from_json("{}").unwrap();
-        assert_eq!(defaults, EplbConfig::default());
-        assert_eq!((defaults.window_size, defaults.step_interval), (1000, 3000));
-        assert_eq!((defaults.num_redundant_experts, defaults.log_balancedness_interval), (0, 1));
-        assert!(defaults.use_async && !defaults.log_balancedness);
-        assert!(!defaults.enable_migration_batching && defaults.communicator.is_none());
-        assert_eq!(EplbConfig::from_json(r#"{"policy":"default"}"#).unwrap(), defaults);
-    }
-
-    #[test]
-    fn every_field_is_read_and_written() {
-        let values = [
-            ("window_size", "7"),
-            ("step_interval", "9"),
-            ("num_redundant_experts", "1023"),
-            ("log_balancedness", "true"),
-            ("log_balancedness_interval", "4"),
-            ("use_async", "false"),
-            ("policy", "\"none\""),
-            ("communicator", "\"memory\""),
-            ("enable_migration_batching", "true"),
-            ("max_moves_per_layer", "8"),
-            ("resplit_interval", "50"),
-            ("balance_batches", "true"),
-            ("memory_bound_below", "16"),
-            ("move_timeout_seconds", "5"),
-        ];
-        assert_eq!(values.map(|(field, _)| field), EplbConfig::FIELDS);
-        let mut config = EplbConfig::default();
-        for (field, value) in values {
-            let before = config.clone();
-            config.set(field, value).unwrap();
-            assert_ne!(config, before, "{field}");
-        }
-        let text = serde_json::to_string(&config).unwrap();
-        for (field, value) in values {
-            assert!(text.contains(&format!("\"{field}\":{value}")), "{field} in {text}");
-        }
-        assert_eq!(EplbConfig::from_json(&text).unwrap(), config);
-        // Names need no quotation marks on a command line.
-        config.set("policy", "balanced").unwrap();
-        config.set("max_moves_per_layer", "null").unwrap();
-        assert_eq!((config.policy, config.max_moves_per_layer), (PolicyName::Balanced, None));
-    }
-
-    #[test]
-    fn unknown_fields_are_named_with_the_known_ones() {
-        let error = EplbConfig::from_json(r#"{"windowsize": 1}"#).unwrap_err().to_string();
-        assert!(error.contains("is windowsize") && error.contains("window_size, "), "{error}");
-        assert!(EplbConfig::default().set("", "1").is_err());
-        for text in ["", "[]", "3", "{\"window_size\": }", "null"] {
-            let error = EplbConfig::from_json(text).unwrap_err().to_string();
-            assert!(error.contains("JSON object"), "{error}");
-        }
-    }
-
-    #[test]
-    fn wrong_values_are_named_with_their_range() {
-        for (field, text, allowed) in [
-            ("window_size", "0", "1 to"),
-            ("window_size", "-1", "1 to"),
-            ("window_size", "1.5", "1 to"),
-            ("step_interval", "0", "1 to"),
-            ("step_interval", "18446744073709551615", "1 to"),
-            ("num_redundant_experts", "1024", "0 to 1023"),
-            ("num_redundant_experts", "many", "0 to 1023"),
-            ("log_balancedness", "1", "true or false"),
-            ("log_balancedness_interval", "0", "1 to"),
-            ("use_async", "yes", "true or false"),
-            ("policy", "best", "default, greedy, balanced, resplit, none"),
-            ("policy", "null", "default, greedy"),
-            ("communicator", "pynccl", "\"memory\" or null"),
-            ("max_moves_per_layer", "0", "or null"),
-            ("resplit_interval", "0", "or null"),
-            ("memory_bound_below", "-3", "0 to"),
-            ("move_timeout_seconds", "0", "1 to"),
-        ] {
-            let error = EplbConfig::default().set(field, text).unwrap_err().to_string();
-            assert!(error.starts_with(&format!("{field} is {text},")), "{error}");
-            assert!(error.contains(allowed), "{error}");
-        }
-    }
-
-    #[test]
-    fn the_whole_is_checked_against_the_layer() {
-        let config = EplbConfig { num_redundant_experts: 32, ..EplbConfig::default() };
-        let cluster = config.cluster(256, 32).unwrap();
-        assert_eq!((cluster.ranks(), cluster.slots_per_rank()), (32, 9));
-        let uneven = config.cluster(256, 7).unwrap_err().to_string();
-        assert!(uneven.contains("is 288") && uneven.contains("multiple"), "{uneven}");
-        assert!(config.cluster(0, 1).is_err() && config.cluster(256, 0).is_err());
-        assert!(config.cluster(32_768, 32).is_err());
-        let written = EplbConfig { window_size: 0, ..EplbConfig::default() };
-        let error = written.cluster(4, 2).unwrap_err().to_string();
-        assert!(error.starts_with("window_size is 0"), "{error}");
-    }
-}
+mod tests;

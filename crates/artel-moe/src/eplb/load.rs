@@ -3,6 +3,8 @@ use std::sync::{
     atomic::{AtomicBool, Ordering},
 };
 
+use crate::MoeError;
+
 /// Whether the next step records its load: one switch for all layers and ranks of a model. Copies
 /// of it are the same switch. It is turned between steps only.
 #[derive(Debug, Clone, Default)]
@@ -61,6 +63,21 @@ impl ExpertLoad {
         }
     }
 
+    /// Adds the counts since the last time to those of a step `[P]`, and begins anew.
+    ///
+    /// # Errors
+    /// [`MoeError::Shape`] for another number of slots; nothing is added then.
+    pub fn drain_into(&mut self, slot_loads: &mut [i32]) -> Result<(), MoeError> {
+        if self.counts.is_empty() {
+            return Ok(());
+        }
+        MoeError::check_shape("load of a layer", slot_loads.len(), self.counts.len())?;
+        for (sum, count) in slot_loads.iter_mut().zip(&mut self.counts) {
+            *sum = sum.saturating_add(std::mem::take(count));
+        }
+        Ok(())
+    }
+
     /// Takes the counts since the last time.
     pub fn take(&mut self) -> Vec<i32> {
         std::mem::take(&mut self.counts)
@@ -86,5 +103,21 @@ mod tests {
         let mut alone = ExpertLoad::default();
         alone.record(true);
         assert!(!flag.is_on());
+    }
+
+    #[test]
+    fn the_load_of_ranks_adds_up() {
+        let mut ranks = [ExpertLoad::default(), ExpertLoad::default(), ExpertLoad::default()];
+        let mut sum = vec![0, 0, i32::MAX];
+        for rank in &mut ranks[..2] {
+            rank.record(true);
+            rank.add(3, &[0, 2, 2]);
+        }
+        // The third has never seen a token.
+        ranks.iter_mut().for_each(|rank| rank.drain_into(&mut sum).unwrap());
+        assert_eq!(sum, [2, 0, i32::MAX]);
+        ranks.iter_mut().for_each(|rank| rank.drain_into(&mut sum).unwrap());
+        assert_eq!(sum, [2, 0, i32::MAX], "and once only");
+        assert!(ranks[0].drain_into(&mut [0; 2]).is_err());
     }
 }

@@ -1,6 +1,7 @@
 //! Expert placement and load balancing: which rank and slot holds which expert.
 
 pub mod balance;
+mod batch;
 mod cluster;
 mod config;
 mod controller;
@@ -17,8 +18,9 @@ mod tables;
 pub mod trace;
 mod window;
 
+pub use batch::BatchSplit;
 pub use cluster::Cluster;
-pub use config::{EplbConfig, PolicyName, REDUNDANT_EXPERTS_MAX};
+pub use config::{EplbConfig, PolicyName, REDUNDANT_EXPERTS_MAX, ReplicaRuleName};
 pub use controller::{Balancedness, EplbController, StepKind, StepOutcome};
 pub use expert_map::{EpRank, ExpertMap, ExpertPlacement, determine_expert_map};
 pub use load::{ExpertLoad, RecordFlag};

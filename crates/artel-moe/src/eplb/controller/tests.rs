@@ -103,6 +103,14 @@ fn a_dummy_step_counts_but_its_load_does_not() {
 }
 
 #[test]
+fn a_dummy_step_leaves_the_load_of_others_alone() {
+    let mut controller = controller(config(100, 8));
+    real(&mut controller);
+    let outcome = step(&mut controller, StepKind::Dummy, [0; 6]);
+    assert_eq!(outcome.rebalance, Some(vec![vec![1.0, 0.0, 0.0, 0.0]]), "not zeros");
+}
+
+#[test]
 fn a_profile_step_changes_nothing() {
     let mut controller = controller(config(100, 4));
     let outcome = step(&mut controller, StepKind::Profile, [9; 6]);
