@@ -120,7 +120,8 @@ impl Settings {
             experts: config.local_experts(),
             rows,
             columns,
-            number_bytes: number_bytes(format),
+            // No format with smaller numbers has kernels here, which is said when it is loaded.
+            number_bytes: format.number_bits().div_ceil(8),
             scale_block: None,
         };
         Ok(Self {
@@ -141,14 +142,6 @@ const TOKENS_MAX: u64 = 1 << 20;
 /// What does not fit is refused with the largest number there is.
 fn size(value: u64) -> usize {
     usize::try_from(value).unwrap_or(usize::MAX)
-}
-
-fn number_bytes(format: Format) -> usize {
-    match format {
-        Format::F32 => 4,
-        Format::F16 | Format::Bf16 => 2,
-        Format::Fp8Block128 | Format::Fp8Tensor | Format::Fp8Channel => 1,
-    }
 }
 
 impl Stack {

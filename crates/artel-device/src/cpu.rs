@@ -12,7 +12,7 @@ pub enum Isa {
     Portable,
     /// AVX2 with FMA and half-precision conversion.
     Avx2,
-    /// AVX-512 (F, BW, DQ, VL, VBMI) with bfloat16 dot products.
+    /// AVX-512 (F, BW, DQ, VL, VBMI) with dot products of bfloat16 and of bytes (VNNI).
     Avx512,
     /// AMX tiles with bfloat16 products, on top of AVX-512.
     Amx,
@@ -131,7 +131,9 @@ fn detect_isa() -> Isa {
     if !all_of!("avx2", "fma", "f16c") {
         return Isa::Portable;
     }
-    if !all_of!("avx512f", "avx512bw", "avx512dq", "avx512vl", "avx512vbmi", "avx512bf16") {
+    if !all_of!("avx512f", "avx512bw", "avx512dq", "avx512vl", "avx512vbmi")
+        || !all_of!("avx512bf16", "avx512vnni")
+    {
         return Isa::Avx2;
     }
     if processor_has_amx_bf16() && amx_permission() { Isa::Amx } else { Isa::Avx512 }

@@ -5,10 +5,10 @@ use std::sync::Arc;
 use anyhow::Context;
 use artel_device::host::available_memory_bytes;
 use artel_engine::{CpuRunner, Engine, EngineConfig, EngineHandle};
-use artel_model::{Checkpoint, Format, LoadOptions, Model, Progress, Tokenizer};
+use artel_model::{Checkpoint, LoadOptions, Model, Progress, Tokenizer};
 use indicatif::{HumanBytes, ProgressBar, ProgressStyle};
 
-use crate::cli::{ModelArgs, WeightFormat};
+use crate::cli::ModelArgs;
 
 /// Name of the model that ships with the program.
 pub const BUNDLED_NAME: &str = "tally";
@@ -81,15 +81,7 @@ pub fn load(args: &ModelArgs, checkpoint: &Checkpoint) -> anyhow::Result<Model> 
 /// # Errors
 /// As [`load`].
 pub fn load_mapped(args: &ModelArgs, checkpoint: &Checkpoint) -> anyhow::Result<Model> {
-    let format = args.format.map(|format| match format {
-        WeightFormat::F32 => Format::F32,
-        WeightFormat::F16 => Format::F16,
-        WeightFormat::Bf16 => Format::Bf16,
-        WeightFormat::Fp8Block128 => Format::Fp8Block128,
-        WeightFormat::Fp8Tensor => Format::Fp8Tensor,
-        WeightFormat::Fp8Channel => Format::Fp8Channel,
-    });
-    let options = LoadOptions { format, ..LoadOptions::default() };
+    let options = LoadOptions { format: args.format, ..LoadOptions::default() };
     let bar = progress_bar("loading", &checkpoint.name());
     let model = Model::load_with_progress(checkpoint, &options, &mut |done| show(&bar, done));
     bar.finish_and_clear();

@@ -94,7 +94,7 @@ impl Experts {
             Format::Fp8Block128 => layer::<Fp8Block128>(&context, settings, plan, &mut kernels)?,
             Format::Fp8Tensor => layer::<Fp8Tensor>(&context, settings, plan, &mut kernels)?,
             Format::Fp8Channel => layer::<Fp8Channel>(&context, settings, plan, &mut kernels)?,
-            other @ Format::F32 => {
+            other => {
                 let (field, allowed) = ("format of experts on a GPU", "f16, bf16 or FP8");
                 return Err(MoeError::config(field, other, allowed).into());
             }

@@ -305,9 +305,7 @@ fn transposed(matrix: &AnyMatrix) -> Result<AnyMatrix> {
         AnyMatrix::F32(matrix) => AnyMatrix::F32(turned(matrix)?),
         AnyMatrix::F16(matrix) => AnyMatrix::F16(turned(matrix)?),
         AnyMatrix::Bf16(matrix) => AnyMatrix::Bf16(turned(matrix)?),
-        AnyMatrix::Fp8Block128(_) | AnyMatrix::Fp8Tensor(_) | AnyMatrix::Fp8Channel(_) => {
-            panic!("this is a bug: FP8 matrices are never turned around")
-        }
+        codes => panic!("this is a bug: {} is never turned around", codes.format()),
     })
 }
 

@@ -75,7 +75,7 @@ impl Schedule {
         for (part, (rows, grid)) in parts.into_iter().enumerate() {
             let offset = match grid {
                 ScaleGrid::Block { row_offset, .. } => row_offset % PANEL_ROWS,
-                ScaleGrid::None | ScaleGrid::Tensor | ScaleGrid::Channel => 0,
+                _ => 0,
             };
             let mut row = 0;
             while row < rows {

@@ -11,7 +11,9 @@ use crate::quant::{
     AnyMatrix, BLOCK, Bf16, DenseMatrix, Element, F16, F32, WeightMatrix, for_each_format,
 };
 use crate::quant::{Fp8Block128, Fp8BlockMatrix, Fp8Channel, Fp8ChannelMatrix, e4m3_from_f32};
-use crate::quant::{Fp8Tensor, Fp8TensorMatrix};
+use crate::quant::{Fp8Tensor, Fp8TensorMatrix, Int4Matrix, Int4W4A16, Int8ChannelMatrix};
+use crate::quant::{Int8GroupMatrix, Int8W8A8, Int8W8A16, Mxfp4, Mxfp4Matrix, Mxfp8, Mxfp8Matrix};
+use crate::quant::{Nvfp4, Nvfp4Matrix};
 use crate::weights::{ExpertMatrices, Stacked};
 
 /// A format that tests can make matrices of, with its limit on `|out - reference| / |reference|`.
@@ -76,6 +78,61 @@ impl TestFormat for Fp8Channel {
     }
 }
 
+impl TestFormat for Int8W8A8 {
+    const LIMIT: f64 = 5e-3;
+    fn matrix(rng: &mut ChaCha8Rng, rows: usize, columns: usize) -> Int8ChannelMatrix {
+        let (codes, scales) = (bytes(rng, rows * columns), scales(rng, rows));
+        Int8ChannelMatrix::new(codes, scales, rows, columns).unwrap()
+    }
+    fn any(matrix: Int8ChannelMatrix) -> AnyMatrix {
+        AnyMatrix::Int8W8A8(matrix)
+    }
+}
+
+/// Random codes in groups of 32, every scale another.
+macro_rules! grouped_format {
+    ($format:ident, $matrix:ident, |$rng:ident, $rows:ident, $columns:ident| $make:expr) => {
+        impl TestFormat for $format {
+            const LIMIT: f64 = 5e-3;
+            fn matrix($rng: &mut ChaCha8Rng, $rows: usize, $columns: usize) -> $matrix {
+                $make.unwrap()
+            }
+            fn any(matrix: $matrix) -> AnyMatrix {
+                AnyMatrix::$format(matrix)
+            }
+        }
+    };
+}
+grouped_format!(Int8W8A16, Int8GroupMatrix, |rng, rows, columns| {
+    let scales = scales(rng, rows * columns.div_ceil(32));
+    Int8GroupMatrix::new(bytes(rng, rows * columns), scales, [rows, columns], 32)
+});
+grouped_format!(Int4W4A16, Int4Matrix, |rng, rows, columns| {
+    let scales = scales(rng, rows * columns.div_ceil(32));
+    Int4Matrix::new(bytes(rng, rows * columns.div_ceil(2)), scales, [rows, columns], 32)
+});
+grouped_format!(Nvfp4, Nvfp4Matrix, |rng, rows, columns| {
+    let scales = codes(rng, rows * columns.div_ceil(16));
+    let codes = bytes(rng, rows * columns.div_ceil(2));
+    Nvfp4Matrix::new(codes, scales, 1.5e-4, [rows, columns])
+});
+grouped_format!(Mxfp4, Mxfp4Matrix, |rng, rows, columns| {
+    let scales = powers_of_two(rng, rows * columns.div_ceil(32));
+    Mxfp4Matrix::new(bytes(rng, rows * columns.div_ceil(2)), scales, [rows, columns])
+});
+grouped_format!(Mxfp8, Mxfp8Matrix, |rng, rows, columns| {
+    let scales = powers_of_two(rng, rows * columns.div_ceil(32));
+    Mxfp8Matrix::new(codes(rng, rows * columns), scales, [rows, columns])
+});
+
+fn bytes(rng: &mut ChaCha8Rng, count: usize) -> HostBuffer {
+    HostBuffer::from_vec((0..count).map(|_| rng.random::<u8>()).collect())
+}
+
+fn powers_of_two(rng: &mut ChaCha8Rng, count: usize) -> HostBuffer {
+    HostBuffer::from_vec((0..count).map(|_| rng.random_range(117..125u8)).collect())
+}
+
 fn codes(rng: &mut ChaCha8Rng, count: usize) -> HostBuffer {
     let codes = (0..count).map(|_| e4m3_from_f32(rng.random_range(-448.0..448.0)));
     HostBuffer::from_vec(codes.collect::<Vec<u8>>())
@@ -87,7 +144,7 @@ fn scales(rng: &mut ChaCha8Rng, count: usize) -> HostBuffer {
 
 /// Runs a generic function for every format: `for_each_format!(run_as(check(case)))`.
 macro_rules! run_as {
-    (($check:ident $arguments:tt) $($(#[$doc:meta])* $Format:ident $field:ident)*) => {
+    (($check:ident $arguments:tt) $($(#[doc = $doc:literal])* $Format:ident $field:ident)*) => {
         $($check::<$Format> $arguments;)*
     };
 }
@@ -241,6 +298,44 @@ fn matrices_cut_out_of_others() {
                 });
             }
         }
+    }
+}
+
+/// Groups of every size, with zero points and without, cut out of others or not.
+#[test]
+fn groups_of_every_size() {
+    let ids: Vec<i32> = (0..60).map(|pair| [0, 1, 1, 1][pair % 4]).collect();
+    for (group, columns) in [(16, 50), (32, 200), (64, 200), (128, 333), (512, 4500), (5000, 5000)]
+    {
+        for ids in [&ids[..2], &ids[..14], &ids] {
+            let case = Case { ids, part_rows: &[5, 33], columns, ..SMALL };
+            check_matrices::<Int4W4A16>(&case, |rng, rows| {
+                let scales = scales(rng, rows * columns.div_ceil(group));
+                let codes = bytes(rng, rows * columns.div_ceil(2));
+                let zeros = (0..rows * columns.div_ceil(group)).map(|_| rng.random_range(0..16));
+                let zeros: Vec<u8> = zeros.collect();
+                let matrix = Int4Matrix::new(codes, scales, [rows, columns], group).unwrap();
+                if rows == 5 { matrix.with_zeros(&zeros).unwrap() } else { matrix }
+            });
+            check_matrices::<Int8W8A16>(&case, |rng, rows| {
+                let (codes, zeros) = (bytes(rng, rows * columns), bytes(rng, rows * columns));
+                let scales = scales(rng, rows * columns.div_ceil(group));
+                let zeros = &zeros.as_bytes()[..rows * columns.div_ceil(group)];
+                let matrix = Int8GroupMatrix::new(codes, scales, [rows, columns], group).unwrap();
+                if rows == 5 { matrix.with_zeros(zeros).unwrap() } else { matrix }
+            });
+        }
+    }
+    for column in [16, 64, 192] {
+        let case = Case { ids: &ids, part_rows: &[33], columns: 300, ..SMALL };
+        check_matrices::<Int4W4A16>(&case, |rng, rows| {
+            let whole =
+                Int4Matrix::new(bytes(rng, rows * 300), scales(rng, rows * 5), [rows, 600], 128);
+            whole.unwrap().cut_columns(column..column + 300).unwrap()
+        });
+        check_matrices::<Mxfp8>(&case, |rng, rows| {
+            Mxfp8::matrix(rng, rows, 600).cut_columns(column..column + 300).unwrap()
+        });
     }
 }
 

@@ -13,11 +13,11 @@ use crate::router::{Gate, Router, TopK};
 use crate::weights::AnyExperts;
 
 macro_rules! define_any_layer {
-    (() $($(#[$doc:meta])* $Format:ident $field:ident)*) => {
+    (() $($(#[doc = $doc:literal])* $Format:ident $field:ident)*) => {
         /// A layer whose format the checkpoint chose: what a model holds. Float32 at the edges.
         #[derive(Debug, Clone)]
         pub enum AnyMoeLayer {
-            $($(#[$doc])* $Format(MoeLayer<quant::$Format>),)*
+            $($(#[doc = $doc])* $Format(MoeLayer<quant::$Format>),)*
         }
 
         /// The workspace of layers of any format. One serves all layers of a model.
@@ -52,7 +52,7 @@ macro_rules! each_layer {
 macro_rules! match_layer {
     (
         ($layer:expr, $ws:expr, $inner:ident, $workspace:ident, $run:expr)
-        $($(#[$doc:meta])* $Format:ident $field:ident)*
+        $($(#[doc = $doc:literal])* $Format:ident $field:ident)*
     ) => {
         match $layer {
             $(AnyMoeLayer::$Format($inner) => {

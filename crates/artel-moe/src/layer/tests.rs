@@ -111,6 +111,12 @@ fn check_any(case: &Case, layer: AnyMoeLayer) {
         AnyMoeLayer::Fp8Block128(layer) => check_as(case, layer, 5e-3),
         AnyMoeLayer::Fp8Tensor(layer) => check_as(case, layer, 5e-3),
         AnyMoeLayer::Fp8Channel(layer) => check_as(case, layer, 5e-3),
+        AnyMoeLayer::Int8W8A8(layer) => check_as(case, layer, 5e-3),
+        AnyMoeLayer::Int8W8A16(layer) => check_as(case, layer, 5e-3),
+        AnyMoeLayer::Int4W4A16(layer) => check_as(case, layer, 5e-3),
+        AnyMoeLayer::Nvfp4(layer) => check_as(case, layer, 5e-3),
+        AnyMoeLayer::Mxfp4(layer) => check_as(case, layer, 5e-3),
+        AnyMoeLayer::Mxfp8(layer) => check_as(case, layer, 5e-3),
     }
 }
 

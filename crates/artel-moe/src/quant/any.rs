@@ -7,17 +7,17 @@ use crate::MoeError;
 
 /// The enums over the formats.
 macro_rules! define_any_matrix {
-    (() $($(#[$doc:meta])* $Format:ident $field:ident)*) => {
+    (() $($(#[doc = $doc:literal])* $Format:ident $field:ident)*) => {
         /// A weight matrix whose format the checkpoint chose.
         #[derive(Debug, Clone)]
         pub enum AnyMatrix {
-            $($(#[$doc])* $Format(<super::$Format as NumberFormat>::Matrix),)*
+            $($(#[doc = $doc])* $Format(<super::$Format as NumberFormat>::Matrix),)*
         }
 
         /// Names of the formats, to ask for one.
         #[derive(Debug, Clone, Copy, PartialEq, Eq)]
         pub enum Format {
-            $($(#[$doc])* $Format,)*
+            $($(#[doc = $doc])* $Format,)*
         }
 
         impl Format {
@@ -28,6 +28,22 @@ macro_rules! define_any_matrix {
             pub const fn name(self) -> &'static str {
                 match self {
                     $(Self::$Format => super::$Format::NAME,)*
+                }
+            }
+
+            /// What it is, in a sentence.
+            pub const fn description(self) -> &'static str {
+                match self {
+                    $(Self::$Format => concat!($($doc),*).trim_ascii(),)*
+                }
+            }
+
+            /// Bits of one stored number.
+            pub const fn number_bits(self) -> usize {
+                match self {
+                    $(Self::$Format => {
+                        <super::$Format as NumberFormat>::Matrix::NUMBER_BITS
+                    })*
                 }
             }
         }

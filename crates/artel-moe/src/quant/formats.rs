@@ -19,6 +19,18 @@ macro_rules! for_each_format {
             Fp8Tensor fp8_tensor
             /// FP8 e4m3 with a float32 scale per row.
             Fp8Channel fp8_channel
+            /// INT8 with a float32 scale per row, and INT8 activations.
+            Int8W8A8 int8_w8a8
+            /// INT8 with a float32 scale per group of a row.
+            Int8W8A16 int8_w8a16
+            /// INT4 with a float32 scale per group of a row.
+            Int4W4A16 int4_w4a16
+            /// FP4 e2m1 with an e4m3 scale per 16 of a row and a float32 scale per matrix.
+            Nvfp4 nvfp4
+            /// FP4 e2m1 with a power of two per 32 of a row.
+            Mxfp4 mxfp4
+            /// FP8 e4m3 with a power of two per 32 of a row.
+            Mxfp8 mxfp8
         }
     };
 }
@@ -50,7 +62,7 @@ macro_rules! map_format {
 macro_rules! match_format {
     (
         ($Any:ident, $value:expr, $inner:ident, $F:ident, $run:expr)
-        $($(#[$doc:meta])* $Format:ident $field:ident)*
+        $($(#[doc = $doc:literal])* $Format:ident $field:ident)*
     ) => {
         match $value {
             $($Any::$Format($inner) => {
@@ -66,7 +78,7 @@ macro_rules! match_format {
 macro_rules! match_and_wrap_format {
     (
         ($Any:ident, $Other:ident, $value:expr, $inner:ident, $run:expr)
-        $($(#[$doc:meta])* $Format:ident $field:ident)*
+        $($(#[doc = $doc:literal])* $Format:ident $field:ident)*
     ) => {
         match $value {
             $($Any::$Format($inner) => $Other::$Format($run),)*

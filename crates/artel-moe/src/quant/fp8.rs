@@ -6,7 +6,7 @@ use artel_device::HostBuffer;
 use half::bf16;
 
 use super::e4m3::{E4M3_MAX, e4m3_from_f32, e4m3_to_f32, round_to_e4m3};
-use super::{ActivationScales, Element, NumberFormat, ScaleGrid, WeightMatrix};
+use super::{ActivationScales, Element, NumberFormat, ScaleGrid, Scales, WeightMatrix};
 use super::{check_cut, columns_of, elements_of};
 use crate::MoeError;
 
@@ -102,7 +102,7 @@ pub(crate) fn row_scale(
     dynamic: impl FnOnce() -> f32,
 ) -> Option<f32> {
     match scales {
-        ActivationScales::None | ActivationScales::Group => None,
+        ActivationScales::None | ActivationScales::Group | ActivationScales::Int8Row => None,
         ActivationScales::Row => Some(input_scale.unwrap_or_else(dynamic)),
     }
 }
@@ -186,7 +186,9 @@ pub(crate) struct Fp8Panel<'a> {
 impl<'a> Fp8Panel<'a> {
     pub fn new<M: WeightMatrix>(matrix: &'a M, rows: Range<usize>) -> Self {
         let columns = matrix.columns();
-        let (grid, scales) = (matrix.scale_grid(), matrix.scales());
+        let (grid, Scales::F32(scales)) = (matrix.scale_grid(), matrix.scales()) else {
+            panic!("this is a bug: FP8 codes with scales that are not float32");
+        };
         let panel = Self {
             codes: &matrix.numbers()[rows.start * columns..rows.end * columns],
             rows: rows.len(),
@@ -205,7 +207,9 @@ impl<'a> Fp8Panel<'a> {
                 scale_step: 1,
                 ..panel
             },
-            ScaleGrid::None => panic!("this is a bug: FP8 codes without scales"),
+            ScaleGrid::None | ScaleGrid::Groups { .. } => {
+                panic!("this is a bug: FP8 codes with {grid:?}")
+            }
         }
     }
 

@@ -10,7 +10,7 @@ use rayon::prelude::*;
 
 use super::fp8::{BLOCK, Fp8Codes, Fp8Format, largest_magnitude, quantize_weights, weight_scale};
 use super::{
-    ActivationScales, NumberFormat, ScaleGrid, WeightMatrix, columns_of, elements_of, room,
+    ActivationScales, NumberFormat, ScaleGrid, Scales, WeightMatrix, columns_of, elements_of, room,
 };
 use crate::MoeError;
 
@@ -95,7 +95,7 @@ impl Fp8BlockMatrix {
 }
 
 impl WeightMatrix for Fp8BlockMatrix {
-    const NUMBER_BYTES: usize = 1;
+    const NUMBER_BITS: usize = 8;
 
     fn rows(&self) -> usize {
         self.codes.rows
@@ -106,7 +106,8 @@ impl WeightMatrix for Fp8BlockMatrix {
     }
 
     fn dequantize_row(&self, row: usize, out: &mut [f32]) {
-        let scales = &self.scales()[self.scale_grid().index(row, 0, self.columns())..];
+        let first = self.scale_grid().index(row, 0, self.columns());
+        let scales = &self.scales.as_slice::<f32>()[first..];
         let scale = |column| scales[(self.column_offset + column) / BLOCK];
         self.codes.dequantize_row(row, out, scale);
     }
@@ -120,8 +121,8 @@ impl WeightMatrix for Fp8BlockMatrix {
         ScaleGrid::Block { row_offset, column_offset }
     }
 
-    fn scales(&self) -> &[f32] {
-        self.scales.as_slice()
+    fn scales(&self) -> Scales<'_> {
+        Scales::F32(self.scales.as_slice())
     }
 
     fn over(
@@ -148,7 +149,8 @@ impl WeightMatrix for Fp8BlockMatrix {
         let codes = self.codes.cut_columns(&columns)?;
         let [_, scale_columns] = self.scale_grid().shape(self.rows(), self.columns());
         let blocks = blocks_of(self.column_offset, &columns);
-        let scales = HostBuffer::from_vec(columns_of(self.scales(), scale_columns, &blocks));
+        let scales =
+            HostBuffer::from_vec(columns_of(self.scales.as_slice::<f32>(), scale_columns, &blocks));
         let column_offset = (self.column_offset + columns.start) % BLOCK;
         Ok(Self { codes, scales, column_offset, ..*self })
     }

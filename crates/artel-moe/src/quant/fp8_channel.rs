@@ -8,7 +8,7 @@ use half::bf16;
 use rayon::prelude::*;
 
 use super::fp8::{Fp8Codes, Fp8Format, largest_magnitude, quantize_weights, weight_scale};
-use super::{ActivationScales, NumberFormat, ScaleGrid, WeightMatrix, elements_of, room};
+use super::{ActivationScales, NumberFormat, ScaleGrid, Scales, WeightMatrix, elements_of, room};
 use crate::MoeError;
 
 /// FP8 weights with a scale per row, bfloat16 hidden states.
@@ -81,7 +81,7 @@ impl Fp8ChannelMatrix {
 }
 
 impl WeightMatrix for Fp8ChannelMatrix {
-    const NUMBER_BYTES: usize = 1;
+    const NUMBER_BITS: usize = 8;
 
     fn rows(&self) -> usize {
         self.codes.rows
@@ -92,7 +92,7 @@ impl WeightMatrix for Fp8ChannelMatrix {
     }
 
     fn dequantize_row(&self, row: usize, out: &mut [f32]) {
-        let scale = self.scales()[row];
+        let scale = self.scales().get(row);
         self.codes.dequantize_row(row, out, |_| scale);
     }
 
@@ -104,8 +104,8 @@ impl WeightMatrix for Fp8ChannelMatrix {
         ScaleGrid::Channel
     }
 
-    fn scales(&self) -> &[f32] {
-        self.scales.as_slice()
+    fn scales(&self) -> Scales<'_> {
+        Scales::F32(self.scales.as_slice())
     }
 
     fn over(

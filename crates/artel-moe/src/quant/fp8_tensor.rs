@@ -11,7 +11,7 @@ use half::bf16;
 use rayon::prelude::*;
 
 use super::fp8::{Fp8Codes, Fp8Format, largest_magnitude, quantize_weights, weight_scale};
-use super::{ActivationScales, NumberFormat, ScaleGrid, WeightMatrix, room};
+use super::{ActivationScales, NumberFormat, ScaleGrid, Scales, WeightMatrix, room};
 use crate::MoeError;
 
 /// FP8 weights with a scale per matrix, bfloat16 hidden states.
@@ -102,7 +102,7 @@ impl Fp8TensorMatrix {
 }
 
 impl WeightMatrix for Fp8TensorMatrix {
-    const NUMBER_BYTES: usize = 1;
+    const NUMBER_BITS: usize = 8;
 
     fn rows(&self) -> usize {
         self.codes.rows
@@ -124,8 +124,8 @@ impl WeightMatrix for Fp8TensorMatrix {
         ScaleGrid::Tensor
     }
 
-    fn scales(&self) -> &[f32] {
-        std::slice::from_ref(&self.scale)
+    fn scales(&self) -> Scales<'_> {
+        Scales::F32(std::slice::from_ref(&self.scale))
     }
 
     fn input_scale(&self) -> Option<f32> {

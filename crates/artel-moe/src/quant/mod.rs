@@ -6,7 +6,9 @@
 mod any;
 pub mod activations;
 mod bfloat16;
+mod e2m1;
 mod e4m3;
+mod e8m0;
 mod float16;
 mod float32;
 mod formats;
@@ -14,16 +16,27 @@ mod fp8;
 mod fp8_block128;
 mod fp8_channel;
 mod fp8_tensor;
+mod grouped;
+mod int4_w4a16;
+mod int8_w8a16;
+mod int8_w8a8;
+mod mxfp4;
+mod mxfp8;
+mod nvfp4;
 pub mod reference;
 mod scales;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod tests_of_groups;
 
 pub use any::{AnyMatrix, Format};
 use artel_device::HostBuffer;
 pub use bfloat16::Bf16;
 use bytemuck::Pod;
+pub use e2m1::{E2M1_MAX, e2m1_from_f32, e2m1_to_f32};
 pub use e4m3::{E4M3_MAX, e4m3_from_f32, e4m3_to_f32};
+pub use e8m0::e8m0_to_f32;
 pub use float16::F16;
 pub use float32::F32;
 pub(crate) use formats::{each_format, for_each_format, map_format};
@@ -35,9 +48,18 @@ pub(crate) use fp8::{
 pub use fp8_block128::{Fp8Block128, Fp8BlockMatrix};
 pub use fp8_channel::{Fp8Channel, Fp8ChannelMatrix};
 pub use fp8_tensor::{Fp8Tensor, Fp8TensorMatrix};
+pub(crate) use grouped::GroupedPanel;
+pub use grouped::{Code, GroupedFormat, GroupedMatrix, ScaleCode};
 use half::{bf16, f16};
+pub use int4_w4a16::{Int4Matrix, Int4W4A16, ZeroPoints};
+pub(crate) use int8_w8a8::quantize_row_to_int8;
+pub use int8_w8a8::{INT8_MAX, Int8ChannelMatrix, Int8W8A8, int8_from_f32};
+pub use int8_w8a16::{Int8GroupMatrix, Int8W8A16};
+pub use mxfp4::{Mxfp4, Mxfp4Matrix};
+pub use mxfp8::{Mxfp8, Mxfp8Matrix};
+pub use nvfp4::{Nvfp4, Nvfp4Matrix};
 use rayon::prelude::*;
-pub use scales::ScaleGrid;
+pub use scales::{ScaleGrid, Scales};
 use std::ops::Range;
 
 use crate::MoeError;
@@ -95,6 +117,8 @@ pub enum ActivationScales {
     Group,
     /// A row; or all rows, where the weights say which scale.
     Row,
+    /// A row, and they become int8 instead of FP8.
+    Int8Row,
 }
 
 /// How weights are stored and what flows between the steps.
@@ -120,27 +144,38 @@ pub trait NumberFormat: Copy + Send + Sync + std::fmt::Debug + 'static {
 
 /// One weight matrix `[rows, columns]` in its stored format.
 pub trait WeightMatrix: Send + Sync + Clone + std::fmt::Debug + 'static {
-    /// Bytes of one stored number.
-    const NUMBER_BYTES: usize;
+    /// Bits of one stored number.
+    const NUMBER_BITS: usize;
     /// Output features.
     fn rows(&self) -> usize;
     /// Input features.
     fn columns(&self) -> usize;
     /// Bytes that one use of the whole matrix reads, scales included.
     fn bytes(&self) -> usize {
-        self.numbers().len() + size_of_val(self.scales())
+        let zero_points = self.zero_points().map_or(0, <[u8]>::len);
+        self.numbers().len() + self.scales().bytes().len() + zero_points
     }
     /// Writes one row as float32; `out` holds `columns` values. Exact.
     fn dequantize_row(&self, row: usize, out: &mut [f32]);
-    /// The stored numbers `[rows, columns]` as bytes.
+    /// The stored numbers `[rows, columns]` as bytes. Where two share a byte, the even column is in
+    /// the low half, and a row begins with a byte of its own.
     fn numbers(&self) -> &[u8];
     /// Which numbers share a scale.
     fn scale_grid(&self) -> ScaleGrid {
         ScaleGrid::None
     }
     /// The scales in the shape that the grid has, row by row.
-    fn scales(&self) -> &[f32] {
-        &[]
+    fn scales(&self) -> Scales<'_> {
+        Scales::F32(&[])
+    }
+    /// What is subtracted from a number before it is scaled, one for each scale: as `i8`, from the
+    /// middle of the numbers.
+    fn zero_points(&self) -> Option<&[u8]> {
+        None
+    }
+    /// What all scales are multiplied by.
+    fn global_scale(&self) -> f32 {
+        1.0
     }
     /// The scale of all activations that this matrix meets, where it was measured beforehand.
     fn input_scale(&self) -> Option<f32> {
@@ -216,7 +251,7 @@ impl<T: Element> DenseMatrix<T> {
 }
 
 impl<T: Element> WeightMatrix for DenseMatrix<T> {
-    const NUMBER_BYTES: usize = size_of::<T>();
+    const NUMBER_BITS: usize = 8 * size_of::<T>();
 
     fn rows(&self) -> usize {
         self.rows

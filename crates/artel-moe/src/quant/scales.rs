@@ -1,6 +1,6 @@
-use super::BLOCK;
+use super::{BLOCK, e4m3_to_f32, e8m0_to_f32};
 
-/// Which numbers of a matrix share a float32 scale.
+/// Which numbers of a matrix share a scale.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ScaleGrid {
     /// Plain numbers have no scale.
@@ -17,6 +17,11 @@ pub enum ScaleGrid {
         /// Below 128.
         column_offset: usize,
     },
+    /// Neighbours in a row, from its first column on.
+    Groups {
+        /// How many.
+        columns: usize,
+    },
 }
 
 impl ScaleGrid {
@@ -29,6 +34,7 @@ impl ScaleGrid {
             Self::None => [0, 0],
             Self::Tensor => [1, 1],
             Self::Channel => [rows, 1],
+            Self::Groups { columns: group } => [rows, columns.div_ceil(group)],
             Self::Block { row_offset, column_offset } => [
                 row_offset.saturating_add(rows).div_ceil(BLOCK),
                 column_offset.saturating_add(columns).div_ceil(BLOCK),
@@ -41,10 +47,41 @@ impl ScaleGrid {
         match self {
             Self::None | Self::Tensor => 0,
             Self::Channel => row,
+            Self::Groups { columns: group } => row * columns.div_ceil(group) + column / group,
             Self::Block { row_offset, column_offset } => {
                 let scale_columns = (column_offset + columns).div_ceil(BLOCK);
                 (row_offset + row) / BLOCK * scale_columns + (column_offset + column) / BLOCK
             }
+        }
+    }
+}
+
+/// The scales of a matrix as they are stored, row by row in the shape of its [`ScaleGrid`].
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Scales<'a> {
+    /// float32.
+    F32(&'a [f32]),
+    /// e4m3 codes.
+    E4m3(&'a [u8]),
+    /// e8m0 codes: powers of two.
+    E8m0(&'a [u8]),
+}
+
+impl<'a> Scales<'a> {
+    /// One of them. Scales of a matrix that are the same for all of it are not in it.
+    pub fn get(&self, index: usize) -> f32 {
+        match self {
+            Self::F32(scales) => scales[index],
+            Self::E4m3(scales) => e4m3_to_f32(scales[index]),
+            Self::E8m0(scales) => e8m0_to_f32(scales[index]),
+        }
+    }
+
+    /// As they lie in memory.
+    pub fn bytes(&self) -> &'a [u8] {
+        match self {
+            Self::F32(scales) => bytemuck::cast_slice(scales),
+            Self::E4m3(scales) | Self::E8m0(scales) => scales,
         }
     }
 }

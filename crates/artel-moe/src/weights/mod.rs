@@ -275,12 +275,12 @@ impl ExpertTensors {
 }
 
 macro_rules! define_any_experts {
-    (() $($(#[$doc:meta])* $Format:ident $field:ident)*) => {
+    (() $($(#[doc = $doc:literal])* $Format:ident $field:ident)*) => {
         /// The experts of one layer in the format of their checkpoint: matched once, when it is
         /// loaded.
         #[derive(Debug, Clone)]
         pub enum AnyExperts {
-            $($(#[$doc])* $Format(ExpertWeights<quant::$Format>),)*
+            $($(#[doc = $doc])* $Format(ExpertWeights<quant::$Format>),)*
         }
 
         impl AnyExperts {

@@ -7,7 +7,7 @@ use std::ops::Range;
 use super::{AnyExperts, ExpertMatrices, ExpertWeights, Stacked};
 use crate::MoeError;
 use crate::activation::GateLayout;
-use crate::quant::{NumberFormat, WeightMatrix};
+use crate::quant::{NumberFormat, WeightMatrix, map_format};
 
 impl<F: NumberFormat> ExpertWeights<F> {
     /// The part of rank `rank` of `ranks`. Rows of `w13` share the bytes of the whole, columns of
@@ -57,14 +57,7 @@ impl AnyExperts {
     /// # Errors
     /// As there.
     pub fn shard(&self, layout: GateLayout, rank: usize, ranks: usize) -> Result<Self, MoeError> {
-        Ok(match self {
-            Self::F32(weights) => Self::F32(weights.shard(layout, rank, ranks)?),
-            Self::F16(weights) => Self::F16(weights.shard(layout, rank, ranks)?),
-            Self::Bf16(weights) => Self::Bf16(weights.shard(layout, rank, ranks)?),
-            Self::Fp8Block128(weights) => Self::Fp8Block128(weights.shard(layout, rank, ranks)?),
-            Self::Fp8Tensor(weights) => Self::Fp8Tensor(weights.shard(layout, rank, ranks)?),
-            Self::Fp8Channel(weights) => Self::Fp8Channel(weights.shard(layout, rank, ranks)?),
-        })
+        Ok(map_format!(Self => Self, self, |weights| weights.shard(layout, rank, ranks)?))
     }
 }
 

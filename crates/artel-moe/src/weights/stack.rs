@@ -78,7 +78,7 @@ impl<F: NumberFormat> ExpertMatrices<F> {
             experts: self.experts(),
             rows: self.rows(),
             columns: self.columns(),
-            number_bytes: F::Matrix::NUMBER_BYTES,
+            number_bytes: F::Matrix::NUMBER_BITS.div_ceil(8),
             scale_block: self.scale_block(),
         }
     }
@@ -128,7 +128,7 @@ impl<F: NumberFormat> ExpertMatrices<F> {
             let (part, row) = self.matrix(expert).part_of_row(index * scale_rows);
             for (index, out) in out.iter_mut().enumerate() {
                 let place = part.scale_grid().index(row, index * scale_columns, layout.columns);
-                *out = part.scales()[place];
+                *out = part.scales().get(place);
             }
         }
         Ok(())
@@ -144,6 +144,7 @@ impl<F: NumberFormat> ExpertMatrices<F> {
                 ScaleGrid::None => return None,
                 ScaleGrid::Tensor => {}
                 ScaleGrid::Channel => rows = 1,
+                ScaleGrid::Groups { columns: group } => (rows, columns) = (1, group),
                 ScaleGrid::Block { row_offset, column_offset } => {
                     rows = [BLOCK, row_offset].into_iter().fold(rows, greatest_common_divisor);
                     columns = greatest_common_divisor(BLOCK, column_offset);

@@ -7,12 +7,13 @@ mod serve;
 use std::path::PathBuf;
 use std::str::FromStr;
 
+use artel_moe::quant::Format;
 use clap::{Args, Subcommand, ValueEnum};
 pub use dataset::*;
 pub use offline::*;
 pub use serve::*;
 
-use super::WeightFormat;
+use super::number_format;
 
 /// `artel bench`.
 #[derive(Debug, Subcommand)]
@@ -71,8 +72,8 @@ pub struct BenchLayerArgs {
 #[command(next_help_heading = "With --device cpu")]
 pub struct BenchCpuArgs {
     /// Number formats of the experts [default: bf16,fp8-block128]
-    #[arg(long, value_enum, value_delimiter = ',', value_name = "FORMATS")]
-    pub format: Vec<WeightFormat>,
+    #[arg(long, value_parser = number_format(), value_delimiter = ',', value_name = "FORMATS")]
+    pub format: Vec<Format>,
     /// Least time for each batch size
     #[arg(long, value_name = "SECONDS", default_value_t = 1.0)]
     pub seconds: f64,

@@ -2,9 +2,10 @@
 
 use std::path::PathBuf;
 
+use artel_moe::quant::Format;
 use clap::{Args, Subcommand, ValueEnum};
 
-use super::WeightFormat;
+use super::number_format;
 
 /// Generations of GPUs that kernels are made for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -53,8 +54,8 @@ pub struct KernelsBuildArgs {
     #[arg(long, value_name = "MODEL", conflicts_with = "shapes")]
     pub model: Option<PathBuf>,
     /// Number format that the checkpoint is converted to [default: as stored]
-    #[arg(long, value_enum, value_name = "FORMAT", requires = "model")]
-    pub format: Option<WeightFormat>,
+    #[arg(long, value_parser = number_format(), value_name = "FORMAT", requires = "model")]
+    pub format: Option<Format>,
     /// GPUs that share every expert of the checkpoint
     #[arg(long, value_name = "N", default_value = "1", requires = "model")]
     pub tensor_parallel: std::num::NonZeroUsize,

@@ -7,7 +7,9 @@ mod tune;
 
 use std::path::PathBuf;
 
+use artel_moe::quant::Format;
 pub use bench::*;
+use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 pub use kernels::*;
 pub use serve::*;
@@ -75,26 +77,20 @@ pub struct ModelArgs {
     #[arg(value_name = "MODEL")]
     pub model: Option<PathBuf>,
     /// Convert the weights of experts and linear layers while loading [default: as stored]
-    #[arg(long, value_enum, value_name = "FORMAT")]
-    pub format: Option<WeightFormat>,
+    #[arg(long, value_parser = number_format(), value_name = "FORMAT")]
+    pub format: Option<Format>,
 }
 
-/// Number formats that weights can be converted to while loading.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum WeightFormat {
-    /// float32.
-    F32,
-    /// IEEE half precision.
-    F16,
-    /// bfloat16.
-    Bf16,
-    /// FP8 e4m3, one scale for 128x128 weights; activations in groups of 128.
-    #[value(name = "fp8-block128", alias = "fp8")]
-    Fp8Block128,
-    /// FP8 e4m3, one scale for a matrix; activations by token.
-    Fp8Tensor,
-    /// FP8 e4m3, one scale for an output feature; activations by token.
-    Fp8Channel,
+/// Number formats by name.
+pub fn number_format() -> impl TypedValueParser<Value = Format> {
+    let value = |format: Format| {
+        let value = PossibleValue::new(format.name()).help(format.description());
+        if format == Format::Fp8Block128 { value.alias("fp8") } else { value }
+    };
+    PossibleValuesParser::new(Format::ALL.map(value)).try_map(|name| match name.as_str() {
+        "fp8" => Ok(Format::Fp8Block128),
+        name => name.parse(),
+    })
 }
 
 /// How tokens are chosen. Defaults come from the model's generation_config.json.

@@ -6,14 +6,9 @@ mod serve;
 
 use anyhow::{bail, ensure};
 use artel_device::cpu::{CpuFeatures, Isa};
-use artel_moe::MoeError;
-use artel_moe::quant::Format;
-use clap::ValueEnum;
 
 use crate::bench::layer::{self, MINIMAX_M2_5, Options, QWEN3_30B_A3B};
-use crate::cli::{
-    BenchCommand, BenchLayerArgs, BenchStepsArgs, Device, InstructionSet, WeightFormat,
-};
+use crate::cli::{BenchCommand, BenchLayerArgs, BenchStepsArgs, Device, InstructionSet};
 
 /// Runs the measurement that was asked for.
 ///
@@ -62,8 +57,7 @@ fn on_cpu(args: &BenchLayerArgs) -> anyhow::Result<Options> {
         }
     }
     if !args.cpu.format.is_empty() {
-        let formats = args.cpu.format.iter().map(|&format| named(format));
-        options.formats = formats.collect::<Result<_, _>>()?;
+        options.formats.clone_from(&args.cpu.format);
     }
     if !args.tokens.is_empty() {
         options.tokens = args.tokens.iter().map(|tokens| tokens.get()).collect();
@@ -121,12 +115,6 @@ fn on_gpu(args: &BenchLayerArgs, ordinal: usize) -> anyhow::Result<()> {
         save_result: args.save_result.clone(),
         plot: args.gpu.plot.clone(),
     })
-}
-
-/// The flag's values are the formats' names.
-fn named(format: WeightFormat) -> Result<Format, MoeError> {
-    let value = format.to_possible_value().expect("this is a bug: a format that is no flag");
-    value.get_name().parse()
 }
 
 fn isa(set: InstructionSet) -> Isa {

@@ -46,6 +46,36 @@ unsafe impl Lanes for Lanes8 {
     }
 
     #[inline(always)]
+    unsafe fn add(self, other: Self) -> Self {
+        // SAFETY: the caller's.
+        Self(unsafe { _mm256_add_ps(self.0, other.0) })
+    }
+
+    #[inline(always)]
+    unsafe fn nibbles(from: *const u8, values: &[f32; 16]) -> [Self; 2] {
+        // SAFETY: the caller's; the table is two vectors.
+        unsafe {
+            let tables = [0, 8].map(|first| _mm256_loadu_ps(values.as_ptr().add(first)));
+            // A table of eight is read by the low three bits; the fourth says which.
+            let value = |codes| {
+                let [low, high] = tables.map(|table| _mm256_permutevar8x32_ps(table, codes));
+                Self(_mm256_blendv_ps(low, high, _mm256_castsi256_ps(_mm256_slli_epi32(codes, 28))))
+            };
+            let codes = _mm256_cvtepu8_epi32(_mm_loadl_epi64(from.cast()));
+            [value(codes), value(_mm256_srli_epi32(codes, 4))]
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn halves(from: *const f32) -> Self {
+        // SAFETY: the caller's.
+        unsafe {
+            let [a, b] = from.cast::<[f32; 2]>().read();
+            Self(_mm256_insertf128_ps(_mm256_set1_ps(a), _mm_set1_ps(b), 1))
+        }
+    }
+
+    #[inline(always)]
     unsafe fn total(self) -> f32 {
         // SAFETY: the caller's.
         unsafe {
@@ -107,6 +137,18 @@ unsafe impl Load<u8> for Lanes8 {
             let bits = _mm_or_si128(_mm_slli_epi16(magnitude, 7), sign);
             let nan = _mm_and_si128(is_nan, _mm_set1_epi16(0x7fff));
             Self(_mm256_cvtph_ps(_mm_or_si128(bits, nan)))
+        }
+    }
+}
+
+// SAFETY: as above.
+unsafe impl Load<i8> for Lanes8 {
+    #[inline(always)]
+    unsafe fn load(from: *const i8) -> Self {
+        // SAFETY: the caller's.
+        unsafe {
+            let codes = _mm256_cvtepi8_epi32(_mm_loadl_epi64(from.cast()));
+            Self(_mm256_cvtepi32_ps(codes))
         }
     }
 }

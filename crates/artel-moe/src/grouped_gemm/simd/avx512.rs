@@ -46,6 +46,32 @@ unsafe impl Lanes for Lanes16 {
     }
 
     #[inline(always)]
+    unsafe fn add(self, other: Self) -> Self {
+        // SAFETY: the caller's.
+        Self(unsafe { _mm512_add_ps(self.0, other.0) })
+    }
+
+    #[inline(always)]
+    unsafe fn nibbles(from: *const u8, values: &[f32; 16]) -> [Self; 2] {
+        // SAFETY: the caller's; the table is a vector. Only the low four bits choose from it.
+        unsafe {
+            let table = _mm512_loadu_ps(values.as_ptr());
+            let codes = _mm512_cvtepu8_epi32(_mm_loadu_si128(from.cast()));
+            [codes, _mm512_srli_epi32(codes, 4)]
+                .map(|codes| Self(_mm512_permutexvar_ps(codes, table)))
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn halves(from: *const f32) -> Self {
+        // SAFETY: the caller's.
+        unsafe {
+            let [a, b] = from.cast::<[f32; 2]>().read();
+            Self(_mm512_mask_blend_ps(0xff00, _mm512_set1_ps(a), _mm512_set1_ps(b)))
+        }
+    }
+
+    #[inline(always)]
     unsafe fn total(self) -> f32 {
         // SAFETY: the caller's.
         unsafe { _mm512_reduce_add_ps(self.0) }
@@ -102,6 +128,18 @@ unsafe impl Load<u8> for Lanes16 {
             let bits = _mm256_or_si256(_mm256_slli_epi16(magnitude, 7), sign);
             let nan = _mm256_set1_epi16(0x7fff);
             Self(_mm512_cvtph_ps(_mm256_mask_mov_epi16(bits, is_nan, nan)))
+        }
+    }
+}
+
+// SAFETY: as above.
+unsafe impl Load<i8> for Lanes16 {
+    #[inline(always)]
+    unsafe fn load(from: *const i8) -> Self {
+        // SAFETY: the caller's.
+        unsafe {
+            let codes = _mm512_cvtepi8_epi32(_mm_loadu_si128(from.cast()));
+            Self(_mm512_cvtepi32_ps(codes))
         }
     }
 }

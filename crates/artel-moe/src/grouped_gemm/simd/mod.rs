@@ -12,6 +12,8 @@ mod few_rows;
 mod fp8_decode;
 #[cfg(target_arch = "x86_64")]
 mod fp8_quantize;
+mod grouped;
+mod int8;
 mod portable;
 #[cfg(target_arch = "x86_64")]
 mod tiles;
@@ -20,10 +22,13 @@ mod transpose;
 mod vector;
 
 use artel_device::cpu::{CpuFeatures, Isa};
+use grouped::GroupedKernel;
+use int8::Int8Kernel;
 use vector::VectorKernel;
 
 use super::{GemmFormat, Kernel};
 use crate::quant::{Bf16, F16, F32, Fp8Block128, Fp8Channel, Fp8Tensor};
+use crate::quant::{Int4W4A16, Int8W8A8, Int8W8A16, Mxfp4, Mxfp8, Nvfp4};
 
 macro_rules! kernels {
     ($($format:ty, $amx:expr, $invariant:expr);*) => { $(
@@ -58,3 +63,32 @@ kernels!(
     Fp8Tensor, amx::Amx::<FEW_ROWS>, amx::Amx::<0>;
     Fp8Channel, amx::Amx::<FEW_ROWS>, amx::Amx::<0>
 );
+
+macro_rules! grouped_kernels {
+    ($($format:ty),*) => { $(
+        impl GemmFormat for $format {
+            fn kernel(features: CpuFeatures) -> &'static dyn Kernel<Self> {
+                match features.isa() {
+                    #[cfg(target_arch = "x86_64")]
+                    Isa::Amx | Isa::Avx512 => &GroupedKernel::<avx512::Lanes16>::NEW,
+                    #[cfg(target_arch = "x86_64")]
+                    Isa::Avx2 => &GroupedKernel::<avx2::Lanes8>::NEW,
+                    _ => &GroupedKernel::<portable::Portable>::NEW,
+                }
+            }
+        }
+    )* };
+}
+grouped_kernels!(Int8W8A16, Int4W4A16, Nvfp4, Mxfp4, Mxfp8);
+
+impl GemmFormat for Int8W8A8 {
+    fn kernel(features: CpuFeatures) -> &'static dyn Kernel<Self> {
+        match features.isa() {
+            #[cfg(target_arch = "x86_64")]
+            Isa::Amx | Isa::Avx512 => &Int8Kernel::<int8::Vnni>::NEW,
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx2 => &Int8Kernel::<int8::Avx2>::NEW,
+            _ => &Int8Kernel::<int8::Portable>::NEW,
+        }
+    }
+}

@@ -46,6 +46,26 @@ unsafe impl Lanes for Portable {
     }
 
     #[inline(always)]
+    unsafe fn add(self, other: Self) -> Self {
+        Self(std::array::from_fn(|lane| self.0[lane] + other.0[lane]))
+    }
+
+    #[inline(always)]
+    unsafe fn nibbles(from: *const u8, values: &[f32; 16]) -> [Self; 2] {
+        // SAFETY: the caller's.
+        let bytes: [u8; 8] = unsafe { from.cast::<[u8; 8]>().read() };
+        let value = |code: u8| values[usize::from(code & 15)];
+        [Self(bytes.map(value)), Self(bytes.map(|byte| value(byte >> 4)))]
+    }
+
+    #[inline(always)]
+    unsafe fn halves(from: *const f32) -> Self {
+        // SAFETY: the caller's.
+        let [a, b] = unsafe { from.cast::<[f32; 2]>().read() };
+        Self([a, a, a, a, b, b, b, b])
+    }
+
+    #[inline(always)]
     unsafe fn total(self) -> f32 {
         let [a, b, c, d, e, f, g, h] = self.0;
         ((a + e) + (c + g)) + ((b + f) + (d + h))
@@ -68,4 +88,4 @@ macro_rules! load {
         }
     )* };
 }
-load!(f32, |x: f32| x; f16, f16::to_f32; bf16, bf16::to_f32; u8, |code: u8| E4M3_VALUES[usize::from(code)]);
+load!(f32, |x: f32| x; f16, f16::to_f32; bf16, bf16::to_f32; u8, |code: u8| E4M3_VALUES[usize::from(code)]; i8, f32::from);

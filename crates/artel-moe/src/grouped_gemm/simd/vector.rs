@@ -44,6 +44,11 @@ pub(super) unsafe trait Lanes: Copy + Send + Sync + 'static {
     unsafe fn splat(value: f32) -> Self;
     /// `self * factor + sum`.
     unsafe fn multiply_add(self, factor: Self, sum: Self) -> Self;
+    unsafe fn add(self, other: Self) -> Self;
+    /// The values of the low and of the high halves of [`Lanes::COUNT`] bytes.
+    unsafe fn nibbles(from: *const u8, values: &[f32; 16]) -> [Self; 2];
+    /// The first number at `from` in the first half of the lanes, the second in the other.
+    unsafe fn halves(from: *const f32) -> Self;
     /// The sum of all lanes in a fixed order.
     unsafe fn total(self) -> f32;
     /// Asks for the cache line at `from`, which may lie outside of any allocation.

@@ -53,10 +53,10 @@ pub fn seconds(
 fn steps_seconds(gpu: &GpuCeilings, shape: &ExpertsShape, way: Way, tokens: usize) -> f64 {
     let pairs = shape.pairs(tokens);
     let [quantise, quantise_inner] = match shape.format {
-        Format::F32 | Format::F16 | Format::Bf16 => [0.0; 2],
         // The first product quantises the activation.
         Format::Fp8Block128 => [LAUNCH, 0.0],
         Format::Fp8Tensor | Format::Fp8Channel => [LAUNCH; 2],
+        _ => [0.0; 2],
     };
     let row_out = (shape.hidden_size * 2) as f64;
     let combine = LAUNCH + pairs * row_out / gpu.read;

@@ -66,7 +66,7 @@ impl ExpertsShape {
                 w13: [1, self.hidden_size],
                 w2: [1, self.intermediate_size],
             }),
-            Format::F32 => None,
+            _ => None,
         }
     }
 
@@ -161,7 +161,12 @@ impl ExpertsShape {
                 weights + (rows.div_ceil(BLOCK) * columns.div_ceil(BLOCK) * 4) as f64
             }
             Format::Fp8Tensor => weights + 4.0,
-            Format::Fp8Channel => weights + (rows * 4) as f64,
+            Format::Fp8Channel | Format::Int8W8A8 => weights + (rows * 4) as f64,
+            Format::Int8W8A16 => weights + (rows * columns.div_ceil(128) * 4) as f64,
+            Format::Int4W4A16 => weights / 2.0 + (rows * columns.div_ceil(128) * 4) as f64,
+            Format::Nvfp4 => weights / 2.0 + (rows * columns.div_ceil(16)) as f64,
+            Format::Mxfp4 => weights / 2.0 + (rows * columns.div_ceil(32)) as f64,
+            Format::Mxfp8 => weights + (rows * columns.div_ceil(32)) as f64,
         }
     }
 
@@ -172,7 +177,8 @@ impl ExpertsShape {
             Format::F32 => (columns * 4) as f64,
             Format::F16 | Format::Bf16 => (columns * 2) as f64,
             Format::Fp8Block128 => (columns + columns.div_ceil(BLOCK) * 4) as f64,
-            Format::Fp8Tensor | Format::Fp8Channel => (columns + 4) as f64,
+            Format::Fp8Tensor | Format::Fp8Channel | Format::Int8W8A8 => (columns + 4) as f64,
+            _ => (columns * 2) as f64,
         }
     }
 
@@ -189,7 +195,7 @@ impl ExpertsShape {
         match (self.format, gpu.fp8) {
             (Format::Bf16 | Format::F16, _) => Ok(gpu.bf16),
             (Format::Fp8Block128 | Format::Fp8Tensor | Format::Fp8Channel, Some(fp8)) => Ok(fp8),
-            (Format::F32, Some(_)) => unsupported("bf16, f16 or an FP8 format"),
+            (_, Some(_)) => unsupported("bf16, f16 or an FP8 format"),
             (_, None) => unsupported("bf16 or f16"),
         }
     }

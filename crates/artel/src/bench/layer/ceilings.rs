@@ -46,9 +46,7 @@ impl Ceilings {
     pub fn gigaflops(&self, format: Format) -> f64 {
         match format {
             Format::F32 | Format::F16 => self.vector_gigaflops,
-            Format::Bf16 | Format::Fp8Block128 | Format::Fp8Tensor | Format::Fp8Channel => {
-                self.tile_gigaflops.unwrap_or(self.vector_gigaflops)
-            }
+            _ => self.tile_gigaflops.unwrap_or(self.vector_gigaflops),
         }
     }
 }

@@ -15,7 +15,7 @@ use rand_chacha::ChaCha8Rng;
 
 use super::ceilings::{gemm_crate_gigaflops, median, read_rate};
 use super::report::{Report, Row};
-use super::weights::{expert_over, random_buffer, random_floats, random_matrix};
+use super::weights::{bytes_of, expert_over, random_buffer, random_floats, random_matrix};
 use super::{LayerShape, Options};
 
 /// Layers with different weights, used in turn.
@@ -70,7 +70,7 @@ impl Layers {
     fn new(options: &Options, shape: &LayerShape, format: Format) -> Result<Self> {
         let (hidden_size, intermediate_size) = (shape.hidden_size, shape.intermediate_size);
         let numbers = 3 * hidden_size * intermediate_size;
-        let bytes = numbers * random_buffer(format, 1, 0).len();
+        let bytes = bytes_of(format, numbers);
         let fitting = options.weight_bytes_max / bytes;
         let num_experts = shape.num_experts.min(fitting);
         ensure!(num_experts >= shape.top_k, "{fitting} experts of {} fit", shape.name);

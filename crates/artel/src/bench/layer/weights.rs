@@ -3,7 +3,8 @@
 use anyhow::Result;
 use artel_device::HostBuffer;
 use artel_moe::quant::{AnyMatrix, BLOCK, DenseMatrix, Format};
-use artel_moe::quant::{Fp8BlockMatrix, Fp8ChannelMatrix, Fp8TensorMatrix};
+use artel_moe::quant::{Fp8BlockMatrix, Fp8ChannelMatrix, Fp8TensorMatrix, Int4Matrix};
+use artel_moe::quant::{Int8ChannelMatrix, Int8GroupMatrix, Mxfp4Matrix, Mxfp8Matrix, Nvfp4Matrix};
 use artel_moe::weights::ExpertTensors;
 use rayon::prelude::*;
 
@@ -27,13 +28,17 @@ pub fn random_buffer(format: Format, count: usize, seed: u64) -> HostBuffer {
         Format::Bf16 => {
             HostBuffer::from_vec(random_words(count, seed, |word| word & 0x81ff | 0x3c00))
         }
-        Format::Fp8Block128 | Format::Fp8Tensor | Format::Fp8Channel => {
-            HostBuffer::from_vec(random_codes(count, seed))
-        }
+        _ => HostBuffer::from_vec(random_codes(bytes_of(format, count), seed)),
     }
 }
 
-/// A matrix over numbers that are already there. FP8 gets scales of its own.
+/// Bytes of `count` numbers, without scales.
+pub fn bytes_of(format: Format, count: usize) -> usize {
+    count * format.number_bits() / 8
+}
+
+/// A matrix over numbers that are already there. Codes get scales of their own, in groups of 128
+/// where the format does not say how many share one.
 ///
 /// # Errors
 /// When the buffer does not have the size.
@@ -58,12 +63,40 @@ pub fn matrix_over(
             let scales = random_scales(rows);
             AnyMatrix::Fp8Channel(Fp8ChannelMatrix::new(buffer, scales, rows, columns)?)
         }
+        Format::Int8W8A8 => {
+            let scales = random_scales(rows);
+            AnyMatrix::Int8W8A8(Int8ChannelMatrix::new(buffer, scales, rows, columns)?)
+        }
+        Format::Int8W8A16 => {
+            let scales = random_scales(rows * columns.div_ceil(128));
+            AnyMatrix::Int8W8A16(Int8GroupMatrix::new(buffer, scales, [rows, columns], 128)?)
+        }
+        Format::Int4W4A16 => {
+            let scales = random_scales(rows * columns.div_ceil(128));
+            AnyMatrix::Int4W4A16(Int4Matrix::new(buffer, scales, [rows, columns], 128)?)
+        }
+        Format::Nvfp4 => {
+            let scales = HostBuffer::from_vec(random_codes(rows * columns.div_ceil(16), 5));
+            AnyMatrix::Nvfp4(Nvfp4Matrix::new(buffer, scales, 1.5e-4, [rows, columns])?)
+        }
+        Format::Mxfp4 => {
+            let scales = powers_of_two(rows * columns.div_ceil(32));
+            AnyMatrix::Mxfp4(Mxfp4Matrix::new(buffer, scales, [rows, columns])?)
+        }
+        Format::Mxfp8 => {
+            let scales = powers_of_two(rows * columns.div_ceil(32));
+            AnyMatrix::Mxfp8(Mxfp8Matrix::new(buffer, scales, [rows, columns])?)
+        }
     })
 }
 
 fn random_scales(count: usize) -> HostBuffer {
     let scales = random_floats(count, 5).iter().map(|x| 1e-4 + x.abs() * 1e-4).collect();
     HostBuffer::from_vec::<f32>(scales)
+}
+
+fn powers_of_two(count: usize) -> HostBuffer {
+    HostBuffer::from_vec(random_codes(count, 5).iter().map(|code| 118 + code % 4).collect())
 }
 
 /// Expert number `expert` of a buffer that holds gate, up and down of one expert after the other.
@@ -76,7 +109,7 @@ pub fn expert_over(
     expert: usize,
     [hidden_size, intermediate_size]: [usize; 2],
 ) -> Result<ExpertTensors> {
-    let bytes = hidden_size * intermediate_size * random_buffer(format, 1, 0).len();
+    let bytes = bytes_of(format, hidden_size * intermediate_size);
     let part = |part: usize, rows, columns| {
         let start = (3 * expert + part) * bytes;
         matrix_over(format, buffer.slice(start..start + bytes)?, rows, columns)
