@@ -8,6 +8,7 @@ use artel_device::HostBuffer;
 use half::bf16;
 use rayon::prelude::*;
 
+use super::MatrixTensors;
 use super::fp8::{BLOCK, Fp8Codes, Fp8Format, largest_magnitude, quantize_weights, weight_scale};
 use super::{
     ActivationScales, NumberFormat, ScaleGrid, Scales, WeightMatrix, columns_of, elements_of, room,
@@ -125,12 +126,8 @@ impl WeightMatrix for Fp8BlockMatrix {
         Scales::F32(self.scales.as_slice())
     }
 
-    fn over(
-        &self,
-        numbers: HostBuffer,
-        scales: HostBuffer,
-        _: Option<f32>,
-    ) -> Result<Self, MoeError> {
+    fn over(&self, tensors: MatrixTensors) -> Result<Self, MoeError> {
+        let MatrixTensors { numbers, scales, .. } = tensors;
         MoeError::check_shape("FP8 block scales (bytes)", self.scales.len(), scales.len())?;
         let codes = Fp8Codes::new(numbers, self.rows(), self.columns())?;
         Ok(Self { codes, scales: scales.aligned_for::<f32>(), ..*self })

@@ -8,7 +8,10 @@ use half::bf16;
 use rayon::prelude::*;
 
 use super::fp8::{Fp8Codes, Fp8Format, largest_magnitude, quantize_weights, weight_scale};
-use super::{ActivationScales, NumberFormat, ScaleGrid, Scales, WeightMatrix, elements_of, room};
+use super::{
+    ActivationScales, MatrixTensors, NumberFormat, ScaleGrid, Scales, WeightMatrix, elements_of,
+    room,
+};
 use crate::MoeError;
 
 /// FP8 weights with a scale per row, bfloat16 hidden states.
@@ -108,12 +111,8 @@ impl WeightMatrix for Fp8ChannelMatrix {
         Scales::F32(self.scales.as_slice())
     }
 
-    fn over(
-        &self,
-        numbers: HostBuffer,
-        scales: HostBuffer,
-        _: Option<f32>,
-    ) -> Result<Self, MoeError> {
+    fn over(&self, tensors: MatrixTensors) -> Result<Self, MoeError> {
+        let MatrixTensors { numbers, scales, .. } = tensors;
         Self::new(numbers, scales, self.rows(), self.columns())
     }
 

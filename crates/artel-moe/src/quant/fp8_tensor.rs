@@ -11,7 +11,7 @@ use half::bf16;
 use rayon::prelude::*;
 
 use super::fp8::{Fp8Codes, Fp8Format, largest_magnitude, quantize_weights, weight_scale};
-use super::{ActivationScales, NumberFormat, ScaleGrid, Scales, WeightMatrix, room};
+use super::{ActivationScales, MatrixTensors, NumberFormat, ScaleGrid, Scales, WeightMatrix, room};
 use crate::MoeError;
 
 /// FP8 weights with a scale per matrix, bfloat16 hidden states.
@@ -132,12 +132,8 @@ impl WeightMatrix for Fp8TensorMatrix {
         self.input_scale
     }
 
-    fn over(
-        &self,
-        numbers: HostBuffer,
-        scales: HostBuffer,
-        input_scale: Option<f32>,
-    ) -> Result<Self, MoeError> {
+    fn over(&self, tensors: MatrixTensors) -> Result<Self, MoeError> {
+        let MatrixTensors { numbers, scales, input_scale, .. } = tensors;
         MoeError::check_shape("FP8 scale (bytes)", size_of::<f32>(), scales.len())?;
         let scale = scales.aligned_for::<f32>().as_slice()[0];
         let matrix = Self::new(numbers, scale, self.rows(), self.columns())?;

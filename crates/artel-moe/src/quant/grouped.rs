@@ -9,7 +9,7 @@ use bytemuck::Pod;
 use half::bf16;
 use rayon::prelude::*;
 
-use super::{NumberFormat, ScaleGrid, Scales, WeightMatrix};
+use super::{MatrixTensors, NumberFormat, ScaleGrid, Scales, WeightMatrix};
 use super::{check_cut, columns_of, e2m1_to_f32, e4m3_to_f32, elements_of, room};
 use crate::MoeError;
 
@@ -128,7 +128,7 @@ impl<F: GroupedFormat> GroupedMatrix<F> {
     /// # Errors
     /// [`MoeError`] when codes or scales have the wrong number of bytes, or the group is neither a
     /// power of two of at least 16 nor the whole row.
-    pub(super) fn over(
+    pub(super) fn from_parts(
         codes: HostBuffer,
         scales: HostBuffer,
         [rows, columns]: [usize; 2],
@@ -170,7 +170,7 @@ impl<F: GroupedFormat> GroupedMatrix<F> {
     /// into codes, one a byte, and returns their scale.
     ///
     /// # Errors
-    /// As [`GroupedMatrix::over`], and [`MoeError::Config`] when the matrix is too large.
+    /// As [`GroupedMatrix::from_parts`], and [`MoeError::Config`] when the matrix is too large.
     pub(super) fn quantize_groups<S: Pod + Send + Sync>(
         [rows, columns]: [usize; 2],
         group: usize,
@@ -200,7 +200,7 @@ impl<F: GroupedFormat> GroupedMatrix<F> {
                 },
             );
         let (codes, scales) = (HostBuffer::from_vec(codes), HostBuffer::from_vec(scales));
-        Ok((Self::over(codes, scales, [rows, columns], group)?, zero_points))
+        Ok((Self::from_parts(codes, scales, [rows, columns], group)?, zero_points))
     }
 
     /// Columns that share a scale.
@@ -288,8 +288,19 @@ impl<F: GroupedFormat> WeightMatrix for GroupedMatrix<F> {
         self.zero_points.as_ref().map(HostBuffer::as_bytes)
     }
 
-    fn global_scale(&self) -> f32 {
-        self.global
+    fn global_scale(&self) -> Option<f32> {
+        (F::SCALE == ScaleCode::E4m3).then_some(self.global)
+    }
+
+    fn over(&self, tensors: MatrixTensors) -> Result<Self, MoeError> {
+        let MatrixTensors { numbers, scales, zero_points, global_scale, .. } = tensors;
+        let shape = [self.rows, self.columns];
+        let matrix = Self::from_parts(numbers, scales, shape, self.group)?;
+        let matrix = matrix.with_global_scale(global_scale.unwrap_or(1.0))?;
+        match zero_points {
+            Some(zero_points) => matrix.with_zero_points(zero_points),
+            None => Ok(matrix),
+        }
     }
 
     fn cut_rows(&self, rows: Range<usize>) -> Result<Self, MoeError> {

@@ -66,7 +66,7 @@ impl Int4Matrix {
         shape: [usize; 2],
         group: usize,
     ) -> Result<Self, MoeError> {
-        Self::over(codes, scales, shape, group)
+        Self::from_parts(codes, scales, shape, group)
     }
 
     /// The same with a zero point of 0 to 15 for each scale.

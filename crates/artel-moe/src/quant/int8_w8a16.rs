@@ -50,7 +50,7 @@ impl Int8GroupMatrix {
         shape: [usize; 2],
         group: usize,
     ) -> Result<Self, MoeError> {
-        Self::over(codes, scales, shape, group)
+        Self::from_parts(codes, scales, shape, group)
     }
 
     /// The same with a zero point of 0 to 255 for each scale; 128 is the code 0 of two's complement.

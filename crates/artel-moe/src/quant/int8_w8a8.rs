@@ -10,7 +10,8 @@ use half::bf16;
 use rayon::prelude::*;
 
 use super::fp8::largest_magnitude;
-use super::{ActivationScales, Element, NumberFormat, ScaleGrid, Scales, WeightMatrix};
+use super::{ActivationScales, Element, MatrixTensors, NumberFormat};
+use super::{ScaleGrid, Scales, WeightMatrix};
 use super::{check_cut, columns_of, elements_of, room};
 use crate::MoeError;
 
@@ -166,6 +167,10 @@ impl WeightMatrix for Int8ChannelMatrix {
 
     fn scales(&self) -> Scales<'_> {
         Scales::F32(self.scales.as_slice())
+    }
+
+    fn over(&self, tensors: MatrixTensors) -> Result<Self, MoeError> {
+        Self::new(tensors.numbers, tensors.scales, self.rows, self.columns)
     }
 
     fn cut_rows(&self, rows: Range<usize>) -> Result<Self, MoeError> {

@@ -142,6 +142,21 @@ pub trait NumberFormat: Copy + Send + Sync + std::fmt::Debug + 'static {
     ) -> Result<Self::Matrix, MoeError>;
 }
 
+/// What a matrix stores besides its shape: see the methods of [`WeightMatrix`] of the same names.
+#[derive(Debug, Clone)]
+pub struct MatrixTensors {
+    /// As bytes.
+    pub numbers: HostBuffer,
+    /// As bytes.
+    pub scales: HostBuffer,
+    /// One `i8` for each scale.
+    pub zero_points: Option<HostBuffer>,
+    /// Of all numbers.
+    pub global_scale: Option<f32>,
+    /// Of all activations.
+    pub input_scale: Option<f32>,
+}
+
 /// One weight matrix `[rows, columns]` in its stored format.
 pub trait WeightMatrix: Send + Sync + Clone + std::fmt::Debug + 'static {
     /// Bits of one stored number.
@@ -173,24 +188,19 @@ pub trait WeightMatrix: Send + Sync + Clone + std::fmt::Debug + 'static {
     fn zero_points(&self) -> Option<&[u8]> {
         None
     }
-    /// What all scales are multiplied by.
-    fn global_scale(&self) -> f32 {
-        1.0
+    /// What all scales are multiplied by, in formats that have such a scale.
+    fn global_scale(&self) -> Option<f32> {
+        None
     }
     /// The scale of all activations that this matrix meets, where it was measured beforehand.
     fn input_scale(&self) -> Option<f32> {
         None
     }
-    /// A matrix of the same shape and grid of scales over other numbers and scales.
+    /// A matrix of the same shape and grid of scales over other tensors.
     ///
     /// # Errors
     /// [`MoeError`] when lengths differ from this one's, or a scale is not allowed.
-    fn over(
-        &self,
-        numbers: HostBuffer,
-        scales: HostBuffer,
-        input_scale: Option<f32>,
-    ) -> Result<Self, MoeError>;
+    fn over(&self, tensors: MatrixTensors) -> Result<Self, MoeError>;
     /// Some rows, over the same bytes.
     ///
     /// # Errors
@@ -272,12 +282,8 @@ impl<T: Element> WeightMatrix for DenseMatrix<T> {
         self.buffer.as_bytes()
     }
 
-    fn over(
-        &self,
-        numbers: HostBuffer,
-        scales: HostBuffer,
-        _: Option<f32>,
-    ) -> Result<Self, MoeError> {
+    fn over(&self, tensors: MatrixTensors) -> Result<Self, MoeError> {
+        let MatrixTensors { numbers, scales, .. } = tensors;
         MoeError::check_shape("scales of plain numbers (bytes)", 0, scales.len())?;
         Self::new(numbers, self.rows, self.columns)
     }

@@ -47,7 +47,7 @@ impl Mxfp4Matrix {
     /// # Errors
     /// [`MoeError::Shape`] for a wrong number of bytes.
     pub fn new(codes: HostBuffer, scales: HostBuffer, shape: [usize; 2]) -> Result<Self, MoeError> {
-        Self::over(codes, scales, shape, GROUP)
+        Self::from_parts(codes, scales, shape, GROUP)
     }
 
     /// Quantises a matrix whose rows `row` writes as float32. The scale of a group is the power of two

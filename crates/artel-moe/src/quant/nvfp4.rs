@@ -58,7 +58,7 @@ impl Nvfp4Matrix {
         global: f32,
         shape: [usize; 2],
     ) -> Result<Self, MoeError> {
-        Self::over(codes, scales, shape, GROUP)?.with_global_scale(global)
+        Self::from_parts(codes, scales, shape, GROUP)?.with_global_scale(global)
     }
 
     /// Quantises a matrix whose rows `row` writes as float32. With `g = 448 * 6 / largest magnitude of

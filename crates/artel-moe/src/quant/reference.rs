@@ -86,7 +86,7 @@ pub fn grouped_number<F: GroupedFormat>(
         Scales::E8m0(scales) => e8m0_value(scales[place]),
     };
     let zero_point = matrix.zero_points().map_or(0.0, |all| f64::from(all[place] as i8));
-    (value - zero_point) * scale * f64::from(matrix.global_scale())
+    (value - zero_point) * scale * matrix.global_scale().map_or(1.0, f64::from)
 }
 
 /// The code of a number with this scale.

@@ -1,6 +1,7 @@
 //! One expert as a unit: what is exported, moved and put into another slot, never a part of it.
 //!
-//! As bytes an expert is each of its matrices from w13 to w2 (numbers, scales, scale of activations)
+//! As bytes an expert is each of its matrices from w13 to w2 (numbers, scales, zero points, scale of all
+//! numbers, scale of activations)
 //! and then the biases of w13 and w2. Every tensor begins at a multiple of [`TENSOR_ALIGNMENT`], and
 //! experts of one layer have the same layout, so that the bytes need no description of their own.
 
@@ -8,7 +9,7 @@ use artel_device::HostBuffer;
 
 use super::{ExpertMatrices, ExpertWeights, Stacked};
 use crate::MoeError;
-use crate::quant::{NumberFormat, WeightMatrix};
+use crate::quant::{MatrixTensors, NumberFormat, WeightMatrix};
 
 /// Tensors of an exported expert begin at multiples of so many bytes.
 pub const TENSOR_ALIGNMENT: usize = 64;
@@ -28,7 +29,9 @@ impl<F: NumberFormat> Expert<F> {
         let mut out = Vec::with_capacity(self.exported_bytes());
         for matrix in self.matrices() {
             append(&mut out, matrix.numbers());
-            append(&mut out, bytemuck::cast_slice(matrix.scales()));
+            append(&mut out, matrix.scales().bytes());
+            append(&mut out, matrix.zero_points().unwrap_or_default());
+            append(&mut out, bytemuck::cast_slice(matrix.global_scale().as_slice()));
             append(&mut out, bytemuck::cast_slice(matrix.input_scale().as_slice()));
         }
         for bias in self.biases() {
@@ -40,10 +43,11 @@ impl<F: NumberFormat> Expert<F> {
     /// Length of [`Expert::to_bytes`].
     pub fn exported_bytes(&self) -> usize {
         let matrix = |matrix: &F::Matrix| {
-            let input_scale = size_of_val(matrix.input_scale().as_slice());
             padded(matrix.numbers().len())
-                + padded(size_of_val(matrix.scales()))
-                + padded(input_scale)
+                + padded(matrix.scales().bytes().len())
+                + padded(matrix.zero_points().map_or(0, <[u8]>::len))
+                + padded(size_of_val(matrix.global_scale().as_slice()))
+                + padded(size_of_val(matrix.input_scale().as_slice()))
         };
         let matrices: usize = self.matrices().map(matrix).sum();
         matrices + self.biases().map(|bias| padded(size_of_val(bias))).sum::<usize>()
@@ -106,9 +110,11 @@ impl Reader<'_> {
 
     fn matrix<M: WeightMatrix>(&mut self, like: &M) -> Result<M, MoeError> {
         let numbers = self.tensor(like.numbers().len());
-        let scales = self.floats(like.scales().len());
+        let scales = self.tensor(like.scales().bytes().len());
+        let zero_points = like.zero_points().map(|zero_points| self.tensor(zero_points.len()));
+        let global_scale = like.global_scale().map(|_| self.floats(1).as_slice()[0]);
         let input_scale = like.input_scale().map(|_| self.floats(1).as_slice()[0]);
-        like.over(numbers, scales, input_scale)
+        like.over(MatrixTensors { numbers, scales, zero_points, global_scale, input_scale })
     }
 }
 

@@ -106,6 +106,11 @@ impl<F: NumberFormat> ExpertMatrices<F> {
             )?;
             for (part, like) in matrix.parts.iter().zip(&first.parts) {
                 MoeError::check_shape("rows of an expert's weights", like.rows(), part.rows())?;
+                if part.zero_points().is_some() != like.zero_points().is_some() {
+                    let found = if part.zero_points().is_some() { "there" } else { "missing" };
+                    let allowed = "there for all experts or for none";
+                    return Err(MoeError::config("zero points of an expert", found, allowed));
+                }
                 if part.scale_grid() != like.scale_grid() {
                     let (found, allowed) = (part.scale_grid(), like.scale_grid());
                     let allowed = format!("{allowed:?} as the first expert's");
