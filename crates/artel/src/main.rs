@@ -63,6 +63,7 @@ fn dispatch(command: &Command) -> anyhow::Result<ExitCode> {
         Command::Logits(args) => commands::logits::logits(args).map(done),
         Command::Eval(command) => commands::eval::eval(command),
         Command::Bench(command) => commands::bench::bench(command).map(done),
+        Command::Eplb(command) => commands::eplb::eplb(command).map(done),
         Command::Kernels(command) => commands::kernels::kernels(command).map(done),
         Command::Tune(args) => commands::tune::tune(args).map(done),
     }

@@ -1,6 +1,7 @@
 //! What the user types. Exactly that: nothing here opens a file or decides anything.
 
 mod bench;
+mod eplb;
 mod kernels;
 mod serve;
 mod tune;
@@ -11,6 +12,7 @@ use artel_moe::quant::Format;
 pub use bench::*;
 use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
 use clap::{Args, Parser, Subcommand, ValueEnum};
+pub use eplb::*;
 pub use kernels::*;
 pub use serve::*;
 pub use tune::*;
@@ -63,6 +65,9 @@ pub enum Command {
     /// Measure this machine
     #[command(subcommand)]
     Bench(BenchCommand),
+    /// Compare placements of experts on recorded or made-up load
+    #[command(subcommand)]
+    Eplb(EplbCommand),
     /// Make and show packs of compiled GPU kernels
     #[command(subcommand)]
     Kernels(KernelsCommand),

@@ -1,6 +1,7 @@
 //! One file a command.
 
 pub mod bench;
+pub mod eplb;
 pub mod eval;
 pub mod inspect;
 pub mod kernels;

@@ -177,7 +177,8 @@ impl Replay {
             plans: plans.len(),
             moved_slots_per_plan: moved as f64 / of_plans,
             moved_bytes: plans.iter().map(|window| window.moved_bytes).sum(),
-            move_us: plans.iter().map(|window| window.move_us).sum(),
+            // An empty sum of floating-point numbers is -0.
+            move_us: plans.iter().map(|window| window.move_us).sum::<f64>() + 0.0,
         }
     }
 }
