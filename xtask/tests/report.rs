@@ -81,7 +81,8 @@ fn the_peer_stands_beside_the_rows_that_it_was_measured_for() {
         ]
     });
     put(folder.path(), "benches/results/h200/small-steps.json", &steps);
-    assert!(xtask::report::make(folder.path()).unwrap().is_empty());
+    let missing = xtask::report::make(folder.path()).unwrap();
+    assert!(missing.iter().all(|sentence| sentence.contains("docs/eplb.md")), "{missing:?}");
 
     let page = page(folder.path(), "gpu-layer.md");
     let with_peer = "| 8 | 50.0 | 40.0 | 80 % | 100.0 | 2.00 | 3.50 | 18 | 56.8 | 2.5e-3 | direct";
@@ -94,6 +95,48 @@ fn the_peer_stands_beside_the_rows_that_it_was_measured_for() {
     assert!(picture("gpu-layer-a.svg").contains("another 1.0, uniform routing"));
     assert!(!picture("gpu-layer-b.svg").contains("another"));
     assert!(picture("gpu-layer.svg").contains("Artel, b"));
+}
+
+#[test]
+fn placements_are_compared_from_what_was_simulated() {
+    let folder = workspace();
+    let row = |policy: &str, imbalance: f64, redundancy: serde_json::Value| {
+        json!({
+            "policy": policy, "steps": 28, "imbalance": imbalance, "imbalance_p99": 1.5,
+            "imbalance_worst": 2.0, "planned_imbalance": 1.0, "lost_us_per_step": 12.5,
+            "activated_experts": 3.0, "plans": 3, "moved_slots_per_plan": 4.5,
+            "moved_bytes": 2_500_000_000u64, "move_us": 10.0, "redundancy": redundancy,
+            "imbalance_by_step": "1.5 1.2 1.1", "after": ["1.0 1.1", "0.9 1.0"],
+            "watched_layer": 1, "watched": ["1 1", "1 1", "1 1"]
+        })
+    };
+    let worth = json!({
+        "saved_us_per_step": 9.0, "move_us_per_step": 1.0, "bytes_per_rank": 5_000_000, "pays": true
+    });
+    let record = json!({
+        "machine": {}, "commit": "c0ffee", "date": "2026-01-02",
+        "command": "artel eplb simulate --synthetic drift:0.2", "load": "drift:0.2",
+        "model": "synthetic", "layers": 2, "experts": 8, "top_k": 2, "source_ranks": 2, "gpus": 2,
+        "redundant": 2, "nodes": 1, "interval": 10, "window": 10, "us_per_token": 0.05,
+        "bytes_per_expert": 1_000_000, "gigabytes_per_second": 50.0, "settled": 2,
+        "steps_per_point": 10, "before": ["0.5 1.5", "1.0 1.0"],
+        "rows": [row("greedy", 1.25, json!(null)), row("balanced", 1.125, worth)]
+    });
+    put(folder.path(), "benches/results/eplb/drift.json", &record);
+    let missing = xtask::report::make(folder.path()).unwrap();
+    assert!(missing.iter().any(|sentence| sentence.contains("eplb/tally.json")), "{missing:?}");
+    assert!(!missing.iter().any(|sentence| sentence.contains("eplb/drift.json")), "{missing:?}");
+    let page = page(folder.path(), "eplb.md");
+    assert!(page.contains("| drift: drift:0.2 | 2, 2 | 1.250 | 1.125 |"), "{page}");
+    assert!(
+        page.contains("| greedy | 1.250 | 1.500 | 1.000 | 12.5 | 3.0 | 4.5 | 2.5 GB |"),
+        "{page}"
+    );
+    assert!(page.contains("| balanced | 9.0 | 1.0 | pays |"), "{page}");
+    let picture = |name: &str| self::page(folder.path(), name);
+    assert!(picture("eplb-drift.svg").contains("balanced"));
+    assert!(picture("eplb-drift-layers.svg").contains("before the first plan"));
+    assert!(picture("eplb-drift-steps.svg").contains("greedy, layer 1"));
 }
 
 #[test]

@@ -2,6 +2,7 @@
 
 mod chart;
 mod cpu;
+mod eplb;
 mod gpu;
 mod small_steps;
 
@@ -21,14 +22,16 @@ const COLORS: [RGBColor; 6] = [
     RGBColor(140, 86, 75),
 ];
 
-/// Writes `docs/cpu-layer.*` and, from what there is of it, `docs/gpu-layer*`. Gives back a sentence
-/// for every measurement that is missing.
+/// Writes `docs/cpu-layer.*` and, from what there is of it, `docs/gpu-layer*` and `docs/eplb*`. Gives
+/// back a sentence for every measurement that is missing.
 ///
 /// # Errors
 /// When the record of the CPU is missing, a record is malformed, or `docs/` cannot be written.
 pub fn make(root: &Path) -> anyhow::Result<Vec<String>> {
     cpu::make(root)?;
-    gpu::make(root)
+    let mut missing = gpu::make(root)?;
+    missing.extend(eplb::make(root)?);
+    Ok(missing)
 }
 
 /// A record; `command` makes it.
