@@ -10,11 +10,14 @@
 mod balanced;
 pub mod bounds;
 mod copies;
+mod counts;
 mod few_experts;
 mod greedy;
 mod keep_slots;
 mod level;
 mod mask;
+mod moves;
+mod nodes;
 mod objective;
 mod pack;
 pub mod reference;

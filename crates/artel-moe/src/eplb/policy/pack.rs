@@ -5,7 +5,13 @@ use crate::eplb::Cluster;
 pub(super) struct Copy {
     pub expert: usize,
     pub load: f64,
+    /// Whether there are more copies of the expert.
+    pub spread: bool,
 }
+
+/// How much later than the first, in parts of its own load, a rank may be done with a copy that is one
+/// of several: exchanges make up for it.
+const SLACK: f64 = 0.5;
 
 /// Copies on living ranks, each rank's slots full, in descending order of load.
 #[derive(Debug, Clone)]
@@ -13,13 +19,16 @@ pub(super) struct Packing {
     /// Number of the rank in the cluster.
     pub rank_ids: Vec<usize>,
     pub speeds: Vec<f64>,
+    pub nodes: Vec<usize>,
     pub copies: Vec<Vec<Copy>>,
     pub loads: Vec<f64>,
 }
 
 impl Packing {
     /// Longest processing time first: copies in descending order of load, each to the rank with room
-    /// that would be done first with it, if possible one that has no copy of the expert.
+    /// that would be done first with it, if possible one that has no copy of the expert. Copies of which
+    /// there are several give way a little to be on ranks that share few experts so far: then load can
+    /// flow from any rank to any other when it drifts.
     pub fn new(load: &[f64], counts: &[usize], cluster: &Cluster) -> Self {
         let rank_ids: Vec<usize> = cluster.living().collect();
         let ranks = rank_ids.len();
@@ -27,31 +36,54 @@ impl Packing {
             speeds: rank_ids.iter().map(|&rank| cluster.speeds()[rank]).collect(),
             copies: vec![Vec::with_capacity(cluster.slots_per_rank()); ranks],
             loads: vec![0.0; ranks],
+            nodes: rank_ids.iter().map(|&rank| cluster.node_of(rank)).collect(),
             rank_ids,
         };
-        for copy in descending(load, counts) {
-            packing.put(copy, cluster.slots_per_rank());
+        let copies = descending(load, counts);
+        let mut links = Links::new(packing.nodes.clone());
+        for same in copies.chunk_by(|a, b| a.expert == b.expert) {
+            links.placed.clear();
+            for &copy in same {
+                packing.put(copy, cluster.slots_per_rank(), &mut links);
+            }
         }
         packing
     }
 
-    fn put(&mut self, copy: Copy, room: usize) {
-        let mut best = (true, f64::INFINITY, usize::MAX);
-        for rank in 0..self.loads.len() {
-            let time = (self.loads[rank] + copy.load) / self.speeds[rank];
-            if self.copies[rank].len() == room
-                || (best.2 != usize::MAX && !best.0 && time >= best.1)
-            {
-                continue;
-            }
-            let key = (self.holds(rank, copy.expert), time, rank);
-            if best.2 == usize::MAX || (key.0, key.1) < (best.0, best.1) {
-                best = key;
+    fn put(&mut self, copy: Copy, room: usize, links: &mut Links) {
+        let time = |rank: usize| (self.loads[rank] + copy.load) / self.speeds[rank];
+        let mut first: Option<(f64, usize)> = None;
+        let mut first_with_room: Option<(f64, usize)> = None;
+        for rank in (0..self.loads.len()).filter(|&rank| self.copies[rank].len() < room) {
+            let time = time(rank);
+            if first.is_none_or(|first| time < first.0) && !links.placed.contains(&rank) {
+                first = Some((time, rank));
+            } else if first.is_none() && first_with_room.is_none_or(|first| time < first.0) {
+                first_with_room = Some((time, rank));
             }
         }
-        let rank = best.2;
+        if let Some((time_first, rank)) = first.filter(|_| copy.spread) {
+            let limit = time_first + SLACK * copy.load / self.speeds[rank];
+            let near = (0..self.loads.len()).filter(|&rank| {
+                self.copies[rank].len() < room
+                    && time(rank) <= limit
+                    && !links.placed.contains(&rank)
+            });
+            first = near
+                .min_by_key(|&rank| links.key(rank, copy.expert))
+                .map(|rank| (time_first, rank));
+        }
+        let Some((_, rank)) = first.or(first_with_room) else { return };
         self.loads[rank] += copy.load;
         self.copies[rank].push(copy);
+        if copy.spread {
+            links.place(rank);
+        }
+    }
+
+    /// Copies on a rank that can hand load to other ranks.
+    pub fn spread_on(&self, rank: usize) -> usize {
+        self.copies[rank].iter().filter(|copy| copy.spread).count()
     }
 
     pub fn holds(&self, rank: usize, expert: usize) -> bool {
@@ -68,15 +100,37 @@ impl Packing {
         ranks.max_by(|&a, &b| self.time(a).total_cmp(&self.time(b))).unwrap_or(0)
     }
 
-    /// Exchanges a copy of one rank for a copy of another.
-    pub fn exchange(&mut self, (a, place_a): (usize, usize), (b, place_b): (usize, usize)) {
-        let [from_a, from_b] = [self.copies[a].remove(place_a), self.copies[b].remove(place_b)];
-        for (rank, gone, come) in [(a, from_a, from_b), (b, from_b, from_a)] {
-            let copies = &mut self.copies[rank];
-            let place = copies.partition_point(|copy| copy.load >= come.load);
-            copies.insert(place, come);
-            self.loads[rank] += come.load - gone.load;
+    /// Exchanges copies of one rank for copies of another. A place that is named twice counts once.
+    pub fn exchange(
+        &mut self,
+        (a, places_a): (usize, [usize; 2]),
+        (b, places_b): (usize, [usize; 2]),
+    ) {
+        let [from_a, from_b] = [self.take(a, places_a), self.take(b, places_b)];
+        from_a.into_iter().for_each(|copy| self.insert(b, copy));
+        from_b.into_iter().for_each(|copy| self.insert(a, copy));
+    }
+
+    fn take(&mut self, rank: usize, [first, second]: [usize; 2]) -> Vec<Copy> {
+        let mut taken = vec![self.copies[rank].remove(first.max(second))];
+        if first != second {
+            taken.push(self.copies[rank].remove(first.min(second)));
         }
+        self.loads[rank] -= taken.iter().map(|copy| copy.load).sum::<f64>();
+        taken
+    }
+
+    fn insert(&mut self, rank: usize, copy: Copy) {
+        let place = self.copies[rank].partition_point(|other| other.load >= copy.load);
+        self.copies[rank].insert(place, copy);
+        self.loads[rank] += copy.load;
+    }
+
+    /// Copies of each expert.
+    pub fn counts(&self, experts: usize) -> Vec<usize> {
+        let mut counts = vec![0; experts];
+        self.copies.iter().flatten().for_each(|copy| counts[copy.expert] += 1);
+        counts
     }
 
     /// Expert in each slot of the cluster; -1 on dead ranks.
@@ -90,11 +144,58 @@ impl Packing {
     }
 }
 
+/// Which ranks share experts, while copies are placed.
+#[derive(Debug)]
+struct Links {
+    nodes: Vec<usize>,
+    /// Ranks that have a copy of the expert at hand.
+    placed: Vec<usize>,
+    /// Copies of experts with several copies on each rank.
+    spread: Vec<usize>,
+    /// Experts that two ranks share, `[ranks, ranks]`.
+    shared: Vec<u16>,
+}
+
+impl Links {
+    fn new(nodes: Vec<usize>) -> Self {
+        let ranks = nodes.len();
+        Self { nodes, placed: Vec::new(), spread: vec![0; ranks], shared: vec![0; ranks * ranks] }
+    }
+
+    /// The smallest is the best rank for the next copy: on a node without one, with few links.
+    fn key(&self, rank: usize, expert: usize) -> (bool, usize, usize, u64) {
+        let same_node = self.placed.iter().any(|&other| self.nodes[other] == self.nodes[rank]);
+        (same_node, self.to_placed(rank), self.spread[rank], scatter(expert, rank))
+    }
+
+    /// Experts that a rank shares with those of the expert at hand.
+    fn to_placed(&self, rank: usize) -> usize {
+        let ranks = self.spread.len();
+        self.placed.iter().map(|other| usize::from(self.shared[rank * ranks + other])).sum()
+    }
+
+    fn place(&mut self, rank: usize) {
+        let ranks = self.spread.len();
+        for &other in &self.placed {
+            for pair in [rank * ranks + other, other * ranks + rank] {
+                self.shared[pair] = self.shared[pair].saturating_add(1);
+            }
+        }
+        self.placed.push(rank);
+        self.spread[rank] += 1;
+    }
+}
+
+/// An order of the ranks that is another one for each expert.
+fn scatter(expert: usize, rank: usize) -> u64 {
+    ((expert << 16 | rank) as u64 + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32
+}
+
 /// Copies by load, the heaviest first; of equals the first expert.
 pub(super) fn descending(load: &[f64], counts: &[usize]) -> Vec<Copy> {
     let mut copies: Vec<Copy> = Vec::with_capacity(counts.iter().sum());
     for (expert, &count) in counts.iter().enumerate() {
-        let copy = Copy { expert, load: load[expert] / count as f64 };
+        let copy = Copy { expert, load: load[expert] / count as f64, spread: count > 1 };
         copies.extend(std::iter::repeat_n(copy, count));
     }
     copies.sort_by(|a, b| b.load.total_cmp(&a.load));

@@ -33,7 +33,7 @@ const SWEEPS_MAX: usize = 500;
 pub fn resplit(placement: &Placement, load: &[f64], cluster: &Cluster) -> Result<Shares, MoeError> {
     check_load(load, placement.num_logical())?;
     let copies = Copies::new(placement, cluster)?;
-    let parts = Split::new(&copies, load).solve();
+    let parts = Split::solve(&copies, load).parts;
     let mut shares = vec![0.0; cluster.slots()];
     for (expert, &load) in load.iter().enumerate() {
         let seats = copies.seats(expert);
@@ -68,18 +68,33 @@ impl Policy for Resplit {
     }
 }
 
-/// Loads of seats on their way to the best split.
-struct Split<'a> {
+/// The best split of loads over seats.
+pub(super) struct Split<'a> {
     copies: &'a Copies,
     load: &'a [f64],
-    parts: Vec<f64>,
-    rank_loads: Vec<f64>,
+    /// Load of each seat.
+    pub parts: Vec<f64>,
+    pub rank_loads: Vec<f64>,
     basins: Vec<Basin>,
 }
 
 impl<'a> Split<'a> {
+    /// Sweeps until the ranks of every expert are even.
+    pub fn solve(copies: &'a Copies, load: &'a [f64]) -> Self {
+        let mut split = Self::even(copies, load);
+        let total: f64 = load.iter().sum();
+        let tolerance = TOLERANCE * total / copies.speeds.iter().sum::<f64>();
+        for _ in 0..SWEEPS_MAX {
+            let gains = copies.spread.iter().map(|&expert| split.refill(expert as usize));
+            if gains.fold(0.0, f64::max) <= tolerance {
+                break;
+            }
+        }
+        split
+    }
+
     /// Every expert evenly on its ranks.
-    fn new(copies: &'a Copies, load: &'a [f64]) -> Self {
+    fn even(copies: &'a Copies, load: &'a [f64]) -> Self {
         let mut parts = vec![0.0; copies.num_seats()];
         let mut rank_loads = vec![0.0; copies.ranks()];
         for (expert, &load) in load.iter().enumerate() {
@@ -91,21 +106,6 @@ impl<'a> Split<'a> {
             }
         }
         Self { copies, load, parts, rank_loads, basins: Vec::new() }
-    }
-
-    /// Load of each seat.
-    fn solve(mut self) -> Vec<f64> {
-        let total: f64 = self.load.iter().sum();
-        let copies = self.copies;
-        let tolerance = TOLERANCE * total / copies.speeds.iter().sum::<f64>();
-        for _ in 0..SWEEPS_MAX {
-            let experts = copies.spread.iter();
-            let gains = experts.map(|&expert| self.refill(expert as usize));
-            if gains.fold(0.0, f64::max) <= tolerance {
-                break;
-            }
-        }
-        self.parts
     }
 
     /// Fills an expert in again; how much the slowest of its ranks gained by it.

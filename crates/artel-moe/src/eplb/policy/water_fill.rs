@@ -1,25 +1,31 @@
+use std::cmp::Ordering;
+
 use super::{
     Copies,
     level::{Basin, level},
+    resplit::Split,
 };
 use crate::MoeError;
 
 /// More sweeps over the experts do not pay: paths find what is left.
 const SWEEPS_MAX: usize = 4;
+/// With so many pairs a seat it is faster to split them like water first and then to make them whole.
+const MANY: u64 = 64;
 
 /// Whose tokens are dealt out. Everybody who deals out the same tokens must come to the same result.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Batch {
     /// The tokens that one rank sends to the experts (all-to-all). Of equally loaded ranks it takes
-    /// itself first, then the next, so that ranks with few tokens do not all choose the same.
+    /// itself first; between others sources take turns, so that those with few tokens do not all
+    /// choose the same.
     OfRank(usize),
     /// Tokens that every rank sees (all-gather).
     Replicated,
 }
 
 impl Batch {
-    /// The rank that wins ties.
-    fn first_rank(self, copies: &Copies) -> Result<usize, MoeError> {
+    /// The rank that goes first in ties.
+    fn source(self, copies: &Copies) -> Result<usize, MoeError> {
         match self {
             Self::Replicated => Ok(0),
             Self::OfRank(rank) if rank < copies.ranks() => Ok(rank),
@@ -61,7 +67,11 @@ pub fn water_fill(counts: &[u32], copies: &Copies, batch: Batch) -> Result<Vec<u
 /// The same by seat.
 pub(super) fn fill(counts: &[u32], copies: &Copies, batch: Batch) -> Result<Vec<u32>, MoeError> {
     MoeError::check_shape("pairs of experts", copies.num_logical(), counts.len())?;
-    let mut filling = Filling::new(counts, copies, batch.first_rank(copies)?);
+    let mut filling = Filling::new(counts, copies, batch.source(copies)?);
+    if counts.iter().map(|&count| u64::from(count)).sum::<u64>() >= MANY * copies.num_seats() as u64
+    {
+        filling.pour();
+    }
     filling.sweep();
     filling.relieve();
     Ok(filling.quotas)
@@ -71,16 +81,18 @@ pub(super) fn fill(counts: &[u32], copies: &Copies, batch: Batch) -> Result<Vec<
 struct Filling<'a> {
     counts: &'a [u32],
     copies: &'a Copies,
-    first_rank: usize,
+    source: usize,
     quotas: Vec<u32>,
     /// Pairs of each rank: whole numbers, far below 2^53.
     rank_loads: Vec<f64>,
     basins: Vec<Basin>,
+    /// Quotas of the expert at hand before it was dealt out again.
+    before: Vec<u32>,
 }
 
 impl<'a> Filling<'a> {
     /// Experts on one rank are dealt out, the others not yet.
-    fn new(counts: &'a [u32], copies: &'a Copies, first_rank: usize) -> Self {
+    fn new(counts: &'a [u32], copies: &'a Copies, source: usize) -> Self {
         let mut quotas = vec![0; copies.num_seats()];
         let mut rank_loads = vec![0.0; copies.ranks()];
         for (expert, &count) in counts.iter().enumerate() {
@@ -90,7 +102,21 @@ impl<'a> Filling<'a> {
                 rank_loads[copies.rank_of[seats.start] as usize] += f64::from(count);
             }
         }
-        Self { counts, copies, first_rank, quotas, rank_loads, basins: Vec::new() }
+        Self { counts, copies, source, quotas, rank_loads, basins: Vec::new(), before: Vec::new() }
+    }
+
+    /// Deals out the whole part of what the best split of loads gives each seat.
+    fn pour(&mut self) {
+        let load: Vec<f64> = self.counts.iter().map(|&count| f64::from(count)).collect();
+        let split = Split::solve(self.copies, &load);
+        for &expert in &self.copies.spread {
+            for seat in self.copies.seats(expert as usize) {
+                // The conversion cuts off what is not whole.
+                self.quotas[seat] = split.parts[seat] as u32;
+                let rank = self.copies.rank_of[seat] as usize;
+                self.rank_loads[rank] += f64::from(self.quotas[seat]);
+            }
+        }
     }
 
     /// Deals out expert after expert, given the others, until nothing changes.
@@ -106,7 +132,8 @@ impl<'a> Filling<'a> {
         }
     }
 
-    /// Deals out one expert: whole pairs below the common level, then one by one.
+    /// Deals out one expert: whole pairs below the common level, then one by one. Whether that
+    /// changed anything.
     fn refill(&mut self, expert: usize) -> bool {
         let (copies, seats) = (self.copies, self.copies.seats(expert));
         self.basins.clear();
@@ -115,15 +142,16 @@ impl<'a> Filling<'a> {
             self.rank_loads[rank] -= f64::from(self.quotas[seat]);
             self.basins.push(Basin { load: self.rank_loads[rank], speed: copies.speeds[rank] });
         }
+        self.before.clear();
+        self.before.extend_from_slice(&self.quotas[seats.clone()]);
         let mut left = self.counts[expert];
         let level = level(f64::from(left), &mut self.basins);
-        let mut changed = false;
         for seat in seats.clone() {
             let rank = copies.rank_of[seat] as usize;
             let below = (level * copies.speeds[rank] - self.rank_loads[rank]).max(0.0);
             // The conversion cuts off what is not whole.
             let quota = left.min(below as u32);
-            changed |= std::mem::replace(&mut self.quotas[seat], quota) != quota;
+            self.quotas[seat] = quota;
             self.rank_loads[rank] += f64::from(quota);
             left -= quota;
         }
@@ -131,16 +159,25 @@ impl<'a> Filling<'a> {
             let Some(seat) = seats.clone().min_by(|&a, &b| self.by_next_time(a, b)) else { break };
             self.quotas[seat] += 1;
             self.rank_loads[copies.rank_of[seat] as usize] += 1.0;
-            changed = true;
         }
-        changed
+        self.before != self.quotas[seats]
     }
 
-    /// Orders seats by the time of their rank with one pair more.
-    fn by_next_time(&self, a: usize, b: usize) -> std::cmp::Ordering {
-        let [a, b] = [a, b].map(|seat| self.copies.rank_of[seat] as usize);
-        let turn = |rank| (rank + self.copies.ranks() - self.first_rank) % self.copies.ranks();
-        self.next_time(a).total_cmp(&self.next_time(b)).then_with(|| turn(a).cmp(&turn(b)))
+    /// Orders seats by the time of their rank with one pair more, then by turn.
+    fn by_next_time(&self, a: usize, b: usize) -> Ordering {
+        let [rank_a, rank_b] = [a, b].map(|seat| self.copies.rank_of[seat] as usize);
+        let times = self.next_time(rank_a).total_cmp(&self.next_time(rank_b));
+        times.then_with(|| self.turn(a).cmp(&self.turn(b)))
+    }
+
+    /// Place of a seat among those of its expert: that of the source itself, then another one first for
+    /// every source and expert.
+    fn turn(&self, seat: usize) -> (bool, usize) {
+        let expert = self.copies.expert_of[seat] as usize;
+        let seats = self.copies.seats(expert);
+        let first = (self.source + expert) % seats.len();
+        let turn = (seat - seats.start + seats.len() - first) % seats.len();
+        (self.copies.rank_of[seat] as usize != self.source, turn)
     }
 
     fn next_time(&self, rank: usize) -> f64 {
