@@ -12,6 +12,9 @@ pub(super) struct Copy {
 /// How much later than the first, in parts of its own load, a rank may be done with a copy that is one
 /// of several: exchanges make up for it.
 const SLACK: f64 = 0.5;
+/// With fewer slots a rank there are too few exchanges for that, and without slack two are packed
+/// exactly: the heaviest with the lightest.
+const SLACK_SLOTS: usize = 3;
 
 /// Copies on living ranks, each rank's slots full, in descending order of load.
 #[derive(Debug, Clone)]
@@ -62,7 +65,7 @@ impl Packing {
                 first_with_room = Some((time, rank));
             }
         }
-        if let Some((time_first, rank)) = first.filter(|_| copy.spread) {
+        if let Some((time_first, rank)) = first.filter(|_| copy.spread && room >= SLACK_SLOTS) {
             let limit = time_first + SLACK * copy.load / self.speeds[rank];
             let near = (0..self.loads.len()).filter(|&rank| {
                 self.copies[rank].len() < room
