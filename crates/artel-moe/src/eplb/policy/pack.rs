@@ -12,9 +12,9 @@ pub(super) struct Copy {
 /// How much later than the first, in parts of its own load, a rank may be done with a copy that is one
 /// of several: exchanges make up for it.
 const SLACK: f64 = 0.5;
-/// With fewer slots a rank there are too few exchanges for that, and without slack two are packed
-/// exactly: the heaviest with the lightest.
-const SLACK_SLOTS: usize = 3;
+/// With fewer slots a rank copies of an expert may meet and nothing gives way, for there are too few
+/// exchanges to make up for it; two are packed exactly, the heaviest with the lightest.
+const APART_SLOTS: usize = 3;
 
 /// Copies on living ranks, each rank's slots full, in descending order of load.
 #[derive(Debug, Clone)]
@@ -55,17 +55,19 @@ impl Packing {
 
     fn put(&mut self, copy: Copy, room: usize, links: &mut Links) {
         let time = |rank: usize| (self.loads[rank] + copy.load) / self.speeds[rank];
+        let apart = room >= APART_SLOTS;
         let mut first: Option<(f64, usize)> = None;
         let mut first_with_room: Option<(f64, usize)> = None;
         for rank in (0..self.loads.len()).filter(|&rank| self.copies[rank].len() < room) {
             let time = time(rank);
-            if first.is_none_or(|first| time < first.0) && !links.placed.contains(&rank) {
+            if first.is_none_or(|first| time < first.0) && !(apart && links.placed.contains(&rank))
+            {
                 first = Some((time, rank));
             } else if first.is_none() && first_with_room.is_none_or(|first| time < first.0) {
                 first_with_room = Some((time, rank));
             }
         }
-        if let Some((time_first, rank)) = first.filter(|_| copy.spread && room >= SLACK_SLOTS) {
+        if let Some((time_first, rank)) = first.filter(|_| copy.spread && apart) {
             let limit = time_first + SLACK * copy.load / self.speeds[rank];
             let near = (0..self.loads.len()).filter(|&rank| {
                 self.copies[rank].len() < room

@@ -35,12 +35,13 @@ pub fn resplit(placement: &Placement, load: &[f64], cluster: &Cluster) -> Result
     let copies = Copies::new(placement, cluster)?;
     let parts = Split::solve(&copies, load).parts;
     let mut shares = vec![0.0; cluster.slots()];
-    for (expert, &load) in load.iter().enumerate() {
+    for expert in 0..load.len() {
         let seats = copies.seats(expert);
         let total: f64 = parts[seats.clone()].iter().sum();
         for seat in seats {
             let slots = copies.slots_of(seat);
-            let part = match load > 0.0 {
+            // Loads beside which an expert's vanishes leave it no parts.
+            let part = match total > 0.0 {
                 true => parts[seat] / total / slots.len() as f64,
                 false => 1.0 / f64::from(placement.logical_replica_count()[expert]),
             };

@@ -45,6 +45,10 @@ fn experts_without_load_share_evenly() {
     let shares = resplit(&placement, &[0.0, 4.0], &cluster).unwrap();
     assert_eq!(shares.of_slots(), [0.5; 4]);
     assert_eq!(resplit(&placement, &[0.0; 2], &cluster).unwrap(), Shares::equal(&placement));
+    // So little that it vanishes in the load of a rank.
+    let placement = Placement::new(vec![0, 1, 0, 2], 3).unwrap();
+    let shares = resplit(&placement, &[1e-30, 5.0, 5.0], &cluster).unwrap();
+    assert_eq!(shares, Shares::equal(&placement));
 }
 
 /// Two copies on one rank are as good as one: the rank's part goes to both.
