@@ -8,7 +8,7 @@ const FACTOR: u64 = 0x9e37_79b9_7f4a_7c15;
 
 /// A checksum of `bytes` for somebody who also knows `seed`.
 pub(super) fn checksum(seed: u64, bytes: &[u8]) -> u64 {
-    let mut lanes: [u64; LANES] = std::array::from_fn(|lane| seed ^ ((lane as u64 + 1) * FACTOR));
+    let mut lanes: [u64; LANES] = std::array::from_fn(|lane| add(seed, lane as u64));
     let (blocks, rest) = bytes.as_chunks::<{ 8 * LANES }>();
     let mut last = [0; 8 * LANES];
     last[..rest.len()].copy_from_slice(rest);

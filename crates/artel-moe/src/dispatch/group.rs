@@ -16,6 +16,7 @@ use super::{
 };
 use crate::MoeError;
 use crate::config::{MoeConfig, Parallelism};
+use crate::eplb::policy;
 use crate::eplb::{Cluster, ExpertLoad, LayerPlan, RecordFlag};
 use crate::quant::{Element, Format, each_format};
 use crate::weights::AnyExperts;
@@ -37,9 +38,11 @@ pub struct RankedLayer {
 /// group and all its layers are dropped.
 #[derive(Debug)]
 pub struct RankGroup {
-    cluster: Cluster,
     layers: Vec<ExpertParallel>,
     leader: Arc<Mutex<Leader>>,
+    /// What tests look into: the layers of each rank.
+    #[cfg(test)]
+    pub(super) held: Vec<Arc<[LayerOfRank]>>,
 }
 
 /// One layer on the ranks: what [`AnyMoeLayer::on_ranks`](crate::layer::AnyMoeLayer::on_ranks) takes.
@@ -96,11 +99,15 @@ impl RankGroup {
             works: (0..cluster.ranks()).map(|_| None).collect(),
             slots: Vec::new(),
         };
+        #[cfg(test)]
+        let mut all_held = Vec::new();
         for rank in 0..cluster.ranks() {
             let held = layers.iter().map(|layer| layer.of_rank(rank, &cluster, options.features));
             let held: Arc<[LayerOfRank]> = held.collect::<Result<Vec<_>, _>>()?.into();
             leader.ranks.push(start_rank(rank, &held, &transport, options.threads_per_rank)?);
             leader.movers.push(start_mover(rank, &held, &transport)?);
+            #[cfg(test)]
+            all_held.push(held);
         }
         let led = layers.iter().map(|layer| layer.led(&cluster));
         leader.layers = led.collect::<Result<_, _>>()?;
@@ -112,12 +119,17 @@ impl RankGroup {
             format: ranked.experts.format(),
         };
         let layers = layers.into_iter().enumerate().map(handle).collect();
-        Ok(Self { cluster, layers, leader })
+        Ok(Self {
+            layers,
+            leader,
+            #[cfg(test)]
+            held: all_held,
+        })
     }
 
     /// The ranks.
-    pub fn cluster(&self) -> &Cluster {
-        &self.cluster
+    pub fn cluster(&self) -> Cluster {
+        lock(&self.leader).cluster.clone()
     }
 
     /// All layers.
@@ -187,6 +199,40 @@ impl RankGroup {
         }
         events.extend(self.poll());
         Ok(events)
+    }
+
+    /// Goes on without some ranks: gives up all moves and wants nothing more of these ranks. Steps whose
+    /// experts are in their slots fail until the layers have moved to a placement without them. Experts
+    /// that only they had are then taken from where they were loaded.
+    ///
+    /// # Errors
+    /// [`MoeError`] for a rank that does not exist, or when none is left.
+    pub fn without(&self, dead: &[usize]) -> Result<(), MoeError> {
+        lock(&self.leader).without(dead)
+    }
+
+    /// Goes on without some ranks, with every layer moved to a placement of the others: their slots are
+    /// left, and an expert that is nowhere else replaces a copy of another. Waits until that is done.
+    ///
+    /// # Errors
+    /// [`MoeError`] as of [`RankGroup::without`] and [`RankGroup::finish_moves`], for fewer living slots
+    /// than experts, or with what made a move fail.
+    pub fn recover(&self, dead: &[usize], limit: Duration) -> Result<(), MoeError> {
+        self.without(dead)?;
+        self.poll();
+        let cluster = self.cluster();
+        for layer in &self.layers {
+            let now = layer.plan().placement;
+            let load = vec![1.0; now.num_logical()];
+            let plan = LayerPlan::equal(policy::rehome(&now, &load, &cluster)?);
+            self.begin_move(layer.layer(), plan)?;
+        }
+        for event in self.finish_moves(limit)? {
+            if let MoveEvent::Aborted { why, .. } = event {
+                return Err(why);
+            }
+        }
+        Ok(())
     }
 
     /// Records the load of all layers from now on whenever `flag` is on.
@@ -286,8 +332,8 @@ impl RankedLayer {
             experts.iter().map(|&expert| usize::try_from(expert).unwrap_or(0)).collect();
         let (config, features) = (self.config.clone(), features.with_invariant_rows());
         let slots: Arc<dyn RankSlots> = each_format!(AnyExperts, &self.experts, |weights| {
-            let weights = weights.pick(&picked)?;
-            Arc::new(CpuSlots { config, features, weights })
+            let (weights, loaded) = (weights.pick(&picked)?, weights.clone());
+            Arc::new(CpuSlots { config, features, weights, loaded })
         });
         Ok(LayerOfRank::new(Held { version: self.version(), experts, slots }))
     }

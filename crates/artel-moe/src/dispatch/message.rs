@@ -112,6 +112,8 @@ pub struct StageOrder {
     pub num_logical: usize,
     /// Slots to copy inside of this rank: from, to.
     pub copies: Vec<(usize, usize)>,
+    /// Experts that no living rank has, and the slots of this rank that get them.
+    pub reloads: Vec<(usize, usize)>,
     /// Experts that will arrive, with the slots of this rank that get them.
     pub receives: Vec<(usize, Vec<usize>)>,
 }

@@ -41,7 +41,7 @@ mod tests;
 
 pub use choice::CopyChoice;
 pub use group::{ExpertParallel, RankGroup, RankedLayer};
-pub use message::{Message, Parcel, PlacementVersion, Report, StageOrder, Work};
+pub use message::{Message, Outgoing, Parcel, PlacementVersion, Report, StageOrder, Work};
 pub use moves::MoveEvent;
 pub use options::RankOptions;
 pub use transport::{Gone, Port, ThreadTransport, Transport};

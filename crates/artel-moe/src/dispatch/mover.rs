@@ -102,7 +102,9 @@ impl Mover {
             return Err(MoeError::config("hash of a placement", found, order.to));
         }
         let copy = |&(from, to): &(usize, usize)| (to, Content::CopyOf(from));
-        let contents = order.copies.iter().map(copy).collect();
+        let reload = |&(expert, to): &(usize, usize)| (to, Content::Loaded(expert));
+        let copies = order.copies.iter().map(copy);
+        let contents = copies.chain(order.reloads.iter().map(reload)).collect();
         self.orders.insert(order.layer, Order { order, contents });
         Ok(())
     }

@@ -89,7 +89,12 @@ impl Leader {
         let choice = self.layers[layer].chooser.choice();
         let last = Chooser::new(plan.clone(), choice, &self.cluster)?;
         let now = &self.layers[layer].chooser.plan().placement;
-        let stages = movement::stages(now, &plan.placement, self.options.slots_per_switch)?;
+        // Slots of dead ranks are left at once: no placement on the way may use them.
+        let slots_max = match self.cluster.check(now) {
+            Ok(()) => self.options.slots_per_switch,
+            Err(_) => usize::MAX,
+        };
+        let stages = movement::stages(now, &plan.placement, slots_max)?;
         if stages.is_empty() {
             self.layers[layer].chooser = last;
             let took = Duration::ZERO;
@@ -338,6 +343,19 @@ impl Leader {
         }
     }
 
+    /// See [`RankGroup::without`](super::RankGroup::without).
+    pub fn without(&mut self, dead: &[usize]) -> Result<(), MoeError> {
+        let cluster = self.cluster.clone().without(dead)?;
+        for layer in 0..self.layers.len() {
+            let Some(&rank) = dead.first().filter(|_| self.layers[layer].moving.is_some()) else {
+                continue;
+            };
+            self.abort(layer, failure(rank, layer, MOVING, "it was given up".to_owned()));
+        }
+        self.cluster = cluster;
+        Ok(())
+    }
+
     fn tell_movers(&self, layer: usize, version: PlacementVersion) {
         for rank in self.cluster.living() {
             // A mover that is gone has nothing to forget.
@@ -395,6 +413,12 @@ fn orders<'a>(
             physical_to_logical: physical_to_logical.clone(),
             num_logical: placement.num_logical(),
             copies: copies.map(|copy| (local(&copy.from_slot), local(&copy.to_slot))).collect(),
+            reloads: moves
+                .reloads
+                .iter()
+                .filter(|(_, to_slot)| slots.contains(to_slot))
+                .map(|(expert, to_slot)| (*expert, local(to_slot)))
+                .collect(),
             receives: receives
                 .map(|transfer| (transfer.expert, transfer.to_slots.iter().map(local).collect()))
                 .collect(),

@@ -21,6 +21,8 @@ use crate::weights::ExpertWeights;
 pub(super) enum Content {
     /// What another slot of the rank holds.
     CopyOf(usize),
+    /// An expert of the model as it was loaded.
+    Loaded(usize),
     /// An expert that has arrived as bytes.
     Arrived(HostBuffer),
 }
@@ -48,11 +50,14 @@ pub(super) struct Scratch {
 }
 
 /// Slots on the CPU.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct CpuSlots<F: GemmFormat> {
     pub config: MoeConfig,
     pub features: CpuFeatures,
+    /// One expert a slot.
     pub weights: ExpertWeights<F>,
+    /// All experts of the model as they were loaded. Shares the bytes of the checkpoint.
+    pub loaded: ExpertWeights<F>,
 }
 
 impl<F: GemmFormat> RankSlots for CpuSlots<F> {
@@ -92,11 +97,12 @@ impl<F: GemmFormat> RankSlots for CpuSlots<F> {
         for (slot, content) in contents {
             let expert = match content {
                 Content::CopyOf(from) => self.weights.expert(*from),
+                Content::Loaded(expert) => self.loaded.expert(*expert),
                 Content::Arrived(bytes) => self.weights.expert(0).from_bytes(bytes)?,
             };
             weights.replace(*slot, expert)?;
         }
-        Ok(Arc::new(Self { config: self.config.clone(), features: self.features, weights }))
+        Ok(Arc::new(Self { weights, ..self.clone() }))
     }
 }
 

@@ -1,7 +1,10 @@
 //! Ranks against the layer that computes everything itself: the same bits, whatever moves, and clear
 //! errors, whatever breaks.
 
+mod accidents;
 mod bits;
+mod failures;
+mod golden;
 
 use std::time::Duration;
 

@@ -27,3 +27,6 @@ mod stages;
 pub use plan::{LocalCopy, MovePlan, Transfer, plan};
 pub use rounds::rounds;
 pub use stages::stages;
+
+#[cfg(test)]
+mod tests;

@@ -36,20 +36,22 @@ pub struct MovePlan {
     pub transfers: Vec<Transfer>,
     /// Inside ranks, by slot.
     pub copies: Vec<LocalCopy>,
+    /// Experts that no living rank has, and the slot that wants them: to be read again from where they
+    /// were loaded.
+    pub reloads: Vec<(usize, usize)>,
 }
 
 /// What has to be copied so that the slots of `cluster` hold `new` where they hold `old`.
 ///
 /// # Errors
-/// [`MoeError`] when the placements differ in slots or experts or are of another cluster, or when
-/// only dead ranks have an expert.
+/// [`MoeError`] when the placements differ in slots or experts, or are of another cluster.
 pub fn plan(old: &Placement, new: &Placement, cluster: &Cluster) -> Result<MovePlan, MoeError> {
     MoeError::check_shape("slots of a placement", cluster.slots(), old.num_physical())?;
     MoeError::check_shape("experts of a placement", old.num_logical(), new.num_logical())?;
     cluster.check(new)?;
     let mut moves = MovePlan::default();
     for expert in 0..new.num_logical() {
-        plan_expert(expert, (old, new), cluster, &mut moves)?;
+        plan_expert(expert, (old, new), cluster, &mut moves);
     }
     let slots = old.physical_to_logical().iter().zip(new.physical_to_logical());
     moves.changed_slots = slots.filter(|(old, new)| old != new).count();
@@ -62,7 +64,7 @@ fn plan_expert(
     (old, new): (&Placement, &Placement),
     cluster: &Cluster,
     moves: &mut MovePlan,
-) -> Result<(), MoeError> {
+) {
     let slots = |placement: &Placement| -> Vec<usize> {
         placement.replicas(expert as i32).iter().map(|&slot| slot as usize).collect()
     };
@@ -80,9 +82,9 @@ fn plan_expert(
             receivers.push((rank, vec![to_slot]));
         }
     }
-    if !receivers.is_empty() && sources.is_empty() {
-        let allowed = "1 or more: nobody could send it";
-        return Err(MoeError::element("living copies of an expert", expert, 0, allowed));
+    if sources.is_empty() {
+        let wanted = receivers.iter().flat_map(|(_, to_slots)| to_slots);
+        moves.reloads.extend(wanted.map(|&to_slot| (expert, to_slot)));
     }
     for ((from, from_slot), receivers) in sources.iter().zip(deal(&receivers, sources.len())) {
         moves.transfers.extend(receivers.into_iter().map(|(to, to_slots)| Transfer {
@@ -93,7 +95,6 @@ fn plan_expert(
             to_slots: to_slots.clone(),
         }));
     }
-    Ok(())
 }
 
 /// Each rank with its first of `slots`, which ascend.
