@@ -1,7 +1,7 @@
 use crate::MoeError;
-use crate::eplb::map_and_record::{self, LoadRecorder, PlacementRule, QuotaCursor, ReplicaRule};
-use crate::eplb::policy::{Batch, Copies, Objective, quotas};
-use crate::eplb::{Cluster, LayerPlan};
+use crate::eplb::map_and_record::{self, LoadRecorder, PlacementRule, ReplicaRule};
+use crate::eplb::policy::Batch;
+use crate::eplb::{BatchSplit, Cluster, LayerPlan};
 
 /// How a copy is chosen for each pair. Never changes a bit of the result.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -9,8 +9,12 @@ pub enum CopyChoice {
     /// By token and expert alone.
     Rule(ReplicaRule),
     /// By counting the batch and dealing its pairs out so that ranks are as even as the placement
-    /// allows.
-    Quotas(Objective),
+    /// allows: in experts that have pairs at all while those have fewer than this on average, else in
+    /// pairs.
+    Quotas {
+        /// The knee of the roofline, in pairs an active expert.
+        memory_bound_below: usize,
+    },
 }
 
 impl From<ReplicaRule> for CopyChoice {
@@ -24,24 +28,25 @@ impl From<ReplicaRule> for CopyChoice {
 pub(super) struct Chooser {
     choice: CopyChoice,
     rule: PlacementRule,
-    copies: Copies,
-    cursor: QuotaCursor,
-    /// Pairs of each expert in a batch, `[L]`.
-    counts: Vec<u32>,
+    /// Asked in place of the rule, where batches are counted.
+    split: Option<BatchSplit>,
 }
 
 impl Chooser {
     /// # Errors
     /// [`MoeError`] when shares are not of their placement, or that is of another cluster.
     pub fn new(plan: LayerPlan, choice: CopyChoice, cluster: &Cluster) -> Result<Self, MoeError> {
-        let rule = match choice {
-            CopyChoice::Rule(rule) => rule,
-            // Not asked for a choice.
-            CopyChoice::Quotas(_) => ReplicaRule::TokenHash,
+        cluster.check(&plan.placement)?;
+        let (rule, split) = match choice {
+            CopyChoice::Rule(rule) => (rule, None),
+            CopyChoice::Quotas { memory_bound_below } => {
+                // The leader sees all tokens.
+                let (placement, batch) = (&plan.placement, Batch::Replicated);
+                let split = BatchSplit::new(placement, cluster, batch, memory_bound_below)?;
+                (ReplicaRule::TokenHash, Some(split))
+            }
         };
-        let copies = Copies::new(&plan.placement, cluster)?;
-        let rule = PlacementRule::new(plan, rule)?;
-        Ok(Self { choice, rule, copies, cursor: QuotaCursor::default(), counts: Vec::new() })
+        Ok(Self { choice, rule: PlacementRule::new(plan, rule)?, split })
     }
 
     /// Where copies are.
@@ -61,19 +66,10 @@ impl Chooser {
         top_k: usize,
         recorder: LoadRecorder<'_>,
     ) -> Result<(), MoeError> {
-        let table = self.rule.table();
-        match self.choice {
-            CopyChoice::Rule(rule) => {
-                map_and_record::cpu::map_and_record(ids, top_k, table, rule, recorder)
-            }
-            CopyChoice::Quotas(objective) => {
-                self.counts.clear();
-                self.counts.resize(table.num_logical(), 0);
-                map_and_record::count_pairs(ids, &mut self.counts);
-                let quotas = quotas(objective, &self.counts, &self.copies, Batch::Replicated)?;
-                let quotas = (quotas.as_slice(), &mut self.cursor);
-                map_and_record::cpu::map_by_quotas(ids, top_k, table, quotas, recorder)
-            }
+        let (table, rule) = (self.rule.table(), self.rule.rule());
+        match &mut self.split {
+            None => map_and_record::cpu::map_and_record(ids, top_k, table, rule, recorder),
+            Some(split) => split.map_and_record(ids, top_k, table, recorder),
         }
     }
 }

@@ -38,6 +38,7 @@ pub struct RankedLayer {
 /// group and all its layers are dropped.
 #[derive(Debug)]
 pub struct RankGroup {
+    cluster: Cluster,
     layers: Vec<ExpertParallel>,
     leader: Arc<Mutex<Leader>>,
     /// What tests look into: the layers of each rank.
@@ -120,6 +121,7 @@ impl RankGroup {
         };
         let layers = layers.into_iter().enumerate().map(handle).collect();
         Ok(Self {
+            cluster,
             layers,
             leader,
             #[cfg(test)]
@@ -127,8 +129,13 @@ impl RankGroup {
         })
     }
 
-    /// The ranks.
-    pub fn cluster(&self) -> Cluster {
+    /// The ranks, as they were started.
+    pub fn cluster(&self) -> &Cluster {
+        &self.cluster
+    }
+
+    /// The ranks without those that were given up.
+    pub fn living(&self) -> Cluster {
         lock(&self.leader).cluster.clone()
     }
 
@@ -220,7 +227,7 @@ impl RankGroup {
     pub fn recover(&self, dead: &[usize], limit: Duration) -> Result<(), MoeError> {
         self.without(dead)?;
         self.poll();
-        let cluster = self.cluster();
+        let cluster = self.living();
         for layer in &self.layers {
             let now = layer.plan().placement;
             let load = vec![1.0; now.num_logical()];

@@ -13,7 +13,6 @@ use crate::eplb::{Cluster, LayerPlan, Placement};
 
 /// What became of a move.
 #[derive(Debug, Clone, PartialEq)]
-#[non_exhaustive]
 pub enum MoveEvent {
     /// All slots hold what the plan wanted, and its shares are in force.
     Moved {

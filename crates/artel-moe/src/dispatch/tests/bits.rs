@@ -1,5 +1,4 @@
 use super::*;
-use crate::eplb::policy::Objective;
 use crate::eplb::{RecordFlag, Shares};
 
 /// The bits of a layer on `ranks` ranks before, during and after 100 moves.
@@ -100,8 +99,8 @@ fn how_copies_are_chosen_changes_the_load_and_no_bit() {
     assert!(run().iter().all(|&load| load == 0), "recording is off");
     flag.set(true);
     assert_eq!(run().iter().sum::<i32>(), 64 * 3);
-    for objective in [Objective::Tokens, Objective::ActiveExperts] {
-        handle.set_choice(CopyChoice::Quotas(objective)).unwrap();
+    for memory_bound_below in [0, 1000] {
+        handle.set_choice(CopyChoice::Quotas { memory_bound_below }).unwrap();
         run();
     }
     let salt = ReplicaSalt::of_replicated_tokens(0);
