@@ -91,6 +91,14 @@ pub enum ModelError {
         /// What is not supported, and what is.
         why: String,
     },
+    /// A file cannot be written.
+    #[error("cannot write {}: {source}", path.display())]
+    CannotWrite {
+        /// File or folder.
+        path: std::path::PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
     /// A tensor that the architecture needs is not there.
     #[error("{checkpoint} lacks tensor {name}, expected with shape {expected:?}")]
     MissingTensor {

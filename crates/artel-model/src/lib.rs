@@ -12,6 +12,7 @@ mod decoder;
 mod error;
 mod generation;
 mod model;
+pub mod quantize;
 pub mod tokenizer;
 mod weights;
 

@@ -61,6 +61,7 @@ fn dispatch(command: &Command) -> anyhow::Result<ExitCode> {
         Command::Serve(args) => commands::serve::serve(args),
         Command::Inspect(args) => commands::inspect::inspect(args).map(done),
         Command::Logits(args) => commands::logits::logits(args).map(done),
+        Command::Quantize(args) => commands::quantize::quantize(args).map(done),
         Command::Eval(command) => commands::eval::eval(command),
         Command::Bench(command) => commands::bench::bench(command).map(done),
         Command::Eplb(command) => commands::eplb::eplb(command).map(done),

@@ -114,13 +114,15 @@ pub fn start(
 }
 
 /// A bar on standard error; nothing where that is not a terminal.
-fn progress_bar(verb: &'static str, name: &str) -> ProgressBar {
+/// A bar of bytes that are done.
+pub fn progress_bar(verb: &'static str, name: &str) -> ProgressBar {
     let style = ProgressStyle::with_template("{prefix} {msg} {wide_bar} {bytes}/{total_bytes}")
         .expect("this is a bug: the template of the progress bar");
     ProgressBar::new(0).with_style(style).with_prefix(verb).with_message(name.to_owned())
 }
 
-fn show(bar: &ProgressBar, progress: Progress) {
+/// Moves the bar to where the work is.
+pub fn show(bar: &ProgressBar, progress: Progress) {
     if bar.length() != Some(progress.bytes_total as u64) {
         bar.set_length(progress.bytes_total as u64);
     }

@@ -1,4 +1,4 @@
-//! gpt-oss (20b, 120b) with plain weights: a sink for each query head, windows on every other
+//! gpt-oss (20b, 120b) with plain experts or MXFP4 ones: a sink for each query head, windows on every other
 //! layer, biases everywhere, and a clamped activation over interleaved gate and up.
 
 use artel_moe::activation::{Activation, GateLayout};
@@ -58,11 +58,17 @@ fn read_gate(moe: &Scope<'_, '_>, experts: &RoutedExperts) -> Result<Gate> {
     Ok(Gate::new(weight, Some(router.vector("bias", experts.experts())?))?)
 }
 
-/// All experts of a layer share a tensor, laid out for `x @ W`: `[E, H, 2I]` and `[E, I, H]`.
+/// All experts of a layer share a tensor: plain numbers laid out for `x @ W`, `[E, H, 2I]` and
+/// `[E, I, H]`, or rows of MXFP4 blocks.
 fn read_experts(weights: &Scope<'_, '_>, spec: &RoutedExperts) -> Result<Vec<ExpertTensors>> {
     let (experts, hidden, gate_up) = (spec.experts(), spec.hidden, 2 * spec.intermediate);
-    let w13 = weights.transposed_matrices("gate_up_proj", [experts, hidden, gate_up])?;
-    let w2 = weights.transposed_matrices("down_proj", [experts, spec.intermediate, hidden])?;
+    let (w13, w2) = if weights.has("gate_up_proj_blocks") {
+        let w13 = weights.mxfp4_matrices("gate_up_proj", [experts, gate_up, hidden])?;
+        (w13, weights.mxfp4_matrices("down_proj", [experts, hidden, spec.intermediate])?)
+    } else {
+        let w13 = weights.transposed_matrices("gate_up_proj", [experts, hidden, gate_up])?;
+        (w13, weights.transposed_matrices("down_proj", [experts, spec.intermediate, hidden])?)
+    };
     let w13_bias = weights.array("gate_up_proj_bias", &[experts, gate_up])?;
     let w2_bias = weights.array("down_proj_bias", &[experts, hidden])?;
     let matrices = w13.into_iter().zip(w2);

@@ -7,7 +7,7 @@ mod rope;
 mod tests;
 
 use artel_moe::activation::{Activation, GateLayout};
-pub use quantization::Quantization;
+pub use quantization::{Quantization, Words};
 pub use rope::{RotaryPart, latent_attention_mscale, rope_config};
 use serde_json::{Map, Value};
 

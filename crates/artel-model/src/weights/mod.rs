@@ -1,7 +1,9 @@
 //! Weights by name: every tensor that an architecture asks for is checked against the shape that
 //! `config.json` implies, counted, and used where it lies in the file.
 
+mod packed_words;
 mod parameters;
+mod quantized;
 
 use std::cell::RefCell;
 use std::collections::BTreeSet;
@@ -10,9 +12,7 @@ use artel_device::HostBuffer;
 use artel_device::cpu::CpuFeatures;
 use artel_layers::linear::Linear;
 use artel_layers::rms_norm::RmsNorm;
-use artel_moe::quant::{
-    AnyMatrix, BLOCK, DenseMatrix, Element, Format, Fp8BlockMatrix, WeightMatrix,
-};
+use artel_moe::quant::{AnyMatrix, DenseMatrix, Element, Format, WeightMatrix};
 use half::{bf16, f16};
 pub use parameters::{FormatBytes, Group, Parameters};
 use rayon::prelude::*;
@@ -133,20 +133,6 @@ impl<'a> Weights<'a> {
         Ok(tensor)
     }
 
-    /// A matrix as it is stored. Only a checkpoint that declares FP8 blocks may hold FP8 codes.
-    fn matrix(&self, name: &str, [rows, columns]: [usize; 2]) -> Result<AnyMatrix> {
-        let tensor = self.tensor(name, &[rows, columns])?;
-        if tensor.dtype != Dtype::F8_E4M3 || self.quantization != Quantization::Fp8Block128 {
-            return dense_matrix(name, tensor, [rows, columns]);
-        }
-        let scales_shape = [rows.div_ceil(BLOCK), columns.div_ceil(BLOCK)];
-        let scales_name = format!("{name}_scale_inv");
-        let scales = floats(&scales_name, self.tensor(&scales_name, &scales_shape)?)?;
-        let scales = HostBuffer::from_vec(scales);
-        let codes = tensor.bytes.clone();
-        Ok(AnyMatrix::Fp8Block128(Fp8BlockMatrix::new(codes, scales, rows, columns)?))
-    }
-
     fn count(&self, group: Group, format: &'static str, parameters: usize, bytes: usize) {
         self.state.borrow_mut().parameters.add(group, format, parameters, bytes);
     }
@@ -197,7 +183,9 @@ impl<'w, 'a> Scope<'w, 'a> {
     /// A matrix `[rows, columns]` in its stored format, or in the one that loading asks for where
     /// the group of this scope is converted.
     pub(crate) fn matrix(&self, name: &str, shape: [usize; 2]) -> Result<AnyMatrix> {
-        let matrix = self.weights.matrix(&self.name(name), shape)?;
+        let name = self.name(name);
+        let matrix = self.weights.matrix(&name, shape)?;
+        self.weights.state.borrow_mut().parameters.name_matrix(name, self.group);
         self.keep(matrix)
     }
 
@@ -254,6 +242,17 @@ impl<'w, 'a> Scope<'w, 'a> {
         Ok(values)
     }
 
+    /// Whether the tensor `name` is there.
+    pub(crate) fn has(&self, name: &str) -> bool {
+        self.weights.checkpoint.tensor(&self.name(name)).is_some()
+    }
+
+    /// Matrices `[rows, columns]` of several experts in MXFP4: `name_blocks` and `name_scales`.
+    pub(crate) fn mxfp4_matrices(&self, name: &str, shape: [usize; 3]) -> Result<Vec<AnyMatrix>> {
+        let experts = self.weights.mxfp4_experts(&self.name(name), shape)?;
+        experts.into_iter().map(|matrix| self.keep(matrix)).collect()
+    }
+
     /// Matrices `[columns, rows]` of several experts in one tensor `[experts, columns, rows]`,
     /// each turned around to `[rows, columns]`: the layout `x @ W` of gpt-oss. Turning them is the
     /// one case in which weights are copied.
@@ -277,7 +276,11 @@ impl<'w, 'a> Scope<'w, 'a> {
 }
 
 /// A matrix of plain numbers over the bytes of its tensor.
-fn dense_matrix(name: &str, tensor: &StoredTensor, shape: [usize; 2]) -> Result<AnyMatrix> {
+pub(crate) fn dense_matrix(
+    name: &str,
+    tensor: &StoredTensor,
+    shape: [usize; 2],
+) -> Result<AnyMatrix> {
     let ([rows, columns], bytes) = (shape, tensor.bytes.clone());
     Ok(match tensor.dtype {
         Dtype::F32 => AnyMatrix::F32(DenseMatrix::new(bytes, rows, columns)?),
@@ -324,10 +327,14 @@ fn floats(name: &str, tensor: &StoredTensor) -> Result<Vec<f32>> {
 }
 
 fn wrong_type(name: &str, tensor: &StoredTensor) -> ModelError {
+    wrong_type_of(name, tensor, FLOATS)
+}
+
+fn wrong_type_of(name: &str, tensor: &StoredTensor, expected: &'static str) -> ModelError {
     ModelError::TensorType {
         name: name.to_owned(),
         file: tensor.file.to_string(),
-        expected: FLOATS,
+        expected,
         found: tensor.dtype.to_string(),
     }
 }

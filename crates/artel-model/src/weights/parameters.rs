@@ -61,9 +61,19 @@ pub struct Parameters {
     experts: usize,
     experts_per_token: usize,
     tied: bool,
+    matrices: Vec<(String, Group)>,
 }
 
 impl Parameters {
+    pub(super) fn name_matrix(&mut self, name: String, group: Group) {
+        self.matrices.push((name, group));
+    }
+
+    /// Names of the matrices that have tensors of their own, in the order in which they were read.
+    pub fn matrices(&self) -> &[(String, Group)] {
+        &self.matrices
+    }
+
     pub(super) fn add(
         &mut self,
         group: Group,

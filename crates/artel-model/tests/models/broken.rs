@@ -124,8 +124,12 @@ fn fp8_codes_need_their_declaration_and_their_scales() {
 #[test]
 fn unsupported_quantisation_says_what_is_supported() {
     let cases = [
-        (json!({"quant_method": "mxfp4"}), "\"mxfp4\""),
-        (json!({"quant_method": "fp8"}), "one scale for a whole tensor"),
+        (json!({"quant_method": "bitsandbytes"}), "\"bitsandbytes\""),
+        (json!({"quant_method": "gptq", "bits": 3}), "bits 3"),
+        (json!({"quant_method": "gptq", "bits": 4, "checkpoint_format": "marlin"}), "marlin"),
+        (json!({"quant_method": "awq", "bits": 4, "version": "gemv"}), "gemv"),
+        (json!({"quant_method": "modelopt", "quant_algo": "W4A8_AWQ"}), "W4A8_AWQ"),
+        (json!({"quant_method": "compressed-tensors", "format": "x"}), "config_groups is missing"),
         (json!({"quant_method": "fp8", "weight_block_size": [64, 128]}), "[64, 128]"),
         (json!({"quant_method": "fp8", "fmt": "e5m2", "weight_block_size": [128, 128]}), "e5m2"),
         (json!({"quant_method": 3}), "quantization_config.quant_method is 3"),

@@ -4,4 +4,5 @@ mod architectures;
 mod broken;
 mod context;
 mod formats;
+mod quantized;
 mod support;

@@ -59,6 +59,8 @@ pub enum Command {
     Inspect(InspectArgs),
     /// Write the logits of a sequence of token ids
     Logits(LogitsArgs),
+    /// Write a checkpoint again with quantised weights
+    Quantize(QuantizeArgs),
     /// Measure how well a model solves problems
     #[command(subcommand)]
     Eval(EvalCommand),
@@ -173,6 +175,26 @@ pub struct InspectArgs {
     /// GPUs that share every expert, for --arch
     #[arg(long, value_name = "N", default_value = "1", requires = "arch")]
     pub tensor_parallel: std::num::NonZeroUsize,
+}
+
+/// `artel quantize`.
+#[derive(Debug, Args)]
+pub struct QuantizeArgs {
+    /// Folder with config.json, safetensors and tokenizer.json [default: the bundled model, tally]
+    #[arg(value_name = "MODEL")]
+    pub model: Option<PathBuf>,
+    /// Number format of the weights of experts and linear layers; one with codes
+    #[arg(long, value_parser = number_format(), value_name = "FORMAT")]
+    pub format: Format,
+    /// Neighbours in a row that share a scale: int4-w4a16 and int8-w8a16
+    #[arg(long, value_name = "N", default_value = "128")]
+    pub group_size: std::num::NonZeroUsize,
+    /// Give every group of int4-w4a16 a zero point
+    #[arg(long)]
+    pub zero_points: bool,
+    /// Folder to write
+    #[arg(long, short, value_name = "FOLDER")]
+    pub output: PathBuf,
 }
 
 /// `artel logits`.

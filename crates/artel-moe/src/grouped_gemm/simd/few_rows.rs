@@ -134,7 +134,7 @@ unsafe fn dots<const R: usize, const C: usize>(
 
 #[inline]
 #[target_feature(enable = "avx512f,avx512bf16")]
-fn as_bf16(vector: __m512i) -> __m512bh {
+pub(super) fn as_bf16(vector: __m512i) -> __m512bh {
     // SAFETY: both are 64 bytes in which every pattern is a value.
     unsafe { std::mem::transmute(vector) }
 }

@@ -14,6 +14,8 @@ mod fp8_decode;
 mod fp8_quantize;
 mod grouped;
 mod int8;
+#[cfg(target_arch = "x86_64")]
+mod nibble_dots;
 mod portable;
 #[cfg(target_arch = "x86_64")]
 mod tiles;
@@ -50,7 +52,7 @@ macro_rules! kernels {
     )* };
 }
 #[cfg(target_arch = "x86_64")]
-use {avx512::Lanes16, few_rows::FEW_ROWS};
+use {avx512::Lanes16, few_rows::FEW_ROWS, nibble_dots::NibbleDots};
 
 // Vectors treat any number of rows alike. Tiles alone cost up to twice the time of dot products at
 // 1 to 4 rows of small bfloat16 experts, and nothing where weights come from memory; dot products
@@ -65,12 +67,14 @@ kernels!(
 );
 
 macro_rules! grouped_kernels {
-    ($($format:ty),*) => { $(
+    ($($format:ty, $few_rows:expr);*) => { $(
         impl GemmFormat for $format {
             fn kernel(features: CpuFeatures) -> &'static dyn Kernel<Self> {
                 match features.isa() {
                     #[cfg(target_arch = "x86_64")]
-                    Isa::Amx | Isa::Avx512 => &GroupedKernel::<avx512::Lanes16>::NEW,
+                    Isa::Amx | Isa::Avx512 if !features.has_invariant_rows() => &$few_rows,
+                    #[cfg(target_arch = "x86_64")]
+                    Isa::Amx | Isa::Avx512 => &GroupedKernel::<Lanes16>::NEW,
                     #[cfg(target_arch = "x86_64")]
                     Isa::Avx2 => &GroupedKernel::<avx2::Lanes8>::NEW,
                     _ => &GroupedKernel::<portable::Portable>::NEW,
@@ -79,7 +83,13 @@ macro_rules! grouped_kernels {
         }
     )* };
 }
-grouped_kernels!(Int8W8A16, Int4W4A16, Nvfp4, Mxfp4, Mxfp8);
+grouped_kernels!(
+    Int8W8A16, GroupedKernel::<Lanes16>::NEW;
+    Int4W4A16, NibbleDots::<Int4W4A16>::NEW;
+    Nvfp4, NibbleDots::<Nvfp4>::NEW;
+    Mxfp4, NibbleDots::<Mxfp4>::NEW;
+    Mxfp8, GroupedKernel::<Lanes16>::NEW
+);
 
 impl GemmFormat for Int8W8A8 {
     fn kernel(features: CpuFeatures) -> &'static dyn Kernel<Self> {

@@ -1,0 +1,233 @@
+//! A checkpoint written again with quantised weights, in a layout that other engines read too.
+//!
+//! What is quantised is what loading converts: projections of attention, dense MLPs and experts.
+//! Embedding, output layer, routers and norms stay as they are. One matrix at a time is in memory.
+
+mod layout;
+#[cfg(test)]
+mod tests;
+mod writer;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+
+use artel_moe::quant::{AnyMatrix, Format, Int4Matrix, Int8GroupMatrix, ZeroPoints};
+use layout::Stored;
+use rayon::prelude::*;
+use serde_json::Value;
+use writer::FolderWriter;
+
+use crate::checkpoint::{Progress, StoredTensor};
+use crate::weights::dense_matrix;
+use crate::{Checkpoint, LoadOptions, Model, ModelError, Result};
+
+/// Files of a folder that are copied where they are there.
+const TEXTS: [&str; 8] = [
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "generation_config.json",
+    "special_tokens_map.json",
+    "chat_template.jinja",
+    "chat_template.json",
+    "vocab.json",
+    "merges.txt",
+];
+
+/// How a checkpoint is quantised.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct QuantizeOptions {
+    /// One with codes.
+    pub format: Format,
+    /// Columns that share a scale, in the formats that leave it open (INT4 and INT8 by group).
+    pub group: usize,
+    /// Whether groups of INT4 have zero points.
+    pub zero_points: bool,
+}
+
+/// What was lost in one layer: `|quantised - stored| / |stored|` over its quantised weights.
+#[derive(Debug, Clone, PartialEq)]
+pub struct LayerError {
+    /// Such as `model.layers.3`.
+    pub layer: String,
+    /// Numbers that were quantised.
+    pub parameters: usize,
+    /// The relative error.
+    pub error: f64,
+}
+
+/// What was written.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Quantized {
+    /// Bytes of all tensors.
+    pub bytes: usize,
+    /// In the order of the layers' names.
+    pub layers: Vec<LayerError>,
+}
+
+/// Writes the checkpoint into `folder`, which is made, with its weights quantised. The folder has a
+/// `config.json` only when everything is in it. Reports after each tensor.
+///
+/// # Errors
+/// [`ModelError`] when the checkpoint does not load, is quantised already, keeps experts as one tensor,
+/// or the folder has files in it or cannot be written.
+pub fn quantize(
+    checkpoint: &Checkpoint,
+    options: &QuantizeOptions,
+    folder: &Path,
+    report: &mut dyn FnMut(Progress),
+) -> Result<Quantized> {
+    let quantization = layout::quantization_config(options)?;
+    check_options(checkpoint, options)?;
+    let names = quantized_names(checkpoint)?;
+    let plan = plan(checkpoint, options, &names)?;
+    let mut writer = FolderWriter::create(folder, plan.iter().flat_map(|(.., stored)| stored))?;
+    let bytes_total = plan.iter().map(|(_, tensor, _)| tensor.bytes.len()).sum();
+    let (mut bytes_done, mut errors) = (0, BTreeMap::new());
+    for (name, tensor, _) in &plan {
+        if names.contains(*name) {
+            let (matrix, squares) = quantize_matrix(name, tensor, options)?;
+            let sums: &mut Squares = errors.entry(layer_of(name)).or_default();
+            sums.add(&squares);
+            layout::contents(&matrix).iter().try_for_each(|bytes| writer.write(bytes))?;
+        } else {
+            writer.write(tensor.bytes.as_bytes())?;
+        }
+        bytes_done += tensor.bytes.len();
+        report(Progress { bytes_done, bytes_total });
+    }
+    let bytes = writer.finish()?;
+    for file in TEXTS {
+        if let Some(text) = checkpoint.find_text(file)? {
+            writer::write_file(folder, file, text.as_bytes())?;
+        }
+    }
+    let mut config = checkpoint.find_json("config.json")?.unwrap_or_default();
+    config.insert("quantization_config".to_owned(), quantization);
+    writer::write_json(folder, "config.json", &Value::Object(config))?;
+    let layers = errors.into_iter().map(|(layer, squares)| squares.of(layer)).collect();
+    Ok(Quantized { bytes, layers })
+}
+
+fn check_options(checkpoint: &Checkpoint, options: &QuantizeOptions) -> Result<()> {
+    let refuse = |why: String| Err(ModelError::Quantization { why });
+    if checkpoint.config().has("quantization_config") {
+        return refuse(format!("{} is quantised already", checkpoint.name()));
+    }
+    if options.zero_points && options.format != Format::Int4W4A16 {
+        return refuse(format!("{} has no zero points; int4-w4a16 can have them", options.format));
+    }
+    Ok(())
+}
+
+/// Matrices that loading would convert.
+fn quantized_names(checkpoint: &Checkpoint) -> Result<BTreeSet<String>> {
+    let model = Model::load(checkpoint, &LoadOptions::default())?;
+    let converted = model.parameters().matrices().iter().filter(|(_, group)| group.is_converted());
+    let names: BTreeSet<String> = converted.map(|(name, _)| name.clone()).collect();
+    let has_experts = names.iter().any(|name| name.contains("experts"));
+    if model.config().experts > 0 && !has_experts {
+        let why = format!(
+            "{} keeps all experts of a layer in one tensor, which is not quantised yet",
+            checkpoint.name()
+        );
+        return Err(ModelError::Quantization { why });
+    }
+    Ok(names)
+}
+
+/// Every tensor of the checkpoint and what it becomes.
+type Plan<'a> = Vec<(&'a str, &'a StoredTensor, Vec<Stored>)>;
+
+fn plan<'a>(
+    checkpoint: &'a Checkpoint,
+    options: &QuantizeOptions,
+    names: &BTreeSet<String>,
+) -> Result<Plan<'a>> {
+    let tensor = |(name, tensor): (&'a str, &'a StoredTensor)| {
+        let stored = match name.strip_suffix("weight").filter(|_| names.contains(name)) {
+            Some(base) => layout::tensors(options, base, shape_of(name, tensor)?)?,
+            None => {
+                let (dtype, shape) = (tensor.dtype, tensor.shape.clone());
+                vec![Stored { name: name.to_owned(), dtype, shape }]
+            }
+        };
+        Ok((name, tensor, stored))
+    };
+    checkpoint.tensors().map(tensor).collect()
+}
+
+fn shape_of(name: &str, tensor: &StoredTensor) -> Result<[usize; 2]> {
+    <[usize; 2]>::try_from(&tensor.shape[..]).map_err(|_| ModelError::Quantization {
+        why: format!("{name} has shape {:?} and is no matrix", tensor.shape),
+    })
+}
+
+/// Sums of squares: of what was lost, and of what was there.
+#[derive(Debug, Clone, Copy, Default)]
+struct Squares {
+    lost: f64,
+    stored: f64,
+    parameters: usize,
+}
+
+impl Squares {
+    fn add(&mut self, other: &Self) {
+        self.lost += other.lost;
+        self.stored += other.stored;
+        self.parameters += other.parameters;
+    }
+
+    fn of(self, layer: String) -> LayerError {
+        let error = if self.stored == 0.0 { 0.0 } else { (self.lost / self.stored).sqrt() };
+        LayerError { layer, parameters: self.parameters, error }
+    }
+}
+
+fn quantize_matrix(
+    name: &str,
+    tensor: &StoredTensor,
+    options: &QuantizeOptions,
+) -> Result<(AnyMatrix, Squares)> {
+    let dense = dense_matrix(name, tensor, shape_of(name, tensor)?)?;
+    let (rows, columns) = (dense.rows(), dense.columns());
+    let row = |row, out: &mut [f32]| dense.dequantize_row(row, out);
+    let zero_points = if options.zero_points { ZeroPoints::Fitted } else { ZeroPoints::None };
+    let quantized = match options.format {
+        Format::Int4W4A16 => AnyMatrix::Int4W4A16(Int4Matrix::quantize(
+            rows,
+            columns,
+            options.group,
+            zero_points,
+            row,
+        )?),
+        Format::Int8W8A16 => {
+            AnyMatrix::Int8W8A16(Int8GroupMatrix::quantize(rows, columns, options.group, row)?)
+        }
+        format => dense.convert(format)?,
+    };
+    let squares = |(a, b): &mut (Vec<f32>, Vec<f32>), row| {
+        dense.dequantize_row(row, a);
+        quantized.dequantize_row(row, b);
+        a.iter().zip(&*b).fold([0.0, 0.0], |[lost, stored], (&a, &b)| {
+            [lost + f64::from(b - a).powi(2), stored + f64::from(a).powi(2)]
+        })
+    };
+    let room = || (vec![0f32; columns], vec![0f32; columns]);
+    // Summed in the order of the rows, so that the report is the same every time.
+    let of_rows: Vec<[f64; 2]> = (0..rows).into_par_iter().map_init(room, squares).collect();
+    let [lost, stored] =
+        of_rows.iter().fold([0.0; 2], |sum, row| [sum[0] + row[0], sum[1] + row[1]]);
+    Ok((quantized, Squares { lost, stored, parameters: rows * columns }))
+}
+
+/// `model.layers.3` of `model.layers.3.mlp.up_proj.weight`; zeros before the number keep the order.
+fn layer_of(name: &str) -> String {
+    let mut parts = name.split('.');
+    let layer: Vec<&str> =
+        parts.by_ref().take_while(|part| part.parse::<usize>().is_err()).collect();
+    let number = name.split('.').find_map(|part| part.parse::<usize>().ok());
+    match number {
+        Some(number) => format!("{}.{number:>3}", layer.join(".")),
+        None => layer.join("."),
+    }
+}
