@@ -119,7 +119,7 @@ fn placements_are_compared_from_what_was_simulated() {
         "model": "synthetic", "layers": 2, "experts": 8, "top_k": 2, "source_ranks": 2, "gpus": 2,
         "redundant": 2, "nodes": 1, "interval": 10, "window": 10, "us_per_token": 0.05,
         "bytes_per_expert": 1_000_000, "gigabytes_per_second": 50.0, "settled": 2,
-        "steps_per_point": 10, "before": ["0.5 1.5", "1.0 1.0"],
+        "steps_per_point": 10, "steps_per_heat_point": 10, "before": ["0.5 1.5", "1.0 1.0"],
         "rows": [row("greedy", 1.25, json!(null)), row("balanced", 1.125, worth)]
     });
     put(folder.path(), "benches/results/eplb/drift.json", &record);

@@ -15,11 +15,16 @@ use artel_engine::{
     CpuRunner, Engine, EngineConfig, Request, RunReport, Runner, RunnerInfo, SequenceOutput,
     SequenceStep,
 };
-use artel_model::{Chat, ChatTemplate, Checkpoint, LoadOptions, Message, Model, Tokenizer};
+use artel_model::{
+    Chat, ChatTemplate, Checkpoint, GenerationConfig, LoadOptions, Message, Model, Tokenizer,
+};
 use artel_moe::eplb::trace::{TraceHeader, TraceShape, TraceWriter};
 
 /// Questions that are answered together.
 const TOGETHER: usize = 64;
+
+/// Longest answer.
+const ANSWER_TOKENS_MAX: usize = 512;
 
 /// Writes the load of every step of another runner.
 struct Recording {
@@ -60,6 +65,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let model = Arc::new(Model::load(&checkpoint, &LoadOptions::default())?);
     let tokenizer = Tokenizer::read(&checkpoint)?;
     let template = ChatTemplate::read(&checkpoint)?;
+    let end_tokens = GenerationConfig::read(&checkpoint)?.end_tokens;
     let shape = TraceShape {
         layers: model.expert_layers().len(),
         experts: model.config().experts,
@@ -77,7 +83,11 @@ fn main() -> Result<(), Box<dyn Error>> {
         let question = question["question"].as_str().ok_or("a line without a question")?;
         let prompt = template.render(&Chat::new(&[Message::new("user", question)]))?;
         // Without a reader of its events a request would be cancelled.
-        answers.push(engine.submit(Request::new(tokenizer.encode_verbatim(&prompt)?))?);
+        answers.push(engine.submit(Request {
+            end_tokens: end_tokens.clone(),
+            max_tokens: Some(ANSWER_TOKENS_MAX),
+            ..Request::new(tokenizer.encode_verbatim(&prompt)?)
+        })?);
     }
     while engine.has_work() {
         engine.step();

@@ -49,6 +49,7 @@ struct Comparison {
     bytes_per_expert: u64,
     gigabytes_per_second: f64,
     steps_per_point: usize,
+    steps_per_heat_point: usize,
     #[serde(deserialize_with = "matrix")]
     before: Vec<Vec<f64>>,
     rows: Vec<Row>,
@@ -243,7 +244,7 @@ fn pictures(docs: &Path, name: &str, comparison: &Comparison) -> anyhow::Result<
         let title = |row: &Row| format!("{}, layer {}", row.policy, row.watched_layer);
         let maps: Vec<_> = shown().map(|row| (title(row), row.watched.as_slice())).collect();
         let path = docs.join(format!("eplb-{name}-steps.svg"));
-        chart::draw_heat(&path, "step", &maps, comparison.steps_per_point)?;
+        chart::draw_heat(&path, "step", &maps, comparison.steps_per_heat_point)?;
     }
     Ok(())
 }

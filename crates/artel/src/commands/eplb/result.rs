@@ -8,8 +8,10 @@ use super::simulate::Outcome;
 use crate::cli::EplbSimulateArgs;
 use crate::record::Provenance;
 
-/// Points of a line and rows of a heat map: more steps are averaged.
+/// Points of a line: more steps are averaged.
 const POINTS_MAX: usize = 100;
+/// Steps of a heat map, likewise.
+const HEAT_POINTS_MAX: usize = 50;
 
 /// What was compared, and everything that the pictures need.
 #[derive(Serialize)]
@@ -36,6 +38,8 @@ pub struct Comparison {
     settled: usize,
     /// Steps that a point of a line stands for.
     steps_per_point: usize,
+    /// Steps that a row of `watched` stands for.
+    steps_per_heat_point: usize,
     /// Load of each GPU over the mean before the first plan, `[layers][gpus]`: one text a layer.
     before: Vec<String>,
     rows: Vec<Row>,
@@ -64,8 +68,9 @@ impl Comparison {
         let (shape, cluster) = (load.shape(), &args.cluster);
         let first = outcomes.first().map(|outcome| &outcome.replay);
         let steps = first.map_or(0, |replay| replay.steps.len());
-        let steps_per_point = steps.div_ceil(POINTS_MAX).max(1);
-        let row = |outcome: &Outcome| Row::new(outcome, steps_per_point);
+        let [steps_per_point, steps_per_heat_point] =
+            [POINTS_MAX, HEAT_POINTS_MAX].map(|points| steps.div_ceil(points).max(1));
+        let row = |outcome: &Outcome| Row::new(outcome, steps_per_point, steps_per_heat_point);
         Self {
             provenance: Provenance::here(),
             command: command(),
@@ -85,6 +90,7 @@ impl Comparison {
             gigabytes_per_second: args.costs.gigabytes_per_second,
             settled: first.map_or(0, |replay| replay.settled),
             steps_per_point,
+            steps_per_heat_point,
             before: first.map_or(Vec::new(), |replay| matrix(&replay.before)),
             rows: outcomes.iter().map(row).collect(),
         }
@@ -92,15 +98,16 @@ impl Comparison {
 }
 
 impl Row {
-    fn new(Outcome { name, replay, summary, redundancy }: &Outcome, steps: usize) -> Self {
+    fn new(outcome: &Outcome, steps: usize, heat_steps: usize) -> Self {
+        let Outcome { name, replay, summary, redundancy } = outcome;
         Self {
             policy: name.clone(),
             summary: summary.clone(),
             redundancy: redundancy.clone(),
-            imbalance_by_step: text(imbalances(replay, steps)),
+            imbalance_by_step: join(imbalances(replay, steps), 3),
             after: matrix(&replay.after),
             watched_layer: replay.watched_layer,
-            watched: matrix(&watched(replay, steps)),
+            watched: matrix(&watched(replay, heat_steps)),
         }
     }
 }
@@ -132,11 +139,11 @@ pub fn over_mean(row: &[f64]) -> impl Iterator<Item = f64> {
 }
 
 fn matrix(rows: &[Vec<f64>]) -> Vec<String> {
-    rows.iter().map(|row| text(over_mean(row))).collect()
+    rows.iter().map(|row| join(over_mean(row), 2)).collect()
 }
 
-fn text(numbers: impl Iterator<Item = f64>) -> String {
-    numbers.map(|number| format!("{number:.3}")).collect::<Vec<_>>().join(" ")
+fn join(numbers: impl Iterator<Item = f64>, decimals: usize) -> String {
+    numbers.map(|number| format!("{number:.decimals$}")).collect::<Vec<_>>().join(" ")
 }
 
 /// What was typed, without the folder of the program.
