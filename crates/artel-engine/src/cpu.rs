@@ -1,14 +1,16 @@
 //! The runner of the host's processor.
 
 use std::fmt;
+use std::fs::File;
 use std::sync::Arc;
 
 use artel_layers::sample::TokenLogprobs;
 use artel_model::{KvCache, LogitsOf, Model, SequenceInput, Workspace};
+use artel_moe::eplb::trace::TraceWriter;
 use rayon::prelude::*;
 
-use crate::Result;
 use crate::runner::{Choice, RunReport, Runner, RunnerInfo, SequenceOutput, SequenceStep};
+use crate::{ExpertRanks, Result};
 
 /// Logits from which on tokens are chosen on all cores. Below, waking them up takes longer.
 const LOGITS_FOR_ALL_CORES: usize = 1 << 17;
@@ -22,6 +24,10 @@ pub struct CpuRunner {
     paths: Vec<(usize, String)>,
     /// Tokens of the latest step.
     tokens: usize,
+    /// Steps that were computed.
+    steps: u64,
+    ranks: Option<ExpertRanks>,
+    trace: Option<TraceWriter<File>>,
 }
 
 impl CpuRunner {
@@ -30,7 +36,30 @@ impl CpuRunner {
         let entries = model.moe_plan().map(|plan| plan.entries()).unwrap_or_default();
         let paths = entries.iter().map(|entry| (entry.tokens_max, entry.path())).collect();
         let (workspace, cache) = (model.new_workspace(), model.new_cache(0));
-        Self { model, workspace, cache, paths, tokens: 0 }
+        Self { model, workspace, cache, paths, tokens: 0, steps: 0, ranks: None, trace: None }
+    }
+
+    /// The same with the model's experts on `ranks`.
+    pub fn with_ranks(self, ranks: ExpertRanks) -> Self {
+        Self { ranks: Some(ranks), ..self }
+    }
+
+    /// The same, writing down how many tokens each expert has in each step.
+    pub fn with_trace(self, trace: TraceWriter<File>) -> Self {
+        Self { trace: Some(trace), ..self }
+    }
+
+    /// Balances and records what a step did to the experts.
+    fn after_step(&mut self) -> Result<()> {
+        let step = self.steps;
+        self.steps += 1;
+        let written =
+            self.trace.as_mut().map(|trace| trace.write(step, 0, self.workspace.expert_pairs()));
+        if let Some(Err(why)) = written {
+            tracing::error!("experts are not recorded any more: {why}");
+            self.trace = None;
+        }
+        self.ranks.as_mut().map_or(Ok(()), ExpertRanks::after_step)
     }
 }
 
@@ -63,16 +92,19 @@ impl Runner for CpuRunner {
         }
         let output =
             |(step, logits): (&SequenceStep<'_>, &mut [f32])| read(step, logits, vocabulary);
-        Ok(match many {
+        let outputs = match many {
             true => parts.into_par_iter().map(output).collect(),
             false => parts.into_iter().map(output).collect(),
-        })
+        };
+        self.after_step()?;
+        Ok(outputs)
     }
 
     fn report(&self) -> RunReport<'_> {
         let path = self.paths.iter().find(|(tokens_max, _)| self.tokens <= *tokens_max);
         let path = path.or(self.paths.last()).map_or("", |(_, path)| path);
-        RunReport { expert_pairs: self.workspace.expert_pairs(), path }
+        let ranks = self.ranks.as_ref().map(ExpertRanks::metrics);
+        RunReport { expert_pairs: self.workspace.expert_pairs(), path, ranks }
     }
 }
 

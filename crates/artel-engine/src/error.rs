@@ -2,6 +2,8 @@ use std::time::Duration;
 
 use artel_layers::LayersError;
 use artel_model::ModelError;
+use artel_moe::MoeError;
+use artel_moe::eplb::trace::TraceError;
 
 /// The result of an engine's operation.
 pub type Result<T> = std::result::Result<T, EngineError>;
@@ -23,6 +25,15 @@ pub enum EngineError {
     /// The model failed.
     #[error(transparent)]
     Model(#[from] ModelError),
+    /// The experts of the model cannot be placed, or a rank that holds some is gone.
+    #[error(transparent)]
+    Experts(#[from] MoeError),
+    /// The thread that places experts has died.
+    #[error("the thread that places experts has died: see the message above, and report it")]
+    PlannerGone,
+    /// The trace of experts cannot be written.
+    #[error("the trace of experts: {0}")]
+    Trace(#[from] TraceError),
     /// The thread of the engine does not start.
     #[error("the thread of the engine does not start: {0}")]
     Thread(#[from] std::io::Error),

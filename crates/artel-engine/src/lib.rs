@@ -38,6 +38,7 @@ mod sequence;
 mod blocks;
 mod runner;
 mod cpu;
+mod ranks;
 mod request;
 mod event;
 mod stop;
@@ -55,6 +56,7 @@ pub use error::{EngineError, Result, SubmitError};
 pub use event::{Event, FinishReason, Finished, StoppedBy, Timings, Token, Usage};
 pub use handle::{EngineHandle, EventStream};
 pub use metrics::{ExpertMetrics, FinishedCounts, Metrics, StepMetrics, StepTimes};
+pub use ranks::{ExpertRanks, RankMetrics};
 pub use request::{Cancellation, LOGPROBS_MAX, LogitsMask, Request, RequestId};
 pub use runner::{
     Choice, PromptTargets, RunReport, Runner, RunnerInfo, SequenceOutput, SequenceStep,

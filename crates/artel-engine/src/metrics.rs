@@ -3,13 +3,14 @@
 use std::time::Duration;
 
 use crate::event::FinishReason;
+use crate::ranks::RankMetrics;
 use crate::runner::RunReport;
 
 /// Steps after which the older half of what counts as recent is forgotten.
 const RECENT_STEPS: u64 = 256;
 
 /// What an engine does and has done, as of its latest step.
-#[derive(Debug, Clone, PartialEq, Default)]
+#[derive(Debug, Clone, Default)]
 pub struct Metrics {
     /// Requests that have a place in the batch.
     pub running: usize,
@@ -39,6 +40,8 @@ pub struct Metrics {
     pub total: StepTimes,
     /// What the experts did.
     pub experts: ExpertMetrics,
+    /// The ranks that hold them, where there are several.
+    pub ranks: Option<RankMetrics>,
 }
 
 /// Requests that ended, by [`FinishReason`].
@@ -119,6 +122,7 @@ impl Metrics {
         }
         let path = std::mem::take(&mut self.last_step.path);
         self.last_step = StepMetrics { active_experts, path, ..step };
+        self.ranks = report.ranks.cloned();
     }
 }
 
@@ -170,7 +174,7 @@ mod tests {
         let mut metrics = Metrics::default();
         let pairs = [vec![1, 0, 2], vec![3, 0, 0]];
         for step in 1..=700u64 {
-            let report = RunReport { expert_pairs: &pairs, path: "direct" };
+            let report = RunReport { expert_pairs: &pairs, path: "direct", ranks: None };
             metrics.record(StepMetrics { tokens: 3, ..StepMetrics::default() }, report);
             assert_eq!(metrics.experts.tokens[1], [3 * step, 0, 0]);
             assert_eq!(metrics.experts.active, [2 * step, step]);
@@ -183,7 +187,7 @@ mod tests {
             (metrics.last_step.active_experts, &metrics.last_step.path[..]),
             (1.5, "direct")
         );
-        let report = RunReport { expert_pairs: &[], path: "" };
+        let report = RunReport { expert_pairs: &[], path: "", ranks: None };
         metrics.record(StepMetrics::default(), report);
         assert_eq!(metrics.last_step.active_experts, 0.0);
     }

@@ -3,7 +3,7 @@
 use artel_layers::sample::{Adjustments, Sampler, TokenHistory, TokenLogprobs};
 use artel_model::BlockId;
 
-use crate::Result;
+use crate::{RankMetrics, Result};
 
 /// What the engine has to know of a runner's model.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -91,10 +91,12 @@ pub struct SequenceOutput {
 }
 
 /// How a step was computed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy)]
 pub struct RunReport<'a> {
     /// Pairs of token and expert, `[layers with experts][experts]`.
     pub expert_pairs: &'a [Vec<i32>],
     /// How the experts were served: assignment and kernel; empty without experts.
     pub path: &'a str,
+    /// The ranks that hold the experts, where there are several.
+    pub ranks: Option<&'a RankMetrics>,
 }

@@ -1,4 +1,7 @@
 use artel_layers::attention::{BLOCK_TOKENS, KvCache};
+use artel_moe::MoeError;
+use artel_moe::dispatch::{CopyChoice, RankGroup, RankOptions};
+use artel_moe::eplb::{Cluster, LayerPlan};
 use artel_moe::layer::AnyMoeLayer;
 use artel_moe::plan::MoePlan;
 
@@ -116,6 +119,34 @@ impl Model {
     /// without experts.
     pub fn moe_layer(&self) -> Option<&AnyMoeLayer> {
         self.decoder.first_experts()
+    }
+
+    /// Spreads the experts of all layers over the ranks of `cluster`, which are threads of this
+    /// process, and returns them: dropping them leaves the model without its experts.
+    /// `plans` has one entry for each layer with experts; `choose` says how their copies are chosen.
+    ///
+    /// # Errors
+    /// When the model has no experts, a placement is not of these experts and ranks, or threads do
+    /// not start.
+    pub fn spread_experts(
+        &mut self,
+        cluster: Cluster,
+        plans: Vec<LayerPlan>,
+        choose: impl Fn(usize) -> CopyChoice,
+        options: RankOptions,
+    ) -> Result<RankGroup> {
+        let layers = self.decoder.experts().count();
+        if layers == 0 || layers != plans.len() {
+            let allowed = format!("one for each of the {layers} layers with experts");
+            return Err(MoeError::config("plans of layers", plans.len(), allowed).into());
+        }
+        let ranked = |(number, (layer, plan)): (usize, (&AnyMoeLayer, LayerPlan))| {
+            layer.for_ranks(plan, choose(number))
+        };
+        let layers = self.decoder.experts().zip(plans).enumerate().map(ranked).collect();
+        let ranks = RankGroup::start(cluster, layers, options)?;
+        self.decoder.spread(&ranks)?;
+        Ok(ranks)
     }
 
     /// Memory for [`forward`](Self::forward). One is enough for one caller.

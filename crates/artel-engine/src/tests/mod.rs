@@ -73,7 +73,7 @@ impl Runner for HashRunner {
     }
 
     fn report(&self) -> RunReport<'_> {
-        RunReport { expert_pairs: &[], path: "hash" }
+        RunReport { expert_pairs: &[], path: "hash", ranks: None }
     }
 }
 

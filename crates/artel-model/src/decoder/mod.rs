@@ -14,6 +14,7 @@ use artel_layers::embedding::Embedding;
 use artel_layers::linear::Linear;
 use artel_layers::rms_norm::RmsNorm;
 use artel_layers::rope::{Rope, RopeTable};
+use artel_moe::dispatch::RankGroup;
 use artel_moe::layer::AnyMoeLayer;
 pub(crate) use grouped_query::{GroupedQuery, GroupedQueryAttention, QkNorm};
 pub(crate) use latent::{Latent, LatentAttention};
@@ -171,10 +172,24 @@ impl Decoder {
 
     /// The routed experts of the first layer that has some.
     pub(crate) fn first_experts(&self) -> Option<&AnyMoeLayer> {
-        self.layers.iter().find_map(|layer| match &layer.mlp {
+        self.experts().next()
+    }
+
+    /// The routed experts of all layers that have some.
+    pub(crate) fn experts(&self) -> impl Iterator<Item = &AnyMoeLayer> {
+        self.layers.iter().filter_map(|layer| match &layer.mlp {
             Mlp::Moe(moe) => Some(moe.experts()),
             Mlp::Dense(_) => None,
         })
+    }
+
+    /// Lets `ranks` compute the routed experts of all layers that have some.
+    pub(crate) fn spread(&mut self, ranks: &RankGroup) -> Result<()> {
+        let blocks = self.layers.iter_mut().filter_map(|layer| match &mut layer.mlp {
+            Mlp::Moe(moe) => Some(moe),
+            Mlp::Dense(_) => None,
+        });
+        blocks.enumerate().try_for_each(|(number, block)| block.spread(ranks.layer(number)?))
     }
 
     /// Runs the new tokens of all sequences and returns logits `[rows, V]`.

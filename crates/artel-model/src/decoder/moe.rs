@@ -4,6 +4,7 @@ use artel_device::cpu::CpuFeatures;
 use artel_layers::linear::Linear;
 use artel_moe::activation::Activation;
 use artel_moe::config::{MoeConfig, MoeShape};
+use artel_moe::dispatch::ExpertParallel;
 use artel_moe::layer::AnyMoeLayer;
 use artel_moe::router::{Gate, Router, RouterConfig};
 use artel_moe::weights::{AnyExperts, ExpertTensors};
@@ -103,6 +104,12 @@ impl MoeBlock {
     /// The routed experts.
     pub(crate) fn experts(&self) -> &AnyMoeLayer {
         &self.experts
+    }
+
+    /// Lets ranks compute the routed experts.
+    pub(crate) fn spread(&mut self, ranks: ExpertParallel) -> Result<()> {
+        self.experts = self.experts.clone().on_ranks(ranks)?;
+        Ok(())
     }
 
     /// Hidden states `[T, H]` to what all their experts make of them, `[T, H]`.

@@ -1,0 +1,150 @@
+//! Experts on ranks: nobody who reads answers can tell where they are, or that they move.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use artel_engine::*;
+use artel_model::{Checkpoint, Format, LoadOptions, Model, Tokenizer};
+use artel_moe::MoeError;
+use artel_moe::dispatch::{CopyChoice, RankOptions};
+use artel_moe::eplb::map_and_record::{ReplicaRule, ReplicaSalt};
+use artel_moe::eplb::{Cluster, EplbConfig, LayerPlan, LayerQuery, Placement, Policy};
+use rand::seq::SliceRandom;
+use rand::{RngExt, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+
+const REDUNDANT: usize = 8;
+const EXPERTS: usize = 16;
+
+/// Every plan is another shuffle.
+#[derive(Debug, Default)]
+struct Shuffle(AtomicU64);
+
+impl Policy for Shuffle {
+    fn name(&self) -> &'static str {
+        "shuffle"
+    }
+
+    fn plan(&self, query: &LayerQuery<'_>) -> std::result::Result<LayerPlan, MoeError> {
+        let mut random = ChaCha8Rng::seed_from_u64(self.0.fetch_add(1, Ordering::Relaxed));
+        let experts = query.current.num_logical() as i32;
+        let further = query.current.num_physical() as i32 - experts;
+        let copies: Vec<i32> = (0..further).map(|_| random.random_range(0..experts)).collect();
+        let mut slots: Vec<i32> = (0..experts).chain(copies).collect();
+        slots.shuffle(&mut random);
+        Ok(LayerPlan::equal(Placement::new(slots, experts as usize)?))
+    }
+}
+
+/// The model that comes with the program, in a format of choice.
+struct Subject {
+    checkpoint: Checkpoint,
+    tokenizer: Tokenizer,
+    options: LoadOptions,
+}
+
+/// Ids and probabilities of the tokens of an answer, to the bit.
+type Answer = Vec<(u32, u32)>;
+
+impl Subject {
+    fn new(format: Format) -> Self {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../models/tally");
+        let checkpoint = Checkpoint::open(&folder).unwrap();
+        let tokenizer = Tokenizer::read(&checkpoint).unwrap();
+        let usual = LoadOptions::default();
+        let features = usual.features.with_invariant_rows();
+        Self { checkpoint, tokenizer, options: LoadOptions { format: Some(format), features } }
+    }
+
+    fn model(&self) -> Model {
+        Model::load(&self.checkpoint, &self.options).unwrap()
+    }
+
+    /// Experts on so many ranks, initially in order.
+    fn ranks(&self, model: &mut Model, ranks: usize) -> ExpertRanks {
+        let cluster = Cluster::of_slots(EXPERTS + REDUNDANT, ranks).unwrap();
+        let plan = LayerPlan::equal(Placement::initial(EXPERTS, REDUNDANT).unwrap());
+        let plans = vec![plan; model.expert_layers().len()];
+        let options = RankOptions {
+            slots_per_switch: 4,
+            threads_per_rank: 1,
+            ..RankOptions::new(self.options.features, ranks)
+        };
+        let choice = match ranks {
+            4 => CopyChoice::Quotas { memory_bound_below: 2 },
+            _ => ReplicaRule::Shares(ReplicaSalt::of_replicated_tokens(0)).into(),
+        };
+        ExpertRanks::new(model.spread_experts(cluster, plans, |_| choice, options).unwrap())
+    }
+
+    fn engine(&self, runner: CpuRunner) -> Engine {
+        let config =
+            EngineConfig { max_num_seqs: 4, max_num_batched_tokens: 8, ..Default::default() };
+        Engine::new(Box::new(runner), self.tokenizer.clone(), config).unwrap()
+    }
+
+    /// Answers to a few prompts that run together.
+    fn answers(&self, engine: &mut Engine) -> Vec<Answer> {
+        let prompts = ["12 + 30 - 7 =", "Tom has 5 apples and buys 3 bags of 4 apples.", "9 * 9"];
+        let request = |text: &str| Request {
+            max_tokens: Some(120),
+            ignore_eos: true,
+            ..Request::new(self.tokenizer.encode(text).unwrap())
+        };
+        let submit = |text: &&str| engine.submit(request(text)).unwrap();
+        let streams: Vec<EventStream> = prompts.iter().map(submit).collect();
+        while engine.has_work() {
+            engine.step();
+        }
+        streams.into_iter().map(read).collect()
+    }
+}
+
+fn read(mut stream: EventStream) -> Answer {
+    let mut answer = Answer::new();
+    loop {
+        match stream.try_recv().expect("a stream ends with its reason") {
+            Event::PromptLogprobs(_) => {}
+            Event::Token(token) => answer.push((token.id, token.logprob.to_bits())),
+            Event::Finished(end) => {
+                assert_eq!(end.reason, FinishReason::Length);
+                return answer;
+            }
+        }
+    }
+}
+
+#[test]
+fn a_hundred_random_rebalances_change_no_bit_of_any_answer() {
+    let config = EplbConfig {
+        window_size: 1,
+        step_interval: 1,
+        num_redundant_experts: REDUNDANT,
+        ..EplbConfig::default()
+    };
+    for format in Format::ALL {
+        let subject = Subject::new(format);
+        let alone = CpuRunner::new(Arc::new(subject.model()));
+        let expected = subject.answers(&mut subject.engine(alone));
+        for (count, use_async) in [(2, true), (4, true), (8, true), (2, false), (8, false)] {
+            let mut model = subject.model();
+            let ranks = subject.ranks(&mut model, count);
+            let config = EplbConfig { use_async, ..config.clone() };
+            let ranks = ranks.balanced_by(config, Arc::new(Shuffle::default())).unwrap();
+            let mut engine = subject.engine(CpuRunner::new(Arc::new(model)).with_ranks(ranks));
+            let case = format!("{format} on {count} ranks, beside steps: {use_async}");
+            loop {
+                assert!(subject.answers(&mut engine) == expected, "{case}: answers differ");
+                let ranks = engine.metrics().ranks.expect("there are ranks");
+                assert_eq!(ranks.failed_moves, 0, "{case}");
+                // Beside steps every layer moves by itself.
+                let done = if use_async { ranks.moves } else { ranks.rebalances };
+                if done >= 100 {
+                    assert!(ranks.moved_slots > 500 && ranks.moved_bytes > 0, "{case}");
+                    break;
+                }
+            }
+        }
+    }
+}
