@@ -7,6 +7,7 @@ mod commands;
 mod eval;
 mod interrupt;
 mod npy;
+mod ranks;
 mod record;
 mod sampling;
 // Only GPU commands take layers by name.
@@ -23,7 +24,7 @@ use clap::Parser;
 use crate::cli::{Cli, Command, LogLevel};
 
 fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let cli = Cli::parse_from(cli::with_dotted_fields(std::env::args_os()));
     match start(&cli).and_then(|()| dispatch(&cli.command)) {
         Ok(code) => code,
         Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,

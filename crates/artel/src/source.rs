@@ -1,7 +1,5 @@
 //! The model that a command works on: a folder, or the one that is part of the program.
 
-use std::sync::Arc;
-
 use anyhow::Context;
 use artel_device::host::available_memory_bytes;
 use artel_engine::{CpuRunner, Engine, EngineConfig, EngineHandle};
@@ -100,17 +98,16 @@ pub fn load_mapped(args: &ModelArgs, checkpoint: &Checkpoint) -> anyhow::Result<
     Ok(model)
 }
 
-/// Starts an engine that runs the model on this processor.
+/// Starts an engine on what computes a model.
 ///
 /// # Errors
 /// When a size makes no sense or there is no thread to have.
 pub fn start(
-    model: &Arc<Model>,
+    runner: CpuRunner,
     tokenizer: &Tokenizer,
     config: EngineConfig,
 ) -> anyhow::Result<EngineHandle> {
-    let runner = Box::new(CpuRunner::new(Arc::clone(model)));
-    Ok(Engine::new(runner, tokenizer.clone(), config)?.spawn()?)
+    Ok(Engine::new(Box::new(runner), tokenizer.clone(), config)?.spawn()?)
 }
 
 /// A bar on standard error; nothing where that is not a terminal.

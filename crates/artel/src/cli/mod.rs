@@ -3,6 +3,7 @@
 mod bench;
 mod eplb;
 mod kernels;
+mod ranks;
 mod serve;
 mod tune;
 
@@ -14,6 +15,7 @@ use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 pub use eplb::*;
 pub use kernels::*;
+pub use ranks::*;
 pub use serve::*;
 pub use tune::*;
 
@@ -156,6 +158,8 @@ pub struct RunArgs {
     pub raw: bool,
     #[command(flatten)]
     pub sampling: SamplingArgs,
+    #[command(flatten)]
+    pub ranks: RankArgs,
 }
 
 /// `artel inspect`.
@@ -250,6 +254,8 @@ pub struct ArithmeticArgs {
     pub split: Option<SplitArg>,
     #[command(flatten)]
     pub evaluation: EvaluationArgs,
+    #[command(flatten)]
+    pub ranks: RankArgs,
 }
 
 /// The two halves of all arithmetic problems.
@@ -277,6 +283,8 @@ pub struct Gsm8kArgs {
     pub examples: ExamplesArg,
     #[command(flatten)]
     pub evaluation: EvaluationArgs,
+    #[command(flatten)]
+    pub ranks: RankArgs,
 }
 
 /// Where the worked problems of a prompt come from.

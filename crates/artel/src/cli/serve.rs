@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use clap::Args;
 
-use super::ModelArgs;
+use super::{ModelArgs, RankArgs};
 
 /// `artel serve`.
 #[derive(Debug, Args)]
@@ -40,6 +40,8 @@ pub struct ServeArgs {
     pub log_requests: bool,
     #[command(flatten)]
     pub engine: EngineArgs,
+    #[command(flatten)]
+    pub ranks: RankArgs,
 }
 
 /// How much the engine does at a time.

@@ -14,7 +14,8 @@ use indicatif::{ProgressBar, ProgressStyle};
 use serde::Serialize;
 
 use crate::cli::{
-    ArithmeticArgs, EvalCommand, EvaluationArgs, ExamplesArg, Gsm8kArgs, ModelArgs, SplitArg,
+    ArithmeticArgs, EvalCommand, EvaluationArgs, ExamplesArg, Gsm8kArgs, ModelArgs, RankArgs,
+    SplitArg,
 };
 use crate::eval::arithmetic::{self, Exam, Score, Split};
 use crate::eval::completions::Candidate;
@@ -22,7 +23,7 @@ use crate::eval::gsm8k::{self, Dataset, Shots};
 use crate::eval::remote::RemoteModel;
 use crate::interrupt::{EXIT_INTERRUPTED, Interrupt};
 use crate::record::{self, Provenance};
-use crate::source;
+use crate::{ranks, source};
 
 /// Runs the evaluation that was asked for.
 ///
@@ -75,21 +76,20 @@ struct Gsm8kResult {
 struct Subject {
     checkpoint: Checkpoint,
     model: Arc<Model>,
+    engine: EngineHandle,
     tokenizer: Tokenizer,
     end_tokens: Vec<u32>,
 }
 
 impl Subject {
-    fn load(args: &ModelArgs) -> anyhow::Result<Self> {
+    fn load(args: &ModelArgs, ranks: &RankArgs, batch_size: usize) -> anyhow::Result<Self> {
         let checkpoint = source::open(args)?;
-        let model = Arc::new(source::load(args, &checkpoint)?);
+        let model = source::load(args, &checkpoint)?;
+        let (model, runner) = ranks::runner(ranks, model, &checkpoint.name())?;
         let tokenizer = Tokenizer::read(&checkpoint)?;
+        let engine = source::start(runner, &tokenizer, EngineConfig::offline(batch_size))?;
         let end_tokens = GenerationConfig::read(&checkpoint)?.end_tokens;
-        Ok(Self { checkpoint, model, tokenizer, end_tokens })
-    }
-
-    fn engine(&self, args: &EvaluationArgs) -> anyhow::Result<EngineHandle> {
-        source::start(&self.model, &self.tokenizer, EngineConfig::offline(args.batch_size))
+        Ok(Self { checkpoint, model, engine, tokenizer, end_tokens })
     }
 
     fn solver(&self) -> Solver {
@@ -157,11 +157,11 @@ fn solve_here(
     cancellation: &Cancellation,
     done: impl FnMut(&arithmetic::Report, &arithmetic::Sample<'_>) -> anyhow::Result<()>,
 ) -> anyhow::Result<Solved> {
-    let subject = Subject::load(&args.model)?;
+    let subject = Subject::load(&args.model, &args.ranks, args.evaluation.batch_size)?;
     let template = ChatTemplate::read(&subject.checkpoint)?;
     let started = Instant::now();
     let candidate = Candidate {
-        engine: &subject.engine(&args.evaluation)?,
+        engine: &subject.engine,
         tokenizer: &subject.tokenizer,
         end_tokens: &subject.end_tokens,
         cancellation,
@@ -217,7 +217,7 @@ fn gsm8k(args: &Gsm8kArgs) -> anyhow::Result<ExitCode> {
         args.data.join("test.jsonl").display()
     );
     let interrupt = Interrupt::listen()?;
-    let subject = Subject::load(&args.model)?;
+    let subject = Subject::load(&args.model, &args.ranks, args.evaluation.batch_size)?;
     let mut samples = SampleFile::create(&args.evaluation)?;
     let shots = match args.examples {
         ExamplesArg::Drawn => Shots::HARNESS,
@@ -226,7 +226,7 @@ fn gsm8k(args: &Gsm8kArgs) -> anyhow::Result<ExitCode> {
     let bar = progress_bar(problems);
     let started = Instant::now();
     let candidate = Candidate {
-        engine: &subject.engine(&args.evaluation)?,
+        engine: &subject.engine,
         tokenizer: &subject.tokenizer,
         end_tokens: &subject.end_tokens,
         cancellation: &interrupt.cancellation(),

@@ -2,7 +2,6 @@
 
 use std::io::{self, IsTerminal, Read, Write};
 use std::process::ExitCode;
-use std::sync::Arc;
 
 use anyhow::{Context, bail, ensure};
 use artel_engine::{
@@ -13,7 +12,7 @@ use rustyline::error::ReadlineError;
 
 use crate::cli::RunArgs;
 use crate::interrupt::Interrupt;
-use crate::{sampling, source};
+use crate::{ranks, sampling, source};
 
 const CHAT_HELP: &str = "Ctrl-C stops an answer, /new forgets the chat, Ctrl-D or /exit leaves.";
 
@@ -24,12 +23,13 @@ const CHAT_HELP: &str = "Ctrl-C stops an answer, /new forgets the chat, Ctrl-D o
 pub fn run(args: &RunArgs) -> anyhow::Result<ExitCode> {
     let interrupt = Interrupt::listen()?;
     let checkpoint = source::open(&args.model)?;
-    let model = Arc::new(source::load(&args.model, &checkpoint)?);
+    let model = source::load(&args.model, &checkpoint)?;
+    let (_, runner) = ranks::runner(&args.ranks, model, &checkpoint.name())?;
     let tokenizer = Tokenizer::read(&checkpoint)?;
     let advice = GenerationConfig::read(&checkpoint)?;
     let template = find_template(args, ChatTemplate::read(&checkpoint))?;
     let mut conversation = Conversation {
-        engine: source::start(&model, &tokenizer, EngineConfig::default())?,
+        engine: source::start(runner, &tokenizer, EngineConfig::default())?,
         tokenizer: &tokenizer,
         template,
         args,

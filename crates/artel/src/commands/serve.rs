@@ -12,7 +12,7 @@ use tokio::sync::Notify;
 
 use crate::cli::{EngineArgs, ServeArgs, VERSION};
 use crate::interrupt::Interrupt;
-use crate::source;
+use crate::{ranks, source};
 
 /// Files that are open at the same time at most; each connection is one.
 const OPEN_FILES: u64 = 65_536;
@@ -29,9 +29,10 @@ pub fn serve(args: &ServeArgs) -> anyhow::Result<ExitCode> {
         tracing::warn!("the limit of open files stays: {why}");
     }
     let checkpoint = source::open(&args.model)?;
-    let model = Arc::new(source::load(&args.model, &checkpoint)?);
+    let model = source::load(&args.model, &checkpoint)?;
+    let (model, runner) = ranks::runner(&args.ranks, model, &checkpoint.name())?;
     let tokenizer = Tokenizer::read(&checkpoint)?;
-    let engine = source::start(&model, &tokenizer, engine_config(&args.engine))?;
+    let engine = source::start(runner, &tokenizer, engine_config(&args.engine))?;
     tell(&model, engine.config());
     let served = ServedModel {
         engine,

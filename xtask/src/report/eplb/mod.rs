@@ -28,9 +28,7 @@ const COMPARISONS: [(&str, &str); 7] = [
 const PLAN_FOR_DRIFT: &str =
     "artel eplb plan --synthetic drift:0.2 --steps 100 --gpus 32 --redundant 64 -o placement.json";
 /// How the trace of the bundled model is made.
-const RECORD_TALLY: &str = "\
-artel eval arithmetic --write problems.jsonl --split held-out --num-problems 512
-cargo run --release -p artel-engine --example record_experts -- problems.jsonl tally.trace";
+const RECORD_TALLY: &str = "artel eval arithmetic --num-problems 512 --record-experts tally.trace";
 
 /// A run of `artel eplb simulate`.
 #[derive(Debug, Deserialize)]

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use clap::Args;
 
 use super::DatasetArgs;
-use crate::cli::ModelArgs;
+use crate::cli::{ModelArgs, RankArgs};
 
 /// `artel bench latency`.
 #[derive(Debug, Args)]
@@ -43,6 +43,9 @@ pub struct BenchLatencyArgs {
     /// Write the result as JSON
     #[arg(long, value_name = "FILE.json")]
     pub output_json: Option<PathBuf>,
+    /// Who computes the experts.
+    #[command(flatten)]
+    pub ranks: RankArgs,
 }
 
 /// `artel bench throughput`.
@@ -64,4 +67,7 @@ pub struct BenchThroughputArgs {
     /// What is asked.
     #[command(flatten)]
     pub dataset: DatasetArgs,
+    /// Who computes the experts.
+    #[command(flatten)]
+    pub ranks: RankArgs,
 }

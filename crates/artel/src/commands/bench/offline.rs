@@ -15,14 +15,15 @@ use super::dataset::{Format, dataset};
 use crate::bench::dataset;
 use crate::bench::offline::{Offline, latency, throughput};
 use crate::bench::texts::Texts;
-use crate::cli::{BenchLatencyArgs, BenchThroughputArgs, ModelArgs};
+use crate::cli::{BenchLatencyArgs, BenchThroughputArgs, ModelArgs, RankArgs};
 use crate::record::{self, Provenance};
-use crate::source;
+use crate::{ranks, source};
 
 /// A loaded model.
 struct Subject {
     checkpoint: Checkpoint,
     model: Arc<Model>,
+    engine: Offline,
     texts: Texts,
 }
 
@@ -38,23 +39,23 @@ struct Record {
 }
 
 impl Subject {
-    fn load(args: &ModelArgs) -> anyhow::Result<Self> {
-        let checkpoint = source::open(args)?;
-        let texts = Texts::read(&checkpoint)?;
-        Ok(Self { model: Arc::new(source::load(args, &checkpoint)?), checkpoint, texts })
-    }
-
-    fn engine(
-        &self,
+    fn load(
+        args: &ModelArgs,
+        ranks: &RankArgs,
         sequences: Option<NonZeroUsize>,
         step_tokens: Option<NonZeroUsize>,
-    ) -> anyhow::Result<Offline> {
+    ) -> anyhow::Result<Self> {
+        let checkpoint = source::open(args)?;
+        let texts = Texts::read(&checkpoint)?;
+        let model = source::load(args, &checkpoint)?;
+        let (model, runner) = ranks::runner(ranks, model, &checkpoint.name())?;
         let sequences = sequences.map_or(EngineConfig::default().max_num_seqs, usize::from);
         let mut config = EngineConfig::offline(sequences);
         if let Some(tokens) = step_tokens {
             config.max_num_batched_tokens = tokens.get();
         }
-        Ok(Offline(source::start(&self.model, &self.texts.tokenizer, config)?))
+        let engine = Offline(source::start(runner, &texts.tokenizer, config)?);
+        Ok(Self { checkpoint, model, engine, texts })
     }
 
     /// Prints the report and writes the result where that is wanted.
@@ -78,7 +79,9 @@ impl Subject {
 /// # Errors
 /// When the model does not load, the batch does not fit or the result cannot be written.
 pub fn latency(args: &BenchLatencyArgs) -> anyhow::Result<()> {
-    let subject = Subject::load(&args.model)?;
+    let sequences = args.batch_size.saturating_mul(args.n);
+    let subject =
+        Subject::load(&args.model, &args.ranks, Some(sequences), args.max_num_batched_tokens)?;
     let ids = subject.texts.tokenizer.text_ids();
     ensure!(!ids.is_empty(), "the tokenizer has no token that stands for text");
     let options = latency::Options {
@@ -90,10 +93,8 @@ pub fn latency(args: &BenchLatencyArgs) -> anyhow::Result<()> {
         iterations: args.num_iters.get(),
         seed: args.seed,
     };
-    let sequences = args.batch_size.saturating_mul(args.n);
-    let engine = subject.engine(Some(sequences), args.max_num_batched_tokens)?;
     let bar = progress_bar(options.warmups + options.iterations);
-    let latencies = latency::measure(&engine, &ids, &options, &bar)?;
+    let latencies = latency::measure(&subject.engine, &ids, &options, &bar)?;
     bar.finish_and_clear();
     subject.tell(&latencies.text(), latencies.value(), args.output_json.as_deref())
 }
@@ -104,14 +105,14 @@ pub fn latency(args: &BenchLatencyArgs) -> anyhow::Result<()> {
 /// When the model or the data set does not load, a prompt does not fit or the result cannot be
 /// written.
 pub fn throughput(args: &BenchThroughputArgs) -> anyhow::Result<()> {
-    let subject = Subject::load(&args.model)?;
+    let (sequences, step_tokens) = (args.max_num_seqs, args.max_num_batched_tokens);
+    let subject = Subject::load(&args.model, &args.ranks, sequences, step_tokens)?;
     let context = subject.model.config().max_positions;
     let dataset = dataset(&args.dataset, Format::Prompt, 0, Some(context))?;
     let prompts = dataset::load(&dataset, Some(&subject.texts))?.measured;
-    let engine = subject.engine(args.max_num_seqs, args.max_num_batched_tokens)?;
     let bar = progress_bar(prompts.len());
     let tokenizer = &subject.texts.tokenizer;
-    let throughput = throughput::measure(&engine, tokenizer, &prompts, &bar)?;
+    let throughput = throughput::measure(&subject.engine, tokenizer, &prompts, &bar)?;
     bar.finish_and_clear();
     subject.tell(&throughput.text(), throughput.value(), args.output_json.as_deref())
 }
