@@ -161,11 +161,13 @@ function samples(text) {
 }
 
 function reading(text) {
-  const now = { at: performance.now(), values: {}, layers: [], experts: [], path: "" };
+  const now = { at: performance.now(), values: {}, layers: [], experts: [], ranks: [], path: "" };
   for (const [name, labels, value] of samples(text)) {
     if (name === "expert_tokens_total") {
       if (!now.layers.includes(labels.layer)) now.layers.push(labels.layer);
       (now.experts[now.layers.indexOf(labels.layer)] ??= [])[labels.expert] = value;
+    } else if (name === "rank_load") {
+      (now.ranks[now.layers.indexOf(labels.layer)] ??= [])[labels.rank] = value;
     } else if (name === "moe_path_info") {
       now.path = labels.path;
     } else {
@@ -210,8 +212,8 @@ function lines(canvas, series, label) {
   });
 }
 
-/* From the ground to the accent, by the share of the busiest expert. */
-function heat(canvas) {
+/* From the ground to the accent, by the share of the busiest expert or rank. */
+function heat(canvas, load, noun, further) {
   const columns = Math.max(...load.map((layer) => layer.length));
   const most = Math.max(...load.flat(), 1e-9);
   draw(canvas, (context, width, height) => {
@@ -229,10 +231,19 @@ function heat(canvas) {
     return mean > 0 ? Math.max(...layer) / mean : 0;
   });
   const layer = worst.indexOf(Math.max(...worst));
-  const text = `${load.length} layers (rows) of ${columns} experts (columns). Most uneven is layer ` +
-    `${before.layers[layer]}: its busiest expert has ${worst[layer].toFixed(1)} times the mean load.`;
-  byId("experts-text").textContent = text;
+  const text = `${load.length} layers (rows) of ${columns} ${noun}s (columns). Most uneven is layer ` +
+    `${before.layers[layer]}: its busiest ${noun} has ${worst[layer].toFixed(2)} times the mean load.${further}`;
+  byId(`${noun}s-text`).textContent = text;
   canvas.setAttribute("aria-label", text);
+}
+
+/* What balancing has done; nothing where it is off. */
+function balancing(values) {
+  if (values.eplb_rebalances_total === undefined) return "";
+  const moving = values.eplb_layers_to_move ? `, ${values.eplb_layers_to_move} layers to move` : "";
+  const failed = values.eplb_failed_moves_total ? `, ${values.eplb_failed_moves_total} moves failed` : "";
+  return ` Experts were placed anew ${values.eplb_rebalances_total} times: ` +
+    `${values.eplb_moved_slots_total} slots changed${moving}${failed}.`;
 }
 
 function update(now) {
@@ -277,7 +288,10 @@ function paint() {
     { values: of("running"), most, stroke: color("--accent") },
     { values: of("waiting"), most, stroke: color("--bad") },
   ], `up to ${most} requests`);
-  if (load.length) heat(byId("experts"));
+  if (load.length) heat(byId("experts"), load, "expert", "");
+  const ranks = before?.ranks ?? [];
+  byId("ranks-part").hidden = !ranks.length;
+  if (ranks.length) heat(byId("ranks"), ranks, "rank", balancing(before.values));
 }
 
 async function poll() {

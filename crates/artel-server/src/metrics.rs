@@ -2,6 +2,8 @@
 //!
 //! What means the same as in vLLM has vLLM's name behind the prefix; the rest is always `artel:`.
 
+mod ranks;
+
 use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::{Mutex, PoisonError};
@@ -112,6 +114,7 @@ pub(crate) fn text(app: &App) -> String {
     page.requests(&now);
     page.steps(&now);
     page.experts(&now);
+    page.ranks(&now);
     page.families.extend(app.recorder.collect());
     // Families without a sample are not written, and the encoder does not take them.
     page.families.retain(|family| !family.get_metric().is_empty());
