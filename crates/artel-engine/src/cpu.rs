@@ -5,12 +5,13 @@ use std::fs::File;
 use std::sync::Arc;
 
 use artel_layers::sample::TokenLogprobs;
-use artel_model::{KvCache, LogitsOf, Model, SequenceInput, Workspace};
+use artel_model::{KvCache, LogitsOf, Model, ModelError, SequenceInput, Workspace};
+use artel_moe::MoeError;
 use artel_moe::eplb::trace::TraceWriter;
 use rayon::prelude::*;
 
 use crate::runner::{Choice, RunReport, Runner, RunnerInfo, SequenceOutput, SequenceStep};
-use crate::{ExpertRanks, Result};
+use crate::{EngineError, ExpertRanks, Result};
 
 /// Logits from which on tokens are chosen on all cores. Below, waking them up takes longer.
 const LOGITS_FOR_ALL_CORES: usize = 1 << 17;
@@ -49,6 +50,35 @@ impl CpuRunner {
         Self { trace: Some(trace), ..self }
     }
 
+    fn compute(&mut self, batch: &[SequenceStep<'_>]) -> Result<Vec<SequenceOutput>> {
+        self.tokens = batch.iter().map(|step| step.tokens.len()).sum();
+        let inputs: Vec<SequenceInput<'_>> = batch.iter().map(input).collect();
+        let mut logits = self.model.forward(&mut self.workspace, &mut self.cache, &inputs)?;
+        let vocabulary = self.model.config().vocabulary;
+        let many = logits.len() >= LOGITS_FOR_ALL_CORES;
+        let mut parts = Vec::with_capacity(batch.len());
+        for (step, input) in batch.iter().zip(&inputs) {
+            let (own, later) = logits.split_at_mut(rows(input) * vocabulary);
+            parts.push((step, own));
+            logits = later;
+        }
+        let output =
+            |(step, logits): (&SequenceStep<'_>, &mut [f32])| read(step, logits, vocabulary);
+        Ok(match many {
+            true => parts.into_par_iter().map(output).collect(),
+            false => parts.into_iter().map(output).collect(),
+        })
+    }
+
+    /// Goes on without the rank that failed, if that is possible; else fails as it did.
+    fn recover(&mut self, why: MoeError) -> Result<()> {
+        let (Some(ranks), &MoeError::Rank { rank, .. }) = (&mut self.ranks, &why) else {
+            return Err(why.into());
+        };
+        tracing::error!("{why}; the other ranks take over its experts");
+        ranks.recover(rank).inspect_err(|why| tracing::error!("they cannot: {why}"))
+    }
+
     /// Balances and records what a step did to the experts.
     fn after_step(&mut self) -> Result<()> {
         let step = self.steps;
@@ -79,22 +109,12 @@ impl Runner for CpuRunner {
     }
 
     fn run(&mut self, batch: &[SequenceStep<'_>]) -> Result<Vec<SequenceOutput>> {
-        self.tokens = batch.iter().map(|step| step.tokens.len()).sum();
-        let inputs: Vec<SequenceInput<'_>> = batch.iter().map(input).collect();
-        let mut logits = self.model.forward(&mut self.workspace, &mut self.cache, &inputs)?;
-        let vocabulary = self.model.config().vocabulary;
-        let many = logits.len() >= LOGITS_FOR_ALL_CORES;
-        let mut parts = Vec::with_capacity(batch.len());
-        for (step, input) in batch.iter().zip(&inputs) {
-            let (own, later) = logits.split_at_mut(rows(input) * vocabulary);
-            parts.push((step, own));
-            logits = later;
-        }
-        let output =
-            |(step, logits): (&SequenceStep<'_>, &mut [f32])| read(step, logits, vocabulary);
-        let outputs = match many {
-            true => parts.into_par_iter().map(output).collect(),
-            false => parts.into_iter().map(output).collect(),
+        let outputs = match self.compute(batch) {
+            Err(EngineError::Model(ModelError::Moe(why @ MoeError::Rank { .. }))) => {
+                self.recover(why)?;
+                self.compute(batch)?
+            }
+            outputs => outputs?,
         };
         self.after_step()?;
         Ok(outputs)

@@ -1,7 +1,7 @@
 use artel_layers::attention::{BLOCK_TOKENS, KvCache};
 use artel_moe::MoeError;
-use artel_moe::dispatch::{CopyChoice, RankGroup, RankOptions};
-use artel_moe::eplb::{Cluster, LayerPlan};
+use artel_moe::dispatch::{CopyChoice, RankGroup, RankedLayer};
+use artel_moe::eplb::LayerPlan;
 use artel_moe::layer::AnyMoeLayer;
 use artel_moe::plan::MoePlan;
 
@@ -121,20 +121,16 @@ impl Model {
         self.decoder.first_experts()
     }
 
-    /// Spreads the experts of all layers over the ranks of `cluster`, which are threads of this
-    /// process, and returns them: dropping them leaves the model without its experts.
-    /// `plans` has one entry for each layer with experts; `choose` says how their copies are chosen.
+    /// The layers with experts as ranks are given them, to start a [`RankGroup`]. `plans` has one
+    /// entry for each; `choose` says how copies are chosen in a layer, by its number among them.
     ///
     /// # Errors
-    /// When the model has no experts, a placement is not of these experts and ranks, or threads do
-    /// not start.
-    pub fn spread_experts(
-        &mut self,
-        cluster: Cluster,
+    /// When the model has no experts, or another number of layers with experts.
+    pub fn ranked_layers(
+        &self,
         plans: Vec<LayerPlan>,
         choose: impl Fn(usize) -> CopyChoice,
-        options: RankOptions,
-    ) -> Result<RankGroup> {
+    ) -> Result<Vec<RankedLayer>> {
         let layers = self.decoder.experts().count();
         if layers == 0 || layers != plans.len() {
             let allowed = format!("one for each of the {layers} layers with experts");
@@ -143,10 +139,15 @@ impl Model {
         let ranked = |(number, (layer, plan)): (usize, (&AnyMoeLayer, LayerPlan))| {
             layer.for_ranks(plan, choose(number))
         };
-        let layers = self.decoder.experts().zip(plans).enumerate().map(ranked).collect();
-        let ranks = RankGroup::start(cluster, layers, options)?;
-        self.decoder.spread(&ranks)?;
-        Ok(ranks)
+        Ok(self.decoder.experts().zip(plans).enumerate().map(ranked).collect())
+    }
+
+    /// Lets `ranks`, which were started with this model's layers, compute its experts from now on.
+    ///
+    /// # Errors
+    /// When they have other layers.
+    pub fn use_ranks(&mut self, ranks: &RankGroup) -> Result<()> {
+        self.decoder.spread(ranks)
     }
 
     /// Memory for [`forward`](Self::forward). One is enough for one caller.

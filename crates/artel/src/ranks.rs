@@ -8,7 +8,7 @@ use anyhow::{Context, Result, bail, ensure};
 use artel_device::cpu::CpuFeatures;
 use artel_engine::{CpuRunner, ExpertRanks};
 use artel_model::Model;
-use artel_moe::dispatch::{CopyChoice, RankOptions};
+use artel_moe::dispatch::{CopyChoice, RankGroup, RankOptions};
 use artel_moe::eplb::map_and_record::{ReplicaRule, ReplicaSalt};
 use artel_moe::eplb::trace::{TraceHeader, TraceShape, TraceWriter};
 use artel_moe::eplb::{Cluster, EplbConfig, LayerPlan, PlacementFile};
@@ -66,7 +66,10 @@ fn spread(args: &RankArgs, model: &mut Model) -> Result<Option<ExpertRanks>> {
             false => config.rule(salt).into(),
         }
     };
-    let ranks = ExpertRanks::new(model.spread_experts(cluster, plans, choose, options)?);
+    let layers = model.ranked_layers(plans, choose)?;
+    let group = RankGroup::start(cluster, layers, options)?;
+    model.use_ranks(&group)?;
+    let ranks = ExpertRanks::new(group);
     let cluster = ranks.cluster();
     tracing::info!("experts: {} ranks with {} slots each", count, cluster.slots_per_rank());
     if !args.enable_eplb {

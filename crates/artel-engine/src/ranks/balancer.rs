@@ -44,6 +44,11 @@ impl Balancer {
         })
     }
 
+    /// The same for other ranks, as from the beginning.
+    pub(super) fn restarted(self, cluster: Cluster, placements: Vec<Placement>) -> Result<Self> {
+        Self::new(self.controller.config().clone(), self.policy, cluster, placements)
+    }
+
     /// Ends a step that had these loads, `[layers][P]`, if it was recorded.
     pub(super) fn end_step(&mut self, slot_loads: &mut [Vec<i32>]) -> Result<Decision> {
         let outcome = self.controller.step(StepKind::Real, slot_loads)?;

@@ -28,6 +28,8 @@ pub struct RankMetrics {
     pub moved_bytes: u64,
     /// Time of all moves, from their begin to their switch.
     pub move_time: Duration,
+    /// Ranks that were given up.
+    pub lost_ranks: u64,
     /// How even the latest step that was logged was.
     pub balancedness: Option<Balancedness>,
 }
@@ -46,6 +48,7 @@ impl RankMetrics {
             moved_slots: 0,
             moved_bytes: 0,
             move_time: Duration::ZERO,
+            lost_ranks: 0,
             balancedness: None,
         }
     }

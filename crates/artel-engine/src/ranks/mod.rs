@@ -19,6 +19,8 @@ use crate::Result;
 
 /// How often arrived experts are looked for where steps wait for them.
 const POLL: Duration = Duration::from_micros(200);
+/// Time that the experts of a lost rank may take to their new places.
+const RECOVERY: Duration = Duration::from_secs(60);
 
 /// Ranks with the experts of all layers of a model. Every step of the model is followed by
 /// [`after_step`](Self::after_step); weights travel beside steps, maps change between them.
@@ -91,6 +93,28 @@ impl ExpertRanks {
         self.metrics.rebalances += u64::from(decision.plans.is_some());
         self.waiting.extend(decision.plans.into_iter().flatten().enumerate());
         if decision.moves_beside_steps { self.advance_moves() } else { self.finish_moves() }
+    }
+
+    /// Goes on without a rank that is gone: the others get the experts that only it had.
+    ///
+    /// # Errors
+    /// When the others have too few slots, or one of them is gone too.
+    pub fn recover(&mut self, rank: usize) -> Result<()> {
+        self.group.recover(&[rank], RECOVERY)?;
+        self.waiting.clear();
+        self.moving = None;
+        let cluster = self.group.living();
+        let plans: Vec<LayerPlan> = self.group.layers().iter().map(ExpertParallel::plan).collect();
+        if let Some(balancer) = self.balancer.take() {
+            let placements = plans.iter().map(|plan| plan.placement.clone()).collect();
+            let balancer = balancer.restarted(cluster.clone(), placements)?;
+            self.group.follow(balancer.record_flag());
+            self.balancer = Some(balancer);
+        }
+        self.metrics.lost_ranks += 1;
+        self.metrics.cluster = Arc::new(cluster);
+        self.metrics.plans = Arc::new(plans);
+        Ok(())
     }
 
     /// Hands the load of the step over, while slots mean what they meant in it.

@@ -66,8 +66,10 @@ impl Planner {
 impl Question {
     fn answer(&self, cluster: &Cluster) -> Answer {
         let layers = self.load.iter().zip(&self.current);
-        let plan = |(load, current): (&Vec<f64>, &Placement)| {
-            self.policy.plan(&LayerQuery { load, cluster, current })
+        let plan = |(load, current): (&Vec<f64>, &Placement)| match load.iter().sum::<f64>() > 0.0 {
+            true => self.policy.plan(&LayerQuery { load, cluster, current }),
+            // Nothing is known of the layer.
+            false => Ok(LayerPlan::equal(current.clone())),
         };
         layers.map(plan).collect()
     }

@@ -9,6 +9,8 @@ impl Page<'_> {
     pub(super) fn ranks(&mut self, now: &Metrics) {
         let Some(ranks) = &now.ranks else { return };
         self.rank_loads(ranks, &now.experts.recent);
+        let lost = [(&[][..], ranks.lost_ranks as f64)];
+        self.own("lost_ranks_total", "Ranks that were given up.", MetricType::COUNTER, &lost);
         if ranks.is_balanced {
             self.balancing(ranks);
         }
