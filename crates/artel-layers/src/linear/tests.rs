@@ -1,7 +1,6 @@
 use artel_device::HostBuffer;
 use artel_device::cpu::CpuFeatures;
 use artel_moe::quant::{AnyMatrix, DenseMatrix, Element, Format, Fp8BlockMatrix, e4m3_from_f32};
-use half::{bf16, f16};
 use proptest::prelude::*;
 
 use super::{Linear, reference};
