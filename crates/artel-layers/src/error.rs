@@ -58,6 +58,10 @@ pub enum LayersError {
     /// A matrix product refused its operands.
     #[error(transparent)]
     Product(#[from] MoeError),
+    /// A kernel could not be loaded or launched, or a buffer on the GPU is too short.
+    #[cfg(feature = "cuda")]
+    #[error(transparent)]
+    Cuda(#[from] artel_device::cuda::CudaError),
 }
 
 impl LayersError {

@@ -11,6 +11,8 @@
 //! Source: Zhang and Sennrich, "Root Mean Square Layer Normalization", 2019.
 
 mod cpu;
+#[cfg(feature = "cuda")]
+pub mod cuda;
 pub mod reference;
 #[cfg(test)]
 mod tests;
@@ -18,6 +20,19 @@ mod tests;
 use std::ops::Range;
 
 use crate::LayersError;
+
+/// Norm rows side by side within wider rows, such as the heads of the queries of a token.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct NormColumns {
+    /// Elements of a row that one token takes.
+    pub row_width: usize,
+    /// First column of the first norm row.
+    pub first: usize,
+    /// Norm rows of a token.
+    pub heads: usize,
+    /// Elements of a norm row.
+    pub width: usize,
+}
 
 /// One RMS norm with its weight.
 #[derive(Debug, Clone)]

@@ -9,7 +9,8 @@
 //! `224`, `-1` and `0`.
 
 #[cfg(feature = "cuda")]
-pub(crate) mod codes {
+pub mod codes {
+    //! Making codes within a kernel.
     pub mod cuda;
 }
 #[cfg(feature = "cuda")]
