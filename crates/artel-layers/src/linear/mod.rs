@@ -5,6 +5,8 @@
 //! ```
 //! Example: weight = [[1, 2], [0, 1]], bias = [10, 0], row [3, 4]: out = [3 + 8 + 10, 4].
 
+#[cfg(feature = "cuda")]
+pub mod cuda;
 pub mod reference;
 #[cfg(test)]
 mod tests;

@@ -6,6 +6,7 @@
 //! told otherwise).
 
 mod gpu;
+mod linear;
 mod rms_norm;
 
 use std::path::Path;
@@ -19,7 +20,7 @@ use libtest_mimic::{Arguments, Failed, Trial};
 
 /// All tests, operation by operation.
 fn cases() -> Vec<Case> {
-    [rms_norm::cases()]
+    [rms_norm::cases(), linear::cases()]
     .into_iter()
     .flatten()
     .collect()

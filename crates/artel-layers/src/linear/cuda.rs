@@ -1,0 +1,451 @@
+//! Linear on the GPU: the products of the experts, with one expert that has every row.
+//!
+//! There is one way to multiply on a GPU, so a dense layer is an MoE layer with one expert whose
+//! assignment never changes: the table [`DenseRows`] holds it for every number of tokens. What that
+//! costs: a block of threads reads three numbers of the table before its first rows, about a
+//! microsecond a launch that weights are not read in; rows up to the end of the last block are
+//! written; and a bias is a launch of its own, added to rounded sums.
+//!
+//! Bytes: `N * K` of the weights once (FP8: and `N * K / 4096` of scales), `T * (K + N)` of rows. Until
+//! `T` is some hundred that over the bandwidth is the floor, then `2 T N K` over the peak of the matrix
+//! units. Few rows are multiplied with the weights on the long side of the matrix units in blocks of 8
+//! to 64 rows, so that a row's bits do not depend on the others; many in tiles that fill the GPU, which
+//! sum in another order.
+
+// The launchers that the macro generates carry no documentation.
+#![allow(missing_docs)]
+
+use std::marker::PhantomData;
+
+use artel_device::cuda::{
+    Arguments, Context, DeviceBuffer, DeviceSlice, DeviceSliceMut, Kernel,
+    KernelSpec, Kernels, Stream,
+};
+use artel_moe::grouped_gemm::decode::DecodeTile;
+use artel_moe::grouped_gemm::decode::cuda::{
+    BlockSlices, Fp8Product, PlainProduct, ProductStep, RowsFrom, WeightSlices,
+};
+use artel_moe::grouped_gemm::prefill::cuda::{
+    Blocks, Fp8Operand, HalfElement, PrefillFp8Gemm, PrefillGemm,
+};
+use artel_moe::grouped_gemm::prefill::{PrefillForm, PrefillTile};
+use artel_moe::quant::BLOCK;
+use artel_moe::weights::StackLayout;
+
+use crate::LayersError;
+
+#[cutile::module]
+mod kernels {
+    use artel_moe::cuda::device_code::*;
+    use cutile::core::*;
+
+    /// `rows[t, n] += bias[n]`.
+    #[cutile::entry(unchecked_accesses = true)]
+    pub unsafe fn add_bias<A: ElementType, const N: i32, const C: i32, const PDL: i32>(
+        rows: *mut A,
+        bias: *mut f32,
+    ) {
+        // SAFETY: launched as its specification says, after whatever wrote the rows.
+        let ready: Token = unsafe { hand_over::<PDL>() };
+        let row: Tile<i32, { [1] }> = count_from::<1>(get_tile_block_id().0);
+        let column: Tile<i32, { [C] }> = count_from::<C>(get_tile_block_id().1 * C);
+        let is_column: Tile<bool, { [C] }> = below(column, N);
+        let always: Tile<bool, { [1] }> = constant(true, const_shape![1]);
+        let mask: Tile<bool, { [1, C] }> = block_mask(always, is_column);
+        let offsets: Tile<i64, { [1, C] }> = block_offsets(row, N, column);
+        // SAFETY: the bias has `N` elements, which nobody writes.
+        let bias: Tile<f32, { [C] }> =
+            unsafe { gather(bias, column, is_column, 0.0f32, new_token_unordered()) };
+        // SAFETY: there is a row for each block.
+        let values: Tile<A, { [1, C] }> = unsafe { gather_block(rows, offsets, mask, ready) };
+        let values: Tile<f32, { [1, C] }> = convert_tile(values);
+        let sum: Tile<f32, { [1, C] }> = values + bias.reshape(const_shape![1, C]);
+        let sum: Tile<A, { [1, C] }> = convert_tile(sum);
+        // SAFETY: as above.
+        unsafe { scatter_block(rows, offsets, mask, sum, ready) };
+    }
+}
+
+/// Rows of the largest block of few rows.
+const FEW_ROWS_MAX: usize = 64;
+
+/// Rows that the tiles of many rows share; buffers of rows are padded to it.
+pub const ROWS_MULTIPLE: usize = 128;
+
+/// Blocks of threads that keep the memory of an H200 busy: one for each multiprocessor, nearly.
+const BLOCKS_WANTED: usize = 128;
+
+/// Columns of a block that adds a bias.
+const BIAS_COLUMNS: usize = 1024;
+
+/// How the weight of a linear map is stored.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LinearNumbers {
+    /// As the rows.
+    Plain,
+    /// FP8 with a scale for 128 x 128, multiplied by rows with a scale for 128 columns.
+    Fp8Block128,
+}
+
+/// One linear map as kernels know it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LinearShape {
+    /// `N`, a multiple of 8.
+    pub outputs: usize,
+    /// `K`, a multiple of 16.
+    pub inputs: usize,
+    /// Format of the weight `[N, K]`.
+    pub numbers: LinearNumbers,
+    /// Whether a bias `[N]` is added.
+    pub bias: bool,
+}
+
+impl LinearShape {
+    fn check(&self) -> Result<(), LayersError> {
+        let Self { outputs, inputs, .. } = *self;
+        if outputs == 0 || !outputs.is_multiple_of(8) {
+            return Err(LayersError::config("outputs", outputs, "a multiple of 8 on a GPU"));
+        }
+        if inputs == 0 || !inputs.is_multiple_of(16) {
+            return Err(LayersError::config("inputs", inputs, "a multiple of 16 on a GPU"));
+        }
+        if outputs.saturating_mul(inputs) > i32::MAX as usize {
+            let allowed = "at most 2^31 - 1 numbers a matrix on a GPU";
+            return Err(LayersError::config("weight", format!("{outputs} x {inputs}"), allowed));
+        }
+        Ok(())
+    }
+
+    fn scale_block(&self) -> Option<[usize; 2]> {
+        (self.numbers == LinearNumbers::Fp8Block128).then_some([BLOCK, BLOCK])
+    }
+
+    fn layout(&self) -> StackLayout {
+        StackLayout {
+            experts: 1,
+            rows: self.outputs,
+            columns: self.inputs,
+            number_bytes: if self.numbers == LinearNumbers::Plain { 2 } else { 1 },
+            scale_block: self.scale_block(),
+        }
+    }
+
+    /// The tile for blocks of `rows` rows: as wide as leaves a block for each multiprocessor.
+    fn few_tile(&self, rows: usize) -> DecodeTile {
+        let fills = |columns: &usize| self.outputs.div_ceil(*columns) >= BLOCKS_WANTED;
+        let columns = [64, 32, 16].into_iter().find(fills).unwrap_or(16);
+        let depth = if rows < FEW_ROWS_MAX { 128 } else { 64 };
+        let depth = if self.numbers == LinearNumbers::Plain { depth } else { BLOCK };
+        // Narrow tiles share a product among the warps, each with sums of its own: with more blocks a
+        // multiprocessor they run out of registers.
+        let occupancy = match (columns, self.numbers) {
+            (16, LinearNumbers::Fp8Block128) => 1,
+            (16, LinearNumbers::Plain) => 2,
+            _ if columns * rows > 1024 => 2,
+            _ => 3,
+        };
+        DecodeTile { rows, columns, depth, warps: 4, occupancy }
+    }
+}
+
+/// The assignment of all rows to the one expert, for up to so many tokens: iota, zeros and counts.
+#[derive(Debug)]
+pub struct DenseRows {
+    /// `0, 1, 2, …`
+    rows: DeviceBuffer<i32>,
+    /// Zeros, one for each block of any size.
+    experts: DeviceBuffer<i32>,
+    /// `128 * n` at `4 n`: pointers are aligned to four numbers.
+    padded: DeviceBuffer<i32>,
+    tokens_max: usize,
+}
+
+impl DenseRows {
+    /// A table for steps of up to `tokens_max` tokens, which all linear maps of a model share.
+    ///
+    /// # Errors
+    /// [`LayersError::Cuda`] when memory runs out.
+    pub fn new(context: &Context, tokens_max: usize) -> Result<Self, LayersError> {
+        let rows = tokens_max.next_multiple_of(ROWS_MULTIPLE) as i32;
+        let numbers: Vec<i32> = (0..rows).collect();
+        let experts = vec![0; numbers.len() / 8];
+        let padded = (0..=rows / ROWS_MULTIPLE as i32)
+            .flat_map(|blocks| [blocks * ROWS_MULTIPLE as i32, 0, 0, 0])
+            .collect::<Vec<_>>();
+        Ok(Self {
+            rows: DeviceBuffer::from_host(context, &numbers)?,
+            experts: DeviceBuffer::from_host(context, &experts)?,
+            padded: DeviceBuffer::from_host(context, &padded)?,
+            tokens_max: rows as usize,
+        })
+    }
+
+    /// One number: rows in use, padded.
+    fn padded(&self, tokens: usize) -> Result<DeviceSlice<'_, i32>, LayersError> {
+        if tokens > self.tokens_max {
+            let allowed = format!("at most {}, as declared for the table", self.tokens_max);
+            return Err(LayersError::config("tokens of a linear map", tokens, allowed));
+        }
+        Ok(self.padded.slice().range(4 * tokens.div_ceil(ROWS_MULTIPLE), 1)?)
+    }
+}
+
+/// Rows that are multiplied.
+#[derive(Debug, Clone, Copy)]
+pub enum LinearRows<'a, A: HalfElement> {
+    /// `[T, K]`; with more than [`Linear::few_tokens`] tokens there is room for
+    /// [`Linear::padded`] rows.
+    Plain(DeviceSlice<'a, A>),
+    /// e4m3 codes `[padded, K]` and scales `[K / 128, padded]` of [`Linear::padded`] rows, of which
+    /// `T` are in use.
+    Fp8 {
+        /// Codes.
+        codes: DeviceSlice<'a, u8>,
+        /// Scales.
+        scales: DeviceSlice<'a, f32>,
+    },
+}
+
+/// The weight of a linear map.
+#[derive(Debug, Clone, Copy)]
+pub struct LinearWeight<'a> {
+    /// Stored numbers `[N, K]`.
+    pub numbers: DeviceSlice<'a, u8>,
+    /// `[ceil(N / 128), ceil(K / 128)]`, empty for plain numbers.
+    pub scales: DeviceSlice<'a, f32>,
+    /// `[N]`, present exactly when the shape says so.
+    pub bias: Option<DeviceSlice<'a, f32>>,
+}
+
+#[derive(Debug, Clone)]
+enum Few<A> {
+    Plain(PlainProduct<A>),
+    Fp8(Fp8Product<A>),
+}
+
+#[derive(Debug, Clone)]
+enum Many<A> {
+    Plain(PrefillGemm<A>),
+    Fp8(PrefillFp8Gemm<A>),
+}
+
+/// The kernels of one shape.
+#[derive(Debug, Clone)]
+pub struct Linear<A> {
+    shape: LinearShape,
+    /// By rows of a block, fewest first.
+    few: Vec<(usize, Few<A>)>,
+    /// With the tokens from which on its tiles fill the GPU.
+    many: Option<(usize, Many<A>)>,
+    bias: Option<Kernel>,
+    element: PhantomData<A>,
+}
+
+impl<A: HalfElement> Linear<A> {
+    /// Asks for the kernels that serve up to `tokens_max` tokens.
+    ///
+    /// # Errors
+    /// [`LayersError::Config`] for sizes without kernels, [`LayersError::Product`] or
+    /// [`LayersError::Cuda`] when a kernel is missing and cannot be made.
+    pub fn load(
+        kernels: &mut Kernels,
+        shape: LinearShape,
+        tokens_max: usize,
+    ) -> Result<Self, LayersError> {
+        shape.check()?;
+        let mut few = Vec::new();
+        for rows in [8, 16, 32, FEW_ROWS_MAX] {
+            if rows == 8 || rows < 2 * tokens_max {
+                few.push((rows, load_few(kernels, shape, rows)?));
+            }
+        }
+        let many_from = many_from(&shape)?;
+        let many = match tokens_max >= many_from {
+            true => Some((many_from, load_many(kernels, shape)?)),
+            false => None,
+        };
+        let bias = match shape.bias {
+            true => Some(kernels.get(&bias_spec(A::NAME, shape.outputs))?),
+            false => None,
+        };
+        Ok(Self { shape, few, many, bias, element: PhantomData })
+    }
+
+    /// Most tokens of the kernels for few rows.
+    pub fn few_tokens(&self) -> usize {
+        self.many.as_ref().map_or(usize::MAX, |(from, _)| from - 1)
+    }
+
+    /// Rows that outputs, and FP8 inputs, of `tokens` tokens have room for.
+    pub fn padded(tokens: usize) -> usize {
+        tokens.next_multiple_of(ROWS_MULTIPLE)
+    }
+
+    /// Maps `tokens` rows to the first rows of `out` `[padded, N]`; what stands in the others then has
+    /// no meaning.
+    ///
+    /// # Errors
+    /// [`LayersError::Config`] for more tokens than the table was made for, [`LayersError::Product`] or
+    /// [`LayersError::Cuda`] when a slice is too short or a launch fails.
+    ///
+    /// # Panics
+    /// When rows, weight or bias are of another form than was loaded.
+    pub fn launch(
+        &self,
+        stream: &Stream,
+        table: &DenseRows,
+        tokens: usize,
+        (rows, weight): (LinearRows<'_, A>, LinearWeight<'_>),
+        out: &mut DeviceSliceMut<'_, A>,
+    ) -> Result<(), LayersError> {
+        let padded = table.padded(tokens)?;
+        if tokens == 0 {
+            return Ok(());
+        }
+        out.expect_len("the output of a linear map", Self::padded(tokens) * self.shape.outputs)?;
+        match &self.many {
+            Some((from, many)) if tokens >= *from => {
+                self.launch_many(stream, many, (table, padded), tokens, (rows, weight), out)?;
+            }
+            _ => self.launch_few(stream, (table, padded), tokens, (rows, weight), out)?,
+        }
+        self.launch_bias(stream, tokens, weight.bias, out)
+    }
+
+    fn launch_few(
+        &self,
+        stream: &Stream,
+        (table, padded): (&DenseRows, DeviceSlice<'_, i32>),
+        tokens: usize,
+        (rows, weight): (LinearRows<'_, A>, LinearWeight<'_>),
+        out: &mut DeviceSliceMut<'_, A>,
+    ) -> Result<(), LayersError> {
+        let fits = self.few.iter().find(|(rows, _)| *rows >= tokens).or(self.few.last());
+        let (block, few) = fits.expect("this is a bug: a linear map without kernels");
+        let blocks = BlockSlices {
+            sorted_token_ids: table.rows.slice(),
+            expert_ids: table.experts.slice(),
+            num_tokens_post_padded: padded,
+            blocks: tokens.div_ceil(*block),
+        };
+        let LinearWeight { numbers, scales, .. } = weight;
+        let weights = WeightSlices { numbers, scales, input_scale: None };
+        match (few, rows) {
+            (Few::Plain(product), LinearRows::Plain(x)) => {
+                x.expect_len("the input of a linear map", tokens * self.shape.inputs)?;
+                let x_scales = scales.range(0, 0)?;
+                let (x, rows) = (x.cast(), tokens);
+                let step = ProductStep { x, x_scales, rows, pairs: tokens, blocks, weights };
+                product.launch(stream, &step, out)?;
+            }
+            (Few::Fp8(product), LinearRows::Fp8 { codes, scales }) => {
+                let (x, x_scales, rows) = (codes, scales, Self::padded(tokens));
+                let step = ProductStep { x, x_scales, rows, pairs: tokens, blocks, weights };
+                product.launch(stream, &step, out)?;
+            }
+            _ => panic!("this is a bug: rows of another linear map"),
+        }
+        Ok(())
+    }
+
+    fn launch_many(
+        &self,
+        stream: &Stream,
+        many: &Many<A>,
+        (table, padded): (&DenseRows, DeviceSlice<'_, i32>),
+        tokens: usize,
+        (rows, weight): (LinearRows<'_, A>, LinearWeight<'_>),
+        out: &mut DeviceSliceMut<'_, A>,
+    ) -> Result<(), LayersError> {
+        let blocks =
+            Blocks { expert_ids: table.experts.slice(), num_tokens_post_padded: padded };
+        let mut out = out.range_mut(0, Self::padded(tokens) * self.shape.outputs)?;
+        let LinearWeight { numbers, scales, .. } = weight;
+        match (many, rows) {
+            (Many::Plain(product), LinearRows::Plain(x)) => {
+                product.launch(stream, blocks, x, numbers.cast(), &mut out)?;
+            }
+            (Many::Fp8(product), LinearRows::Fp8 { codes, scales: x_scales }) => {
+                let rows = Fp8Operand { numbers: codes, scales: x_scales };
+                product.launch(stream, blocks, rows, Fp8Operand { numbers, scales }, &mut out)?;
+            }
+            _ => panic!("this is a bug: rows of another linear map"),
+        }
+        Ok(())
+    }
+
+    fn launch_bias(
+        &self,
+        stream: &Stream,
+        tokens: usize,
+        bias: Option<DeviceSlice<'_, f32>>,
+        out: &mut DeviceSliceMut<'_, A>,
+    ) -> Result<(), LayersError> {
+        let (kernel, bias) = match (&self.bias, bias) {
+            (None, None) => return Ok(()),
+            (Some(kernel), Some(bias)) => (kernel, bias),
+            _ => panic!("this is a bug: a bias and its use must come together"),
+        };
+        bias.expect_len("the bias of a linear map", self.shape.outputs)?;
+        let grid = [tokens, self.shape.outputs.div_ceil(BIAS_COLUMNS), 1];
+        let arguments = Arguments::new().slice_mut(out).slice(bias);
+        // SAFETY: the arguments are the kernel's, with the lengths checked here and by the caller.
+        unsafe { kernel.launch(stream, grid, arguments) }?;
+        Ok(())
+    }
+}
+
+fn load_few<A: HalfElement>(
+    kernels: &mut Kernels,
+    shape: LinearShape,
+    rows: usize,
+) -> Result<Few<A>, LayersError> {
+    let features = [shape.outputs, shape.inputs];
+    let (scales, tile) = (shape.scale_block(), shape.few_tile(rows));
+    let from = RowsFrom::Tokens { top_k: 1 };
+    Ok(match shape.numbers {
+        LinearNumbers::Plain => {
+            Few::Plain(PlainProduct::load(kernels, 1, features, scales, from, tile)?)
+        }
+        LinearNumbers::Fp8Block128 => {
+            Few::Fp8(Fp8Product::load(kernels, 1, features, scales, from, tile)?)
+        }
+    })
+}
+
+fn load_many<A: HalfElement>(
+    kernels: &mut Kernels,
+    shape: LinearShape,
+) -> Result<Many<A>, LayersError> {
+    let (layout, tile) = (shape.layout(), many_tile(&shape)?);
+    Ok(match shape.numbers {
+        LinearNumbers::Plain => {
+            let form = PrefillForm::Sums;
+            Many::Plain(PrefillGemm::load(kernels, &layout, form, tile, ROWS_MULTIPLE)?)
+        }
+        LinearNumbers::Fp8Block128 => {
+            Many::Fp8(PrefillFp8Gemm::load(kernels, &layout, tile, ROWS_MULTIPLE)?)
+        }
+    })
+}
+
+/// The tile for many rows of one matrix.
+fn many_tile(shape: &LinearShape) -> Result<PrefillTile, LayersError> {
+    Ok(PrefillTile::fastest(&shape.layout(), PrefillForm::Sums, usize::MAX)?)
+}
+
+/// Tokens whose tiles fill three quarters of the GPU.
+fn many_from(shape: &LinearShape) -> Result<usize, LayersError> {
+    let tile = many_tile(shape)?;
+    let row_tiles = (BLOCKS_WANTED * 3 / 4).div_ceil(shape.outputs.div_ceil(tile.columns));
+    Ok(((row_tiles - 1) * tile.rows).max(FEW_ROWS_MAX) + 1)
+}
+
+fn bias_spec(element: &str, outputs: usize) -> KernelSpec {
+    KernelSpec::new("linear/add_bias", kernels::__module_ast_self, "kernels", "add_bias")
+        .element(element)
+        .generics([outputs as i32, BIAS_COLUMNS as i32])
+        .pointers(["rows", "bias"])
+        .warps(4)
+        .programmatic()
+}

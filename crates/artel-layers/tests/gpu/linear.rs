@@ -1,0 +1,159 @@
+//! Linear maps: within the rounding of the result of the reference, on both sides of every switch.
+
+use artel_device::HostBuffer;
+use artel_layers::LayersError;
+use artel_layers::linear::cuda::{
+    DenseRows, Linear, LinearNumbers, LinearRows, LinearShape, LinearWeight,
+};
+use artel_layers::linear::{Linear as HostLinear, reference};
+use artel_moe::grouped_gemm::prefill::cuda::HalfElement;
+use artel_moe::quant::activations::{Granularity, reference as quantized};
+use artel_moe::quant::{AnyMatrix, DenseMatrix, Fp8BlockMatrix, e4m3_from_f32, e4m3_to_f32};
+use half::{bf16, f16};
+
+use crate::gpu::{Case, Gpu, assert_close, numbers, rounding, widened};
+
+pub fn cases() -> Vec<Case> {
+    let mut cases = Vec::new();
+    for numbers in [LinearNumbers::Plain, LinearNumbers::Fp8Block128] {
+        for (outputs, inputs) in [(8, 16), (136, 144), (520, 2048), (2048, 768)] {
+            for bias in [false, true] {
+                let shape = LinearShape { outputs, inputs, numbers, bias };
+                cases.push(case::<bf16>(shape, &[0, 1, 8, 9, 16, 17, 33, 64, 65, 130]));
+            }
+        }
+        // Both sides of the switch to tiles that fill the GPU; one tall matrix as an output layer is.
+        let wide = LinearShape { outputs: 5120, inputs: 272, numbers, bias: true };
+        cases.push(case::<bf16>(wide, &[1, 100, 384, 385, 512, 513, 700]));
+        let tall = LinearShape { outputs: 20008, inputs: 256, numbers, bias: false };
+        cases.push(case::<bf16>(tall, &[1, 3, 64]));
+        cases.push(case::<f16>(LinearShape { outputs: 136, inputs: 144, ..wide }, &[1, 20]));
+    }
+    cases
+}
+
+fn case<A: HalfElement>(shape: LinearShape, tokens: &'static [usize]) -> Case {
+    let LinearShape { outputs, inputs, numbers, bias } = shape;
+    let name = format!("linear::{}_{numbers:?}_{outputs}_of_{inputs}_bias_{bias}", A::NAME);
+    let tokens_max = tokens.iter().copied().max().unwrap_or(0);
+    let load = move |kernels: &mut _| Linear::<A>::load(kernels, shape, tokens_max);
+    Case::new(name, load, move |gpu, linear| {
+        let weight = Weight::new::<A>(shape);
+        let table = DenseRows::new(gpu.stream.context(), tokens_max)?;
+        assert!(table_refuses_more(gpu, linear, &table, &weight, shape));
+        tokens
+            .iter()
+            .try_for_each(|&tokens| check(gpu, (linear, &table), &weight, shape, tokens))
+    })
+}
+
+/// A weight as it is stored and as the reference knows it.
+struct Weight {
+    bytes: Vec<u8>,
+    scales: Vec<f32>,
+    bias: Vec<f32>,
+    host: HostLinear,
+}
+
+impl Weight {
+    fn new<A: HalfElement>(shape: LinearShape) -> Self {
+        let LinearShape { outputs, inputs, .. } = shape;
+        let values: Vec<A> = numbers(outputs * inputs, 5);
+        let (bytes, scales, matrix) = match shape.numbers {
+            LinearNumbers::Plain => {
+                let bytes = bytemuck::cast_slice(&values).to_vec();
+                let exact = HostBuffer::from_vec(widened(&values));
+                let matrix = DenseMatrix::new(exact, outputs, inputs).expect("a whole matrix");
+                (bytes, Vec::new(), AnyMatrix::F32(matrix))
+            }
+            LinearNumbers::Fp8Block128 => {
+                let codes: Vec<u8> = widened(&values).into_iter().map(e4m3_from_f32).collect();
+                let blocks = outputs.div_ceil(128) * inputs.div_ceil(128);
+                let scales: Vec<f32> = (0..blocks).map(|block| 0.5 + block as f32 / 64.0).collect();
+                let (own_codes, own_scales) =
+                    (HostBuffer::from_vec(codes.clone()), HostBuffer::from_vec(scales.clone()));
+                let matrix = Fp8BlockMatrix::new(own_codes, own_scales, outputs, inputs);
+                (codes, scales, AnyMatrix::Fp8Block128(matrix.expect("a whole matrix")))
+            }
+        };
+        let bias = if shape.bias { numbers::<f32>(outputs, 6) } else { Vec::new() };
+        let host = match shape.bias {
+            true => HostLinear::with_bias(matrix, bias.clone()).expect("a bias for each output"),
+            false => HostLinear::new(matrix),
+        };
+        Self { bytes, scales, bias, host }
+    }
+}
+
+fn table_refuses_more<A: HalfElement>(
+    gpu: &Gpu,
+    linear: &Linear<A>,
+    table: &DenseRows,
+    weight: &Weight,
+    shape: LinearShape,
+) -> bool {
+    let (numbers, nothing) = (gpu.upload(&weight.bytes), gpu.upload::<f32>(&[]));
+    let (rows, mut out) = (gpu.upload::<A>(&[]), gpu.upload::<A>(&[]));
+    let weight = LinearWeight {
+        numbers: numbers.slice(),
+        scales: nothing.slice(),
+        bias: shape.bias.then_some(nothing.slice()),
+    };
+    let operands = (LinearRows::Plain(rows.slice()), weight);
+    let refused = linear.launch(&gpu.stream, table, 1 << 20, operands, &mut out.slice_mut());
+    matches!(refused, Err(LayersError::Config { field: "tokens of a linear map", .. }))
+}
+
+fn check<A: HalfElement>(
+    gpu: &Gpu,
+    (linear, table): (&Linear<A>, &DenseRows),
+    weight: &Weight,
+    shape: LinearShape,
+    tokens: usize,
+) -> Result<(), LayersError> {
+    let LinearShape { outputs, inputs, .. } = shape;
+    let padded = Linear::<A>::padded(tokens);
+    let mut rows = numbers::<A>(tokens * inputs, 7);
+    rows.resize(padded * inputs, A::from_f32(f32::NAN));
+    let (codes, scales) = quantized::quantize(Granularity::Groups, inputs, &rows);
+    let groups = inputs.div_ceil(128);
+    let exact: Vec<f32> = match shape.numbers {
+        LinearNumbers::Plain => widened(&rows[..tokens * inputs]),
+        LinearNumbers::Fp8Block128 => (0..tokens * inputs)
+            .map(|at| {
+                let group = at % inputs / 128;
+                e4m3_to_f32(codes[at]) * scales[at / inputs * groups + group]
+            })
+            .collect(),
+    };
+    let expected = reference::forward(&weight.host, tokens, &exact);
+    let by_group: Vec<f32> = (0..groups * padded)
+        .map(|at| scales[at % padded * groups + at / padded])
+        .collect();
+
+    let (rows, codes, by_group) = (gpu.upload(&rows), gpu.upload(&codes), gpu.upload(&by_group));
+    let (bytes, scales, bias) =
+        (gpu.upload(&weight.bytes), gpu.upload(&weight.scales), gpu.upload(&weight.bias));
+    let rows = match shape.numbers {
+        LinearNumbers::Plain => LinearRows::Plain(rows.slice()),
+        LinearNumbers::Fp8Block128 => {
+            LinearRows::Fp8 { codes: codes.slice(), scales: by_group.slice() }
+        }
+    };
+    let weight = LinearWeight {
+        numbers: bytes.slice(),
+        scales: scales.slice(),
+        bias: shape.bias.then_some(bias.slice()),
+    };
+    let mut out = gpu.poisoned::<A>(padded * outputs);
+    linear.launch(&gpu.stream, table, tokens, (rows, weight), &mut out.slice_mut())?;
+    let found = gpu.download(&out);
+    // The sums of 2048 products in float32, and a second rounding where there is a bias.
+    let tolerance = 2.0 * rounding::<A>() + 2e-3;
+    assert_close(&found[..tokens * outputs], &expected, tolerance);
+    linear.launch(&gpu.stream, table, tokens, (rows, weight), &mut out.slice_mut())?;
+    let again = gpu.download(&out);
+    let bytes = |values: &[A]| bytemuck::cast_slice::<A, u8>(&values[..tokens * outputs]).to_vec();
+    assert!(bytes(&found) == bytes(&again), "two runs give the same bits");
+    Ok(())
+}
