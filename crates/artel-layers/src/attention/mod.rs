@@ -26,6 +26,12 @@
 
 mod cache;
 mod cpu;
+#[cfg(feature = "cuda")]
+pub mod cuda;
+#[cfg(feature = "cuda")]
+pub mod decode;
+#[cfg(feature = "cuda")]
+pub mod prefill;
 pub mod reference;
 mod rows;
 #[cfg(test)]

@@ -15,6 +15,8 @@
 //! "RoFormer", 2021; Peng et al., "YaRN", 2023; the Llama 3.1 release for its scaling.
 
 mod cpu;
+#[cfg(feature = "cuda")]
+pub mod cuda;
 mod frequencies;
 pub mod reference;
 #[cfg(test)]

@@ -5,9 +5,11 @@
 //! without a GPU, for a machine that has one but no toolkit (`ARTEL_ARCHITECTURE`, sm_90 unless
 //! told otherwise).
 
+mod attention;
 mod gpu;
 mod linear;
 mod rms_norm;
+mod rope;
 
 use std::path::Path;
 use std::process::ExitCode;
@@ -20,7 +22,7 @@ use libtest_mimic::{Arguments, Failed, Trial};
 
 /// All tests, operation by operation.
 fn cases() -> Vec<Case> {
-    [rms_norm::cases(), linear::cases()]
+    [rms_norm::cases(), linear::cases(), rope::cases(), attention::cases()]
     .into_iter()
     .flatten()
     .collect()

@@ -1,0 +1,179 @@
+//! What attention of few and of many new tokens share on the GPU: the paged cache, its tables, and
+//! device functions.
+
+// The launchers that the macro generates carry no documentation.
+#![allow(missing_docs)]
+
+use artel_device::cuda::{DeviceSlice, DeviceSliceMut};
+use artel_moe::quant::Element;
+
+use super::{AttentionShape, BLOCK_TOKENS, ValueStorage};
+use crate::LayersError;
+
+/// Device functions of attention.
+#[cutile::module]
+pub mod attention_code {
+    use cutile::core::*;
+
+    /// `B` times the same number.
+    pub fn splat<const B: i32>(value: i32) -> Tile<i32, { [B] }> {
+        let tile: Tile<i32, { [B] }> = broadcast_scalar(value, const_shape![B]);
+        tile
+    }
+
+    /// `base[offsets[i]]` for every `i`. No token: the offsets follow from what was loaded after the
+    /// wait, or the memory is never written.
+    pub unsafe fn read<E: ElementType, const B: i32>(
+        base: *mut E,
+        offsets: Tile<i32, { [B] }>,
+    ) -> Tile<E, { [B] }> {
+        let pointer: PointerTile<*mut E, { [] }> = pointer_to_tile(base);
+        let pointer: PointerTile<*mut E, { [1] }> = pointer.reshape(const_shape![1]);
+        let pointer: PointerTile<*mut E, { [B] }> = pointer.broadcast(const_shape![B]);
+        let pointer: PointerTile<*mut E, { [B] }> = pointer.offset_tile(offsets);
+        // SAFETY: the caller vouches for every offset.
+        let (values, _read): (Tile<E, { [B] }>, Token) = unsafe {
+            load_ptr_tko(
+                pointer,
+                ordering::Weak,
+                None::<scope::TileBlock>,
+                None,
+                None,
+                None,
+                Latency::<0>,
+            )
+        };
+        values
+    }
+
+    /// Some rows of `D` elements, all of which exist. No token, as above.
+    pub unsafe fn read_rows<E: ElementType, const B: i32, const D: i32>(
+        base: *mut E,
+        rows: Tile<i32, { [B] }>,
+    ) -> Tile<E, { [B, D] }> {
+        let rows: Tile<i64, { [B] }> = exti(rows);
+        let width: Tile<i32, { [B] }> = splat::<B>(D);
+        let width: Tile<i64, { [B] }> = exti(width);
+        let start: Tile<i64, { [B, 1] }> = (rows * width).reshape(const_shape![B, 1]);
+        let column: Tile<i32, { [D] }> = iota(const_shape![D]);
+        let column: Tile<i64, { [D] }> = exti(column);
+        let column: Tile<i64, { [1, D] }> = column.reshape(const_shape![1, D]);
+        let offsets: Tile<i64, { [B, D] }> =
+            start.broadcast(const_shape![B, D]) + column.broadcast(const_shape![B, D]);
+        let pointer: PointerTile<*mut E, { [] }> = pointer_to_tile(base);
+        let pointer: PointerTile<*mut E, { [1, 1] }> = pointer.reshape(const_shape![1, 1]);
+        let pointer: PointerTile<*mut E, { [B, D] }> = pointer.broadcast(const_shape![B, D]);
+        let pointer: PointerTile<*mut E, { [B, D] }> = pointer.offset_tile(offsets);
+        // SAFETY: the caller vouches for the rows.
+        let (values, _read): (Tile<E, { [B, D] }>, Token) = unsafe {
+            load_ptr_tko(
+                pointer,
+                ordering::Weak,
+                None::<scope::TileBlock>,
+                None,
+                None,
+                None,
+                Latency::<0>,
+            )
+        };
+        values
+    }
+
+    /// Rows of the cache that hold some keys of a sequence: head `place[1]`, blocks from `place[0]` on
+    /// in the tables.
+    pub unsafe fn rows_of_keys<const B: i32, const KH: i32, const BT: i32>(
+        tables: *mut i32,
+        keys: Tile<i32, { [B] }>,
+        place: [i32; 2],
+    ) -> Tile<i32, { [B] }> {
+        let size: Tile<i32, { [B] }> = splat::<B>(BT);
+        let number: Tile<i32, { [B] }> = keys / size;
+        // SAFETY: the sequence has a block for each key.
+        let block: Tile<i32, { [B] }> = unsafe { read(tables, number + splat::<B>(place[0])) };
+        (block * splat::<B>(KH) + splat::<B>(place[1])) * size + (keys - number * size)
+    }
+
+    /// Zero for negative infinity: a row that has seen nothing keeps weights of zero.
+    pub fn finite<const B: i32>(largest: Tile<f32, { [B] }>) -> Tile<f32, { [B] }> {
+        let none: Tile<f32, { [B] }> = constant(f32::NEG_INFINITY, const_shape![B]);
+        let zero: Tile<f32, { [B] }> = constant(0.0f32, const_shape![B]);
+        select(eq_tile(largest, none), zero, largest)
+    }
+}
+
+/// `log2(e)`: kernels compute with powers of two.
+pub(super) const LOG2_E: f32 = std::f32::consts::LOG2_E;
+
+/// Keys and values of one layer, `[blocks, kv_heads, 16, D]` each.
+#[derive(Debug)]
+pub struct CacheSlices<'a, A: Element> {
+    /// Keys.
+    pub keys: DeviceSliceMut<'a, A>,
+    /// Values.
+    pub values: DeviceSliceMut<'a, A>,
+}
+
+impl<A: Element> CacheSlices<'_, A> {
+    /// Blocks that both have room for.
+    pub fn blocks(&self, kv_heads: usize, head_dim: usize) -> usize {
+        self.keys.len().min(self.values.len()) / (BLOCK_TOKENS * kv_heads * head_dim).max(1)
+    }
+}
+
+/// What attention reads of the sequences of a step.
+#[derive(Debug, Clone, Copy)]
+pub struct SequenceSlices<'a> {
+    /// Blocks of each sequence in order, `[S, table_stride]`; every number that a key needs lies inside
+    /// the cache.
+    pub tables: DeviceSlice<'a, i32>,
+    /// Room for blocks in a row of `tables`.
+    pub table_stride: usize,
+    /// Keys of each sequence, the new ones included, `[S]`; at most `16 * table_stride`.
+    pub lengths: DeviceSlice<'a, i32>,
+    /// `S`.
+    pub sequences: usize,
+}
+
+impl SequenceSlices<'_> {
+    pub(super) fn check(&self) -> Result<(), LayersError> {
+        self.tables.expect_len("block tables", self.sequences * self.table_stride)?;
+        self.lengths.expect_len("lengths of sequences", self.sequences)?;
+        Ok(())
+    }
+}
+
+/// Numbers of one layer that both kernels take at a launch.
+#[derive(Debug, Clone, Copy)]
+pub struct AttentionParameters<'a> {
+    /// Of the logits.
+    pub scale: f32,
+    /// Keys that a token sees, itself included; `None`: all.
+    pub window: Option<usize>,
+    /// One logit more for each query head, `[query_heads]`.
+    pub sinks: Option<DeviceSlice<'a, f32>>,
+}
+
+impl AttentionParameters<'_> {
+    /// The window as kernels take it.
+    pub(super) fn window(&self) -> Result<i32, LayersError> {
+        match self.window {
+            None => Ok(i32::MAX),
+            Some(0) => Err(LayersError::config("sliding_window", 0, "at least 1")),
+            Some(window) => Ok(i32::try_from(window).unwrap_or(i32::MAX)),
+        }
+    }
+}
+
+/// Checks what the kernels need of a shape and returns the size of its heads.
+pub(super) fn head_dim(shape: &AttentionShape) -> Result<usize, LayersError> {
+    shape.check()?;
+    let AttentionShape { key_dim, value_dim, values, .. } = *shape;
+    if values != ValueStorage::Own || key_dim != value_dim {
+        let allowed = "values of their own, as wide as keys, on a GPU";
+        return Err(LayersError::config("attention", format!("{shape:?}"), allowed));
+    }
+    if !matches!(key_dim, 32 | 64 | 128 | 256) {
+        return Err(LayersError::config("head_dim", key_dim, "32, 64, 128 or 256 on a GPU"));
+    }
+    Ok(key_dim)
+}

@@ -1,0 +1,423 @@
+//! Paged attention of one token a sequence in two launches: the parts, then their sum.
+//!
+//! Keys stand on the long side of the matrix units, the query heads that share them on the short one,
+//! so that each key and each value is read once for all of them.
+//!
+//! Bytes: `2 * keys * kv_heads * D` numbers a sequence, and for each part `query_heads * (D + 2)`
+//! float32 written and read: 3 to 6 % more at parts of 128 keys. Floor: that over the bandwidth.
+
+// The launchers that the macro generates carry no documentation.
+#![allow(missing_docs)]
+
+use std::marker::PhantomData;
+
+use artel_device::cuda::{
+    Arguments, Context, DeviceBuffer, DeviceSlice, DeviceSliceMut, Kernel, KernelSpec, Kernels,
+    Stream,
+};
+use artel_moe::grouped_gemm::prefill::cuda::HalfElement;
+
+use super::{PART_KEYS_MIN, STEP_KEYS, parts_max};
+use crate::LayersError;
+use crate::attention::cuda::{
+    AttentionParameters, CacheSlices, LOG2_E, SequenceSlices, head_dim,
+};
+use crate::attention::{AttentionShape, BLOCK_TOKENS};
+
+#[cutile::module]
+mod kernels {
+    use crate::attention::cuda::attention_code::*;
+    use artel_moe::cuda::device_code::*;
+    use cutile::core::*;
+
+    /// The keys that a sequence's token sees, cut: where the first part begins, the first key that is
+    /// seen, keys of a part, and parts.
+    fn cut<const BK: i32, const PARTS: i32, const PART_MIN: i32>(
+        length: i32,
+        window: i32,
+    ) -> [i32; 4] {
+        let first_seen: i32 = max(length - window, 0i32);
+        let first: i32 = first_seen / BK * BK;
+        let share: i32 = ceil_div(ceil_div(length - first, PARTS), BK) * BK;
+        let part: i32 = max(share, PART_MIN);
+        [first, first_seen, part, ceil_div(length - first, part)]
+    }
+
+    /// The query heads of one key-value head, transposed; anything in the columns of no head.
+    unsafe fn load_queries<
+        A: ElementType,
+        const KH: i32,
+        const G: i32,
+        const GP: i32,
+        const D: i32,
+    >(
+        queries: *mut A,
+        sequence: i32,
+        head: i32,
+        after: Token,
+    ) -> Tile<A, { [D, GP] }> {
+        let number: Tile<i32, { [GP] }> = count_from::<GP>(0i32);
+        let is_head: Tile<bool, { [GP] }> = below(number, G);
+        let row: Tile<i32, { [GP] }> = number + splat::<GP>((sequence * KH + head) * G);
+        let column: Tile<i32, { [D] }> = count_from::<D>(0i32);
+        let always: Tile<bool, { [D] }> = constant(true, const_shape![D]);
+        let mask: Tile<bool, { [GP, D] }> = block_mask(is_head, always);
+        // SAFETY: the caller vouches for the sequence.
+        let values: Tile<A, { [GP, D] }> =
+            unsafe { gather_block(queries, block_offsets(row, D, column), mask, after) };
+        values.transpose()
+    }
+
+    /// `sum`, and for each head the largest logit and the total weight of a part, `[D, GP]` and `[GP]`.
+    unsafe fn attend_to_part<
+        A: ElementType,
+        const KH: i32,
+        const GP: i32,
+        const D: i32,
+        const BK: i32,
+        const BT: i32,
+    >(
+        query: Tile<A, { [D, GP] }>,
+        keys: *mut A,
+        values: *mut A,
+        tables: *mut i32,
+        place: [i32; 2],
+        range: [i32; 3],
+        scale: f32,
+    ) -> (Tile<f32, { [D, GP] }>, Tile<f32, { [GP] }>, Tile<f32, { [GP] }>) {
+        let mut sum: Tile<f32, { [D, GP] }> = constant(0.0f32, const_shape![D, GP]);
+        let mut total: Tile<f32, { [GP] }> = constant(0.0f32, const_shape![GP]);
+        let mut largest: Tile<f32, { [GP] }> = constant(f32::NEG_INFINITY, const_shape![GP]);
+        let scale: Tile<f32, { [BK, GP] }> = broadcast_scalar(scale, const_shape![BK, GP]);
+        let nothing: Tile<f32, { [BK, GP] }> = constant(0.0f32, const_shape![BK, GP]);
+        let unseen: Tile<f32, { [BK, GP] }> =
+            constant(f32::NEG_INFINITY, const_shape![BK, GP]);
+        for step in 0i32..ceil_div(range[1] - range[0], BK) {
+            let key: Tile<i32, { [BK] }> = count_from::<BK>(range[0] + step * BK);
+            // Keys that are not seen are others again, with a weight of zero.
+            let inside: Tile<i32, { [BK] }> =
+                min_tile(max_tile(key, splat::<BK>(range[2])), splat::<BK>(range[1] - 1i32));
+            // SAFETY: the sequence has a block for each key.
+            let row: Tile<i32, { [BK] }> =
+                unsafe { rows_of_keys::<BK, KH, BT>(tables, inside, place) };
+            // SAFETY: the block lies in the cache.
+            let k: Tile<A, { [BK, D] }> = unsafe { read_rows(keys, row) };
+            // SAFETY: as above.
+            let v: Tile<A, { [BK, D] }> = unsafe { read_rows(values, row) };
+            let logits: Tile<f32, { [BK, GP] }> = mmaf(k, query, nothing);
+            let seen: Tile<bool, { [BK, 1] }> = eq_tile(key, inside).reshape(const_shape![BK, 1]);
+            let seen: Tile<bool, { [BK, GP] }> = seen.broadcast(const_shape![BK, GP]);
+            let logits: Tile<f32, { [BK, GP] }> = select(seen, logits * scale, unseen);
+            let found: Tile<f32, { [GP] }> = reduce_max(logits, 0i32);
+            let new_largest: Tile<f32, { [GP] }> = max_tile(largest, found);
+            let relative: Tile<f32, { [GP] }> = finite::<GP>(new_largest);
+            let weight: Tile<f32, { [BK, GP] }> =
+                exp2(logits - across::<BK, GP>(relative), ftz::Disabled);
+            let correction: Tile<f32, { [GP] }> = exp2(largest - relative, ftz::Disabled);
+            let added: Tile<f32, { [GP] }> = reduce_sum(weight, 0i32);
+            total = total * correction + added;
+            let weight: Tile<A, { [BK, GP] }> = convert_tile(weight);
+            sum = mmaf(v.transpose(), weight, sum * across::<D, GP>(correction));
+            largest = new_largest;
+        }
+        (sum, largest, total)
+    }
+
+    /// The same row `B` times.
+    fn across<const B: i32, const GP: i32>(row: Tile<f32, { [GP] }>) -> Tile<f32, { [B, GP] }> {
+        let row: Tile<f32, { [1, GP] }> = row.reshape(const_shape![1, GP]);
+        row.broadcast(const_shape![B, GP])
+    }
+
+    /// Grid: sequences times key-value heads, and blocks that share the parts of one.
+    #[cutile::entry(unchecked_accesses = true)]
+    pub unsafe fn attend_parts<
+        A: ElementType,
+        const KH: i32,
+        const G: i32,
+        const GP: i32,
+        const D: i32,
+        const BK: i32,
+        const BT: i32,
+        const PARTS: i32,
+        const PART_MIN: i32,
+        const PDL: i32,
+    >(
+        queries: *mut A,
+        keys: *mut A,
+        values: *mut A,
+        tables: *mut i32,
+        lengths: *mut i32,
+        sums: *mut f32,
+        largests: *mut f32,
+        totals: *mut f32,
+        table_stride: i32,
+        window: i32,
+        scale: f32,
+    ) {
+        let (pair, first_part, _): (i32, i32, i32) = get_tile_block_id();
+        let sharing: i32 = get_num_tile_blocks().1;
+        let sequence: i32 = pair / KH;
+        let head: i32 = pair - sequence * KH;
+        // SAFETY: launched as its specification says, after whatever wrote the operands.
+        let ready: Token = unsafe { hand_over::<PDL>() };
+        // SAFETY: there is a length for each sequence.
+        let length: i32 = unsafe { load_i32(lengths, sequence, ready) };
+        let keys_cut: [i32; 4] = cut::<BK, PARTS, PART_MIN>(length, window);
+        // SAFETY: there is a row of queries for each sequence.
+        let query: Tile<A, { [D, GP] }> =
+            unsafe { load_queries::<A, KH, G, GP, D>(queries, sequence, head, ready) };
+        let number: Tile<i32, { [GP] }> = count_from::<GP>(0i32);
+        let is_head: Tile<bool, { [GP] }> = below(number, G);
+        let column: Tile<i32, { [D] }> = count_from::<D>(0i32);
+        let always: Tile<bool, { [D] }> = constant(true, const_shape![D]);
+        let head_row: Tile<i32, { [GP] }> =
+            (number + splat::<GP>(pair * G)) * splat::<GP>(PARTS);
+        for turn in 0i32..ceil_div(max(keys_cut[3] - first_part, 0i32), sharing) {
+            let part: i32 = first_part + turn * sharing;
+            let start: i32 = keys_cut[0] + part * keys_cut[2];
+            let range: [i32; 3] = [start, min(start + keys_cut[2], length), keys_cut[1]];
+            let place: [i32; 2] = [sequence * table_stride, head];
+            // SAFETY: the sequence has a block for each key, and all lie in the cache.
+            let (sum, largest, total): (
+                Tile<f32, { [D, GP] }>,
+                Tile<f32, { [GP] }>,
+                Tile<f32, { [GP] }>,
+            ) = unsafe {
+                attend_to_part::<A, KH, GP, D, BK, BT>(
+                    query, keys, values, tables, place, range, scale,
+                )
+            };
+            let row: Tile<i32, { [GP] }> = head_row + splat::<GP>(part);
+            // SAFETY: there is room for `PARTS` parts of every head.
+            unsafe { scatter(largests, row, is_head, largest, ready) };
+            // SAFETY: as above.
+            unsafe { scatter(totals, row, is_head, total, ready) };
+            let offsets: Tile<i64, { [GP, D] }> = block_offsets(row, D, column);
+            let mask: Tile<bool, { [GP, D] }> = block_mask(is_head, always);
+            // SAFETY: as above.
+            unsafe { scatter_block(sums, offsets, mask, sum.transpose(), ready) };
+        }
+    }
+
+    /// Grid: sequences, query heads. `SINKS`: the head's sink takes part.
+    #[cutile::entry(unchecked_accesses = true)]
+    pub unsafe fn add_parts<
+        A: ElementType,
+        const QH: i32,
+        const D: i32,
+        const BK: i32,
+        const PARTS: i32,
+        const PART_MIN: i32,
+        const SINKS: i32,
+        const PDL: i32,
+    >(
+        sums: *mut f32,
+        largests: *mut f32,
+        totals: *mut f32,
+        lengths: *mut i32,
+        sinks: *mut f32,
+        out: *mut A,
+        window: i32,
+    ) {
+        let (sequence, head, _): (i32, i32, i32) = get_tile_block_id();
+        // SAFETY: launched as its specification says, after whatever wrote the parts.
+        let ready: Token = unsafe { hand_over::<PDL>() };
+        // SAFETY: there is a length for each sequence.
+        let length: i32 = unsafe { load_i32(lengths, sequence, ready) };
+        let keys_cut: [i32; 4] = cut::<BK, PARTS, PART_MIN>(length, window);
+        let row: i32 = sequence * QH + head;
+        let part: Tile<i32, { [PARTS] }> = count_from::<PARTS>(0i32);
+        let is_part: Tile<bool, { [PARTS] }> = below(part, keys_cut[3]);
+        let at: Tile<i32, { [PARTS] }> = part + splat::<PARTS>(row * PARTS);
+        // SAFETY: every part in use was written.
+        let largest: Tile<f32, { [PARTS] }> =
+            unsafe { gather(largests, at, is_part, f32::NEG_INFINITY, ready) };
+        // SAFETY: as above.
+        let total: Tile<f32, { [PARTS] }> = unsafe { gather(totals, at, is_part, 0.0f32, ready) };
+        let column: Tile<i32, { [D] }> = count_from::<D>(0i32);
+        let always: Tile<bool, { [D] }> = constant(true, const_shape![D]);
+        let mask: Tile<bool, { [PARTS, D] }> = block_mask(is_part, always);
+        // SAFETY: as above.
+        let sum: Tile<f32, { [PARTS, D] }> =
+            unsafe { gather_block(sums, block_offsets(at, D, column), mask, ready) };
+        let nothing: Tile<f32, { [PARTS, D] }> = constant(0.0f32, const_shape![PARTS, D]);
+        let sum: Tile<f32, { [PARTS, D] }> = select(mask, sum, nothing);
+
+        let mut sink: Tile<f32, { [1] }> = constant(f32::NEG_INFINITY, const_shape![1]);
+        if SINKS == 1i32 {
+            // SAFETY: there is a sink for each head, which nobody writes.
+            let logit: Tile<f32, { [1] }> = unsafe { read(sinks, splat::<1>(head)) };
+            let log2_e: Tile<f32, { [1] }> = constant(1.442695f32, const_shape![1]);
+            sink = logit * log2_e;
+        }
+        let found: Tile<f32, { [1] }> = reduce_max(largest.reshape(const_shape![1, PARTS]), 1i32);
+        let top: Tile<f32, { [1] }> = finite::<1>(max_tile(found, sink));
+        let weight: Tile<f32, { [PARTS] }> =
+            exp2(largest - top.broadcast(const_shape![PARTS]), ftz::Disabled);
+        let seen: Tile<f32, { [1] }> =
+            reduce_sum((weight * total).reshape(const_shape![1, PARTS]), 1i32);
+        let denominator: Tile<f32, { [1] }> = seen + exp2(sink - top, ftz::Disabled);
+        let weight: Tile<f32, { [PARTS, 1] }> = weight.reshape(const_shape![PARTS, 1]);
+        let mean: Tile<f32, { [D] }> =
+            reduce_sum(sum * weight.broadcast(const_shape![PARTS, D]), 0i32);
+        let zero: Tile<f32, { [D] }> = constant(0.0f32, const_shape![D]);
+        let denominator: Tile<f32, { [D] }> = denominator.broadcast(const_shape![D]);
+        let mean: Tile<f32, { [D] }> =
+            select(eq_tile(denominator, zero), zero, mean / denominator);
+        let mean: Tile<A, { [D] }> = convert_tile(mean);
+        // SAFETY: out has a row for each sequence.
+        unsafe { scatter(out, column + splat::<D>(row * D), always, mean, ready) };
+    }
+}
+
+/// Blocks of threads that a launch aims at: long sequences among short ones keep many.
+const BLOCKS_WANTED: usize = 2112;
+
+/// Where parts lie between the two launches.
+#[derive(Debug)]
+pub struct DecodeWorkspace {
+    sums: DeviceBuffer<f32>,
+    largests: DeviceBuffer<f32>,
+    totals: DeviceBuffer<f32>,
+    rows: usize,
+}
+
+impl DecodeWorkspace {
+    /// float32 numbers that `sequences` sequences take.
+    pub fn numbers(shape: &AttentionShape, sequences: usize) -> usize {
+        sequences * shape.query_heads * parts_max(shape.kv_heads) * (shape.value_dim + 2)
+    }
+
+    /// Room for `sequences` sequences, for all layers of this shape.
+    ///
+    /// # Errors
+    /// [`LayersError::Cuda`] when memory runs out.
+    pub fn new(
+        context: &Context,
+        shape: &AttentionShape,
+        sequences: usize,
+    ) -> Result<Self, LayersError> {
+        let rows = sequences * shape.query_heads * parts_max(shape.kv_heads);
+        Ok(Self {
+            sums: DeviceBuffer::new(context, rows * shape.value_dim)?,
+            largests: DeviceBuffer::new(context, rows)?,
+            totals: DeviceBuffer::new(context, rows)?,
+            rows,
+        })
+    }
+}
+
+/// Attention of one token a sequence.
+#[derive(Debug, Clone)]
+pub struct DecodeAttention<A> {
+    parts: Kernel,
+    sum: Kernel,
+    shape: AttentionShape,
+    has_sinks: bool,
+    element: PhantomData<A>,
+}
+
+impl<A: HalfElement> DecodeAttention<A> {
+    /// Asks for the kernels; windows and scales are arguments of a launch.
+    ///
+    /// # Errors
+    /// [`LayersError::Config`] for a shape without kernels, [`LayersError::Cuda`] when a kernel is
+    /// missing and cannot be made.
+    pub fn load(
+        kernels: &mut Kernels,
+        shape: AttentionShape,
+        has_sinks: bool,
+    ) -> Result<Self, LayersError> {
+        let head_dim = head_dim(&shape)?;
+        let group = shape.query_heads / shape.kv_heads;
+        if group > 64 {
+            let allowed = "at most 64 query heads a key-value head on a GPU";
+            return Err(LayersError::config("query_heads", shape.query_heads, allowed));
+        }
+        let cut = [STEP_KEYS, parts_max(shape.kv_heads), PART_KEYS_MIN];
+        let module = kernels::__module_ast_self;
+        let spec = |entry| {
+            KernelSpec::new("attention/decode", module, "kernels", entry).element(A::NAME)
+        };
+        let padded = group.next_power_of_two().max(8);
+        let heads = [shape.kv_heads, group, padded, head_dim, cut[0], BLOCK_TOKENS, cut[1], cut[2]];
+        let parts = spec("attend_parts")
+            .generics(heads.map(|size| size as i32))
+            .pointers(["queries", "keys", "values", "tables", "lengths"])
+            .pointers(["sums", "largests", "totals"])
+            .warps(4)
+            .occupancy(if head_dim * padded > 2048 { 2 } else { 3 })
+            .programmatic();
+        let heads = [shape.query_heads, head_dim, cut[0], cut[1], cut[2], usize::from(has_sinks)];
+        let sum = spec("add_parts")
+            .generics(heads.map(|size| size as i32))
+            .pointers(["sums", "largests", "totals", "lengths", "sinks", "out"])
+            .warps(4)
+            .programmatic();
+        let (parts, sum) = (kernels.get(&parts)?, kernels.get(&sum)?);
+        Ok(Self { parts, sum, shape, has_sinks, element: PhantomData })
+    }
+
+    /// Attends for one token of each sequence: `queries` and `out` are `[S, query_heads * D]`. The keys
+    /// and values of the new tokens are in the cache. A sequence of length 0 gives zeros.
+    ///
+    /// # Errors
+    /// [`LayersError::Config`] for a window of 0, [`LayersError::Cuda`] when a slice is too short or a
+    /// launch fails.
+    ///
+    /// # Panics
+    /// When there are sinks that were not asked for, or none that were.
+    pub fn launch(
+        &self,
+        stream: &Stream,
+        (queries, cache): (DeviceSlice<'_, A>, &CacheSlices<'_, A>),
+        sequences: &SequenceSlices<'_>,
+        parameters: &AttentionParameters<'_>,
+        workspace: &mut DecodeWorkspace,
+        out: &mut DeviceSliceMut<'_, A>,
+    ) -> Result<(), LayersError> {
+        let AttentionShape { query_heads, kv_heads, .. } = self.shape;
+        let count = sequences.sequences;
+        sequences.check()?;
+        queries.expect_len("queries", count * self.shape.query_width())?;
+        out.expect_len("the output of attention", count * self.shape.output_width())?;
+        let rows = count * query_heads * parts_max(kv_heads);
+        LayersError::check_shape("parts of attention", rows.max(workspace.rows), workspace.rows)?;
+        let window = parameters.window()?;
+        let arguments = Arguments::new()
+            .slice(queries)
+            .slice_mut(&cache.keys)
+            .slice_mut(&cache.values)
+            .slice(sequences.tables)
+            .slice(sequences.lengths)
+            .slice_mut(&workspace.sums.slice_mut())
+            .slice_mut(&workspace.largests.slice_mut())
+            .slice_mut(&workspace.totals.slice_mut())
+            .size(sequences.table_stride)
+            .i32(window)
+            .f32(parameters.scale * LOG2_E);
+        let pairs = count * kv_heads;
+        let sharing = (BLOCKS_WANTED / pairs.max(1)).clamp(1, parts_max(kv_heads));
+        // SAFETY: the arguments are the kernel's, with the lengths checked above; the caller vouches
+        // for tables and lengths.
+        unsafe { self.parts.launch(stream, [pairs, sharing, 1], arguments) }?;
+        let arguments = Arguments::new()
+            .slice(workspace.sums.slice())
+            .slice(workspace.largests.slice())
+            .slice(workspace.totals.slice())
+            .slice(sequences.lengths);
+        let arguments = match (self.has_sinks, parameters.sinks) {
+            (false, None) => arguments.no_slice(),
+            (true, Some(sinks)) => {
+                sinks.expect_len("the attention sinks", query_heads)?;
+                arguments.slice(sinks)
+            }
+            _ => panic!("this is a bug: sinks and their use must come together"),
+        };
+        let arguments = arguments.slice_mut(out).i32(window);
+        // SAFETY: as above.
+        unsafe { self.sum.launch(stream, [count, query_heads, 1], arguments) }?;
+        Ok(())
+    }
+}
