@@ -46,24 +46,22 @@ pub mod attention_code {
         values
     }
 
-    /// Some rows of `D` elements, all of which exist. No token, as above.
+    /// Some rows of `D` elements, all of which exist, of fewer than 2^31. No token, as above.
     pub unsafe fn read_rows<E: ElementType, const B: i32, const D: i32>(
         base: *mut E,
         rows: Tile<i32, { [B] }>,
     ) -> Tile<E, { [B, D] }> {
-        let rows: Tile<i64, { [B] }> = exti(rows);
-        let width: Tile<i32, { [B] }> = splat::<B>(D);
-        let width: Tile<i64, { [B] }> = exti(width);
-        let start: Tile<i64, { [B, 1] }> = (rows * width).reshape(const_shape![B, 1]);
-        let column: Tile<i32, { [D] }> = iota(const_shape![D]);
-        let column: Tile<i64, { [D] }> = exti(column);
-        let column: Tile<i64, { [1, D] }> = column.reshape(const_shape![1, D]);
-        let offsets: Tile<i64, { [B, D] }> =
-            start.broadcast(const_shape![B, D]) + column.broadcast(const_shape![B, D]);
+        let start: Tile<i32, { [B] }> = rows * splat::<B>(D);
         let pointer: PointerTile<*mut E, { [] }> = pointer_to_tile(base);
-        let pointer: PointerTile<*mut E, { [1, 1] }> = pointer.reshape(const_shape![1, 1]);
+        let pointer: PointerTile<*mut E, { [1] }> = pointer.reshape(const_shape![1]);
+        let pointer: PointerTile<*mut E, { [B] }> = pointer.broadcast(const_shape![B]);
+        let pointer: PointerTile<*mut E, { [B] }> = pointer.offset_tile(start);
+        let pointer: PointerTile<*mut E, { [B, 1] }> = pointer.reshape(const_shape![B, 1]);
         let pointer: PointerTile<*mut E, { [B, D] }> = pointer.broadcast(const_shape![B, D]);
-        let pointer: PointerTile<*mut E, { [B, D] }> = pointer.offset_tile(offsets);
+        let column: Tile<i32, { [D] }> = iota(const_shape![D]);
+        let column: Tile<i32, { [1, D] }> = column.reshape(const_shape![1, D]);
+        let column: Tile<i32, { [B, D] }> = column.broadcast(const_shape![B, D]);
+        let pointer: PointerTile<*mut E, { [B, D] }> = pointer.offset_tile(column);
         // SAFETY: the caller vouches for the rows.
         let (values, _read): (Tile<E, { [B, D] }>, Token) = unsafe {
             load_ptr_tko(
@@ -79,25 +77,94 @@ pub mod attention_code {
         values
     }
 
-    /// Rows of the cache that hold some keys of a sequence: head `place[1]`, blocks from `place[0]` on
-    /// in the tables.
-    pub unsafe fn rows_of_keys<const B: i32, const KH: i32, const BT: i32>(
+    /// `base[offset]`. No token, as above.
+    pub unsafe fn read_one(base: *mut i32, offset: i32) -> i32 {
+        let pointer: PointerTile<*mut i32, { [] }> = pointer_to_tile(base);
+        let offset: Tile<i32, { [] }> = scalar_to_tile(offset);
+        let pointer: PointerTile<*mut i32, { [] }> = pointer.offset_tile(offset);
+        // SAFETY: the caller vouches for the offset.
+        let (value, _read): (Tile<i32, { [] }>, Token) = unsafe {
+            load_ptr_tko(
+                pointer,
+                ordering::Weak,
+                None::<scope::TileBlock>,
+                None,
+                None,
+                None,
+                Latency::<0>,
+            )
+        };
+        tile_to_scalar(value)
+    }
+
+    /// The four blocks from that of key `start` on, of a sequence whose table begins at `table` and
+    /// whose keys from `first` up to `end` are wanted: in place of others, the nearest that is.
+    pub unsafe fn blocks_of_step<const BT: i32>(
         tables: *mut i32,
+        table: i32,
+        start: i32,
+        first: i32,
+        end: i32,
+    ) -> [i32; 4] {
+        let low: i32 = first / BT;
+        let high: i32 = (end - 1i32) / BT;
+        let number: i32 = start / BT;
+        // SAFETY: the sequence has a block for each key that is wanted.
+        let a: i32 = unsafe { read_one(tables, table + min(max(number, low), high)) };
+        // SAFETY: as above.
+        let b: i32 = unsafe { read_one(tables, table + min(max(number + 1i32, low), high)) };
+        // SAFETY: as above.
+        let c: i32 = unsafe { read_one(tables, table + min(max(number + 2i32, low), high)) };
+        // SAFETY: as above.
+        let d: i32 = unsafe { read_one(tables, table + min(max(number + 3i32, low), high)) };
+        [a, b, c, d]
+    }
+
+    /// Keys, or the nearest that is wanted in place of others.
+    pub fn within<const B: i32>(
+        key: Tile<i32, { [B] }>,
+        first: i32,
+        end: i32,
+    ) -> Tile<i32, { [B] }> {
+        min_tile(max_tile(key, splat::<B>(first)), splat::<B>(end - 1i32))
+    }
+
+    /// Rows of the cache that hold some keys of a step that starts at `start`, in `blocks`, head
+    /// `head`. Of arithmetic alone: rows that were loaded would have their addresses moved between
+    /// threads, through shared memory.
+    pub fn rows_of_keys<const B: i32, const KH: i32, const BT: i32>(
         keys: Tile<i32, { [B] }>,
-        place: [i32; 2],
+        start: i32,
+        blocks: [i32; 4],
+        head: i32,
     ) -> Tile<i32, { [B] }> {
         let size: Tile<i32, { [B] }> = splat::<B>(BT);
         let number: Tile<i32, { [B] }> = keys / size;
-        // SAFETY: the sequence has a block for each key.
-        let block: Tile<i32, { [B] }> = unsafe { read(tables, number + splat::<B>(place[0])) };
-        (block * splat::<B>(KH) + splat::<B>(place[1])) * size + (keys - number * size)
+        let place: Tile<i32, { [B] }> = number - splat::<B>(start / BT);
+        let late: Tile<i32, { [B] }> = select(
+            gt_tile(place, splat::<B>(2i32)),
+            splat::<B>(blocks[3]),
+            splat::<B>(blocks[2]),
+        );
+        let early: Tile<i32, { [B] }> = select(
+            gt_tile(place, splat::<B>(0i32)),
+            splat::<B>(blocks[1]),
+            splat::<B>(blocks[0]),
+        );
+        let block: Tile<i32, { [B] }> = select(gt_tile(place, splat::<B>(1i32)), late, early);
+        (block * splat::<B>(KH) + splat::<B>(head)) * size + (keys - number * size)
+    }
+
+    /// Negative infinity.
+    pub fn lowest<const B: i32>() -> Tile<f32, { [B] }> {
+        let bits: Tile<i32, { [B] }> = constant(-8388608i32, const_shape![B]);
+        bitcast(bits)
     }
 
     /// Zero for negative infinity: a row that has seen nothing keeps weights of zero.
     pub fn finite<const B: i32>(largest: Tile<f32, { [B] }>) -> Tile<f32, { [B] }> {
-        let none: Tile<f32, { [B] }> = constant(f32::NEG_INFINITY, const_shape![B]);
         let zero: Tile<f32, { [B] }> = constant(0.0f32, const_shape![B]);
-        select(eq_tile(largest, none), zero, largest)
+        select(eq_tile(largest, lowest::<B>()), zero, largest)
     }
 }
 

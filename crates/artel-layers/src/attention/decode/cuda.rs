@@ -87,23 +87,28 @@ mod kernels {
     ) -> (Tile<f32, { [D, GP] }>, Tile<f32, { [GP] }>, Tile<f32, { [GP] }>) {
         let mut sum: Tile<f32, { [D, GP] }> = constant(0.0f32, const_shape![D, GP]);
         let mut total: Tile<f32, { [GP] }> = constant(0.0f32, const_shape![GP]);
-        let mut largest: Tile<f32, { [GP] }> = constant(f32::NEG_INFINITY, const_shape![GP]);
+        let mut largest: Tile<f32, { [GP] }> = lowest::<GP>();
         let scale: Tile<f32, { [BK, GP] }> = broadcast_scalar(scale, const_shape![BK, GP]);
         let nothing: Tile<f32, { [BK, GP] }> = constant(0.0f32, const_shape![BK, GP]);
-        let unseen: Tile<f32, { [BK, GP] }> =
-            constant(f32::NEG_INFINITY, const_shape![BK, GP]);
+        let unseen: Tile<f32, { [BK, GP] }> = across::<BK, GP>(lowest::<GP>());
+        // SAFETY: the sequence has a block for each key.
+        let mut blocks: [i32; 4] =
+            unsafe { blocks_of_step::<BT>(tables, place[0], range[0], range[2], range[1]) };
         for step in 0i32..ceil_div(range[1] - range[0], BK) {
-            let key: Tile<i32, { [BK] }> = count_from::<BK>(range[0] + step * BK);
-            // Keys that are not seen are others again, with a weight of zero.
-            let inside: Tile<i32, { [BK] }> =
-                min_tile(max_tile(key, splat::<BK>(range[2])), splat::<BK>(range[1] - 1i32));
-            // SAFETY: the sequence has a block for each key.
+            let start: i32 = range[0] + step * BK;
+            let key: Tile<i32, { [BK] }> = count_from::<BK>(start);
+            let inside: Tile<i32, { [BK] }> = within::<BK>(key, range[2], range[1]);
             let row: Tile<i32, { [BK] }> =
-                unsafe { rows_of_keys::<BK, KH, BT>(tables, inside, place) };
+                rows_of_keys::<BK, KH, BT>(inside, start, blocks, place[1]);
             // SAFETY: the block lies in the cache.
-            let k: Tile<A, { [BK, D] }> = unsafe { read_rows(keys, row) };
+            let k: Tile<A, { [BK, D] }> = unsafe { read_rows::<A, BK, D>(keys, row) };
             // SAFETY: as above.
-            let v: Tile<A, { [BK, D] }> = unsafe { read_rows(values, row) };
+            let v: Tile<A, { [BK, D] }> = unsafe { read_rows::<A, BK, D>(values, row) };
+            // The blocks of the next step are looked up a step ahead.
+            // SAFETY: the sequence has a block for each key.
+            blocks = unsafe {
+                blocks_of_step::<BT>(tables, place[0], start + BK, range[2], range[1])
+            };
             let logits: Tile<f32, { [BK, GP] }> = mmaf(k, query, nothing);
             let seen: Tile<bool, { [BK, 1] }> = eq_tile(key, inside).reshape(const_shape![BK, 1]);
             let seen: Tile<bool, { [BK, GP] }> = seen.broadcast(const_shape![BK, GP]);
@@ -232,7 +237,8 @@ mod kernels {
         let at: Tile<i32, { [PARTS] }> = part + splat::<PARTS>(row * PARTS);
         // SAFETY: every part in use was written.
         let largest: Tile<f32, { [PARTS] }> =
-            unsafe { gather(largests, at, is_part, f32::NEG_INFINITY, ready) };
+            unsafe { gather(largests, at, is_part, 0.0f32, ready) };
+        let largest: Tile<f32, { [PARTS] }> = select(is_part, largest, lowest::<PARTS>());
         // SAFETY: as above.
         let total: Tile<f32, { [PARTS] }> = unsafe { gather(totals, at, is_part, 0.0f32, ready) };
         let column: Tile<i32, { [D] }> = count_from::<D>(0i32);
@@ -244,7 +250,7 @@ mod kernels {
         let nothing: Tile<f32, { [PARTS, D] }> = constant(0.0f32, const_shape![PARTS, D]);
         let sum: Tile<f32, { [PARTS, D] }> = select(mask, sum, nothing);
 
-        let mut sink: Tile<f32, { [1] }> = constant(f32::NEG_INFINITY, const_shape![1]);
+        let mut sink: Tile<f32, { [1] }> = lowest::<1>();
         if SINKS == 1i32 {
             // SAFETY: there is a sink for each head, which nobody writes.
             let logit: Tile<f32, { [1] }> = unsafe { read(sinks, splat::<1>(head)) };
