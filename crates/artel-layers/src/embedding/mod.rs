@@ -7,6 +7,8 @@
 //!
 //! There is nothing to compute: `forward` is its own definition.
 
+#[cfg(feature = "cuda")]
+pub mod cuda;
 #[cfg(test)]
 mod tests;
 

@@ -18,6 +18,8 @@
 //! Example: logits [1, 3, 2], temperature 1, top_k 2: token 1 with e/(e + 1) = 0.73, else token 2.
 
 mod cpu;
+#[cfg(feature = "cuda")]
+pub mod cuda;
 mod mask;
 pub mod reference;
 #[cfg(test)]
@@ -210,8 +212,8 @@ impl Sampler {
         cpu::sample(self, (history, position), adjustments, logits)
     }
 
-    /// A number in [0, 1) that depends on seed and position only.
-    fn uniform(&self, position: u64) -> f64 {
+    /// The random number of a position: in [0, 1), of seed and position only. A GPU is given it.
+    pub fn uniform(&self, position: u64) -> f64 {
         let mut stream = ChaCha8Rng::seed_from_u64(self.params.seed);
         stream.set_stream(position);
         (stream.next_u64() >> 11) as f64 / (1u64 << 53) as f64

@@ -6,10 +6,12 @@
 //! told otherwise).
 
 mod attention;
+mod embedding;
 mod gpu;
 mod linear;
 mod rms_norm;
 mod rope;
+mod sample;
 
 use std::path::Path;
 use std::process::ExitCode;
@@ -22,7 +24,14 @@ use libtest_mimic::{Arguments, Failed, Trial};
 
 /// All tests, operation by operation.
 fn cases() -> Vec<Case> {
-    [rms_norm::cases(), linear::cases(), rope::cases(), attention::cases()]
+    [
+        rms_norm::cases(),
+        linear::cases(),
+        rope::cases(),
+        attention::cases(),
+        embedding::cases(),
+        sample::cases(),
+    ]
     .into_iter()
     .flatten()
     .collect()
