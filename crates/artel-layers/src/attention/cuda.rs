@@ -141,16 +141,10 @@ pub mod attention_code {
         let size: Tile<i32, { [B] }> = splat::<B>(BT);
         let number: Tile<i32, { [B] }> = keys / size;
         let place: Tile<i32, { [B] }> = number - splat::<B>(start / BT);
-        let late: Tile<i32, { [B] }> = select(
-            gt_tile(place, splat::<B>(2i32)),
-            splat::<B>(blocks[3]),
-            splat::<B>(blocks[2]),
-        );
-        let early: Tile<i32, { [B] }> = select(
-            gt_tile(place, splat::<B>(0i32)),
-            splat::<B>(blocks[1]),
-            splat::<B>(blocks[0]),
-        );
+        let late: Tile<i32, { [B] }> =
+            select(gt_tile(place, splat::<B>(2i32)), splat::<B>(blocks[3]), splat::<B>(blocks[2]));
+        let early: Tile<i32, { [B] }> =
+            select(gt_tile(place, splat::<B>(0i32)), splat::<B>(blocks[1]), splat::<B>(blocks[0]));
         let block: Tile<i32, { [B] }> = select(gt_tile(place, splat::<B>(1i32)), late, early);
         (block * splat::<B>(KH) + splat::<B>(head)) * size + (keys - number * size)
     }
@@ -184,6 +178,21 @@ impl<A: Element> CacheSlices<'_, A> {
     /// Blocks that both have room for.
     pub fn blocks(&self, kv_heads: usize, head_dim: usize) -> usize {
         self.keys.len().min(self.values.len()) / (BLOCK_TOKENS * kv_heads * head_dim).max(1)
+    }
+
+    /// Kernels number the elements of a layer with 31 bits.
+    pub(super) fn check(&self, shape: &AttentionShape) -> Result<(), LayersError> {
+        let blocks = self.blocks(shape.kv_heads, shape.key_dim);
+        let elements = blocks * BLOCK_TOKENS * shape.key_width();
+        if elements > i32::MAX as usize {
+            let most = i32::MAX as usize / (BLOCK_TOKENS * shape.key_width());
+            return Err(LayersError::config(
+                "blocks of the cache",
+                blocks,
+                format!("at most {most}"),
+            ));
+        }
+        Ok(())
     }
 }
 

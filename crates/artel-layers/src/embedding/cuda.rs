@@ -19,7 +19,13 @@ mod kernels {
 
     /// `out[t] = weight[ids[t]]`, zeros for an id without a row. Grid: tokens, stretches of columns.
     #[cutile::entry(unchecked_accesses = true)]
-    pub unsafe fn embed<W: ElementType, T: ElementType, const H: i32, const C: i32, const PDL: i32>(
+    pub unsafe fn embed<
+        W: ElementType,
+        T: ElementType,
+        const H: i32,
+        const C: i32,
+        const PDL: i32,
+    >(
         weight: *mut W,
         ids: *mut i32,
         out: *mut T,

@@ -18,8 +18,8 @@
 use std::marker::PhantomData;
 
 use artel_device::cuda::{
-    Arguments, Context, DeviceBuffer, DeviceSlice, DeviceSliceMut, Kernel,
-    KernelSpec, Kernels, Stream,
+    Arguments, Context, DeviceBuffer, DeviceSlice, DeviceSliceMut, Kernel, KernelSpec, Kernels,
+    Stream,
 };
 use artel_moe::grouped_gemm::decode::DecodeTile;
 use artel_moe::grouped_gemm::decode::cuda::{
@@ -357,8 +357,7 @@ impl<A: HalfElement> Linear<A> {
         (rows, weight): (LinearRows<'_, A>, LinearWeight<'_>),
         out: &mut DeviceSliceMut<'_, A>,
     ) -> Result<(), LayersError> {
-        let blocks =
-            Blocks { expert_ids: table.experts.slice(), num_tokens_post_padded: padded };
+        let blocks = Blocks { expert_ids: table.experts.slice(), num_tokens_post_padded: padded };
         let mut out = out.range_mut(0, Self::padded(tokens) * self.shape.outputs)?;
         let LinearWeight { numbers, scales, .. } = weight;
         match (many, rows) {

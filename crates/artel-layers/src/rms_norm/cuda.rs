@@ -46,8 +46,7 @@ mod kernels {
             let start: Tile<i32, { [R] }> = (row - token * heads) * width;
             let start: Tile<i64, { [R] }> = exti(start);
             let start: Tile<i64, { [R, 1] }> = start.reshape(const_shape![R, 1]);
-            offsets =
-                block_offsets(token, STRIDE, column) + start.broadcast(const_shape![R, C]);
+            offsets = block_offsets(token, STRIDE, column) + start.broadcast(const_shape![R, C]);
         }
         if FIRST > 0i32 {
             let first: Tile<i32, { [R, C] }> = broadcast_scalar(FIRST, const_shape![R, C]);
@@ -87,7 +86,8 @@ mod kernels {
         after: Token,
     ) -> Tile<f32, { [R, C] }> {
         // SAFETY: the caller vouches for the offsets.
-        let mut values: Tile<f32, { [R, C] }> = unsafe { load_values(hidden, offsets, mask, after) };
+        let mut values: Tile<f32, { [R, C] }> =
+            unsafe { load_values(hidden, offsets, mask, after) };
         if ADD == 1i32 {
             // SAFETY: as above.
             let added: Tile<f32, { [R, C] }> = unsafe { load_values(delta, offsets, mask, after) };

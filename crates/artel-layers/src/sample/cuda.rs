@@ -65,8 +65,7 @@ mod kernels {
         id: Tile<i32, { [B] }>,
     ) -> Tile<i32, { [1] }> {
         let beyond: Tile<i32, { [B] }> = constant(2147483647i32, const_shape![B]);
-        let is_largest: Tile<bool, { [B] }> =
-            eq_tile(value, largest.broadcast(const_shape![B]));
+        let is_largest: Tile<bool, { [B] }> = eq_tile(value, largest.broadcast(const_shape![B]));
         let ids: Tile<i32, { [B] }> = select(is_largest, id, beyond);
         reduce_min(ids.reshape(const_shape![1, B]), 1i32)
     }
@@ -91,10 +90,8 @@ mod kernels {
         // SAFETY: launched as its specification says, after whatever wrote the logits.
         let ready: Token = unsafe { hand_over::<PDL>() };
         let id: Tile<i32, { [C] }> = count_from::<C>(chunk * C);
-        let is_id: Tile<bool, { [1, C] }> =
-            below(id, V).reshape(const_shape![1, C]);
-        let offsets: Tile<i64, { [1, C] }> =
-            block_offsets(count_from::<1>(row), V, id);
+        let is_id: Tile<bool, { [1, C] }> = below(id, V).reshape(const_shape![1, C]);
+        let offsets: Tile<i64, { [1, C] }> = block_offsets(count_from::<1>(row), V, id);
         // SAFETY: logits is `[rows, V]`.
         let logit: Tile<L, { [1, C] }> = unsafe { gather_block(logits, offsets, is_id, ready) };
         let logit: Tile<f32, { [1, C] }> = convert_tile(logit);
@@ -147,8 +144,7 @@ mod kernels {
             unsafe { gather(largests, place, is_chunk, 0.0f32, ready) };
         let largest: Tile<f32, { [CP] }> = select(is_chunk, largest, minus_infinity::<CP>());
         // SAFETY: as above.
-        let id: Tile<i32, { [CP] }> =
-            unsafe { gather(ids, place, is_chunk, 2147483647i32, ready) };
+        let id: Tile<i32, { [CP] }> = unsafe { gather(ids, place, is_chunk, 2147483647i32, ready) };
         // SAFETY: as above.
         let sum: Tile<f32, { [CP] }> = unsafe { gather(sums, place, is_chunk, 0.0f32, ready) };
         let top: Tile<f32, { [1] }> = reduce_max(largest.reshape(const_shape![1, CP]), 1i32);
@@ -202,8 +198,7 @@ mod kernels {
         let at: Tile<i32, { [B] }> = broadcast_scalar(row * 3i32, const_shape![B]);
         let one: Tile<i32, { [B] }> = constant(1i32, const_shape![B]);
         // SAFETY: there are three penalties a row.
-        let repetition: Tile<f32, { [B] }> =
-            unsafe { gather(penalties, at, three, 1.0f32, ready) };
+        let repetition: Tile<f32, { [B] }> = unsafe { gather(penalties, at, three, 1.0f32, ready) };
         // SAFETY: as above.
         let presence: Tile<f32, { [B] }> =
             unsafe { gather(penalties, at + one, three, 0.0f32, ready) };
@@ -219,7 +214,8 @@ mod kernels {
             let count: Tile<i32, { [B] }> =
                 unsafe { gather(counts, entry, is_entry, -1i32, ready) };
             // SAFETY: as above.
-            let bias: Tile<f32, { [B] }> = unsafe { gather(biases, entry, is_entry, 0.0f32, ready) };
+            let bias: Tile<f32, { [B] }> =
+                unsafe { gather(biases, entry, is_entry, 0.0f32, ready) };
             let none: Tile<i32, { [B] }> = constant(-1i32, const_shape![B]);
             let zero: Tile<i32, { [B] }> = constant(0i32, const_shape![B]);
             let exists: Tile<bool, { [1, B] }> =
@@ -417,10 +413,8 @@ impl<L: Element> Greedy<L> {
             }
             _ => panic!("this is a bug: a copy of logits and its place must come together"),
         };
-        let arguments = arguments
-            .slice_mut(&chunks.largests)
-            .slice_mut(&chunks.ids)
-            .slice_mut(&chunks.sums);
+        let arguments =
+            arguments.slice_mut(&chunks.largests).slice_mut(&chunks.ids).slice_mut(&chunks.sums);
         // SAFETY: the arguments are the kernel's, with the lengths checked above.
         unsafe { self.scan.launch(stream, [count, self.chunks(), 1], arguments) }?;
         let arguments = Arguments::new()
@@ -450,9 +444,13 @@ pub(super) struct Adjust<L> {
 
 impl<L: Element> Adjust<L> {
     pub(super) fn load(kernels: &mut Kernels, vocabulary: usize) -> Result<Self, LayersError> {
-        let adjust = spec("adjust_entries")
-            .generics([ENTRIES as i32])
-            .pointers(["starts", "ids", "counts", "biases", "penalties"]);
+        let adjust = spec("adjust_entries").generics([ENTRIES as i32]).pointers([
+            "starts",
+            "ids",
+            "counts",
+            "biases",
+            "penalties",
+        ]);
         let measure = spec("measure_tokens")
             .element(L::NAME)
             .generics([MEASURED_ROWS as i32])

@@ -2,6 +2,7 @@
 //! and the order of blocks; a sequence's bits do not depend on the batch.
 
 mod decode;
+mod prefill;
 
 use artel_device::cuda::DeviceBuffer;
 use artel_layers::attention::cuda::{AttentionParameters, SequenceSlices};
@@ -11,7 +12,7 @@ use artel_moe::quant::Element;
 use crate::gpu::{Case, Gpu, numbers, widened};
 
 pub fn cases() -> Vec<Case> {
-    decode::cases()
+    [decode::cases(), prefill::cases()].into_iter().flatten().collect()
 }
 
 /// One layer and what is asked of it.

@@ -41,9 +41,7 @@ fn case<A: HalfElement>(shape: LinearShape, tokens: &'static [usize]) -> Case {
         let weight = Weight::new::<A>(shape);
         let table = DenseRows::new(gpu.stream.context(), tokens_max)?;
         assert!(table_refuses_more(gpu, linear, &table, &weight, shape));
-        tokens
-            .iter()
-            .try_for_each(|&tokens| check(gpu, (linear, &table), &weight, shape, tokens))
+        tokens.iter().try_for_each(|&tokens| check(gpu, (linear, &table), &weight, shape, tokens))
     })
 }
 
@@ -127,9 +125,8 @@ fn check<A: HalfElement>(
             .collect(),
     };
     let expected = reference::forward(&weight.host, tokens, &exact);
-    let by_group: Vec<f32> = (0..groups * padded)
-        .map(|at| scales[at % padded * groups + at / padded])
-        .collect();
+    let by_group: Vec<f32> =
+        (0..groups * padded).map(|at| scales[at % padded * groups + at / padded]).collect();
 
     let (rows, codes, by_group) = (gpu.upload(&rows), gpu.upload(&codes), gpu.upload(&by_group));
     let (bytes, scales, bias) =

@@ -1,13 +1,13 @@
 //! RMS norm: within the rounding of the numbers of the reference; codes those of the rounded rows.
 
+use artel_layers::LayersError;
 use artel_layers::rms_norm::cuda::{
     NormRows, Normalize, NormalizeColumns, NormalizeQuantize, Plain, Residual,
 };
 use artel_layers::rms_norm::{NormColumns, RmsNorm, reference};
-use artel_layers::LayersError;
+use artel_moe::quant::Element;
 use artel_moe::quant::activations::cuda::{QuantizedRows, ScaleLayout};
 use artel_moe::quant::activations::{Granularity, ScaleBounds, reference as quantized};
-use artel_moe::quant::Element;
 use half::{bf16, f16};
 
 use crate::gpu::{Case, Gpu, assert_close, numbers, rounding, widened};
@@ -128,7 +128,8 @@ fn check_codes<T: Element, A: Element>(
 
     let mut hidden = gpu.upload(&input.before);
     let mut kept = gpu.poisoned::<A>(tokens * width);
-    let (mut codes, mut scales) = (gpu.poisoned::<u8>(tokens * width), gpu.poisoned(tokens * groups));
+    let (mut codes, mut scales) =
+        (gpu.poisoned::<u8>(tokens * width), gpu.poisoned(tokens * groups));
     let mut quantized = QuantizedRows {
         codes: codes.slice_mut(),
         scales: scales.slice_mut(),

@@ -130,9 +130,8 @@ fn check<L: Element>(
         let sampled = sampler.sample(&history, position, Adjustments::default(), &mut own);
         expected.push((sampler.uniform(position), sampled));
     }
-    let upload = |of: fn(&SamplingParams) -> f32| {
-        gpu.upload(&requests.iter().map(of).collect::<Vec<f32>>())
-    };
+    let upload =
+        |of: fn(&SamplingParams) -> f32| gpu.upload(&requests.iter().map(of).collect::<Vec<f32>>());
     let temperatures = upload(|params| params.temperature);
     let (top_ps, least) = (upload(|params| params.top_p), upload(|params| params.min_p.ln()));
     let top_ks: Vec<i32> = requests.iter().map(|params| params.top_k as i32).collect();

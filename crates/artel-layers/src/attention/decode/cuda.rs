@@ -19,9 +19,7 @@ use artel_moe::grouped_gemm::prefill::cuda::HalfElement;
 
 use super::{PART_KEYS_MIN, STEP_KEYS, parts_max};
 use crate::LayersError;
-use crate::attention::cuda::{
-    AttentionParameters, CacheSlices, LOG2_E, SequenceSlices, head_dim,
-};
+use crate::attention::cuda::{AttentionParameters, CacheSlices, LOG2_E, SequenceSlices, head_dim};
 use crate::attention::{AttentionShape, BLOCK_TOKENS};
 
 #[cutile::module]
@@ -106,9 +104,8 @@ mod kernels {
             let v: Tile<A, { [BK, D] }> = unsafe { read_rows::<A, BK, D>(values, row) };
             // The blocks of the next step are looked up a step ahead.
             // SAFETY: the sequence has a block for each key.
-            blocks = unsafe {
-                blocks_of_step::<BT>(tables, place[0], start + BK, range[2], range[1])
-            };
+            blocks =
+                unsafe { blocks_of_step::<BT>(tables, place[0], start + BK, range[2], range[1]) };
             let logits: Tile<f32, { [BK, GP] }> = mmaf(k, query, nothing);
             let seen: Tile<bool, { [BK, 1] }> = eq_tile(key, inside).reshape(const_shape![BK, 1]);
             let seen: Tile<bool, { [BK, GP] }> = seen.broadcast(const_shape![BK, GP]);
@@ -176,8 +173,7 @@ mod kernels {
         let is_head: Tile<bool, { [GP] }> = below(number, G);
         let column: Tile<i32, { [D] }> = count_from::<D>(0i32);
         let always: Tile<bool, { [D] }> = constant(true, const_shape![D]);
-        let head_row: Tile<i32, { [GP] }> =
-            (number + splat::<GP>(pair * G)) * splat::<GP>(PARTS);
+        let head_row: Tile<i32, { [GP] }> = (number + splat::<GP>(pair * G)) * splat::<GP>(PARTS);
         for turn in 0i32..ceil_div(max(keys_cut[3] - first_part, 0i32), sharing) {
             let part: i32 = first_part + turn * sharing;
             let start: i32 = keys_cut[0] + part * keys_cut[2];
@@ -269,8 +265,7 @@ mod kernels {
             reduce_sum(sum * weight.broadcast(const_shape![PARTS, D]), 0i32);
         let zero: Tile<f32, { [D] }> = constant(0.0f32, const_shape![D]);
         let denominator: Tile<f32, { [D] }> = denominator.broadcast(const_shape![D]);
-        let mean: Tile<f32, { [D] }> =
-            select(eq_tile(denominator, zero), zero, mean / denominator);
+        let mean: Tile<f32, { [D] }> = select(eq_tile(denominator, zero), zero, mean / denominator);
         let mean: Tile<A, { [D] }> = convert_tile(mean);
         // SAFETY: out has a row for each sequence.
         unsafe { scatter(out, column + splat::<D>(row * D), always, mean, ready) };
@@ -343,9 +338,8 @@ impl<A: HalfElement> DecodeAttention<A> {
         }
         let cut = [STEP_KEYS, parts_max(shape.kv_heads), PART_KEYS_MIN];
         let module = kernels::__module_ast_self;
-        let spec = |entry| {
-            KernelSpec::new("attention/decode", module, "kernels", entry).element(A::NAME)
-        };
+        let spec =
+            |entry| KernelSpec::new("attention/decode", module, "kernels", entry).element(A::NAME);
         let padded = group.next_power_of_two().max(8);
         let heads = [shape.kv_heads, group, padded, head_dim, cut[0], BLOCK_TOKENS, cut[1], cut[2]];
         let parts = spec("attend_parts")
@@ -353,7 +347,7 @@ impl<A: HalfElement> DecodeAttention<A> {
             .pointers(["queries", "keys", "values", "tables", "lengths"])
             .pointers(["sums", "largests", "totals"])
             .warps(4)
-            .occupancy(if head_dim * padded > 2048 { 2 } else { 3 })
+            .occupancy(if head_dim == 128 { 4 } else { 2 })
             .programmatic();
         let heads = [shape.query_heads, head_dim, cut[0], cut[1], cut[2], usize::from(has_sinks)];
         let sum = spec("add_parts")
@@ -386,6 +380,7 @@ impl<A: HalfElement> DecodeAttention<A> {
         let AttentionShape { query_heads, kv_heads, .. } = self.shape;
         let count = sequences.sequences;
         sequences.check()?;
+        cache.check(&self.shape)?;
         queries.expect_len("queries", count * self.shape.query_width())?;
         out.expect_len("the output of attention", count * self.shape.output_width())?;
         let rows = count * query_heads * parts_max(kv_heads);

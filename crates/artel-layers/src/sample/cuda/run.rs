@@ -1,8 +1,6 @@
 //! All steps of sampling, one launch after the other.
 
-use artel_device::cuda::{
-    Context, DeviceBuffer, DeviceSlice, DeviceSliceMut, Kernels, Stream,
-};
+use artel_device::cuda::{Context, DeviceBuffer, DeviceSlice, DeviceSliceMut, Kernels, Stream};
 use artel_moe::quant::Element;
 
 use super::descend::cuda::{Descend, DescentRows, DescentState, Level};
@@ -106,8 +104,7 @@ impl<L: Element> SampleKernels<L> {
             adjusted: Greedy::load(kernels, vocabulary, false)?,
             adjust: Adjust::load(kernels, vocabulary)?,
             descend: Descend::load(kernels, vocabulary)?,
-            levels: levels
-                .map(|(top_k, top_p)| SampleSteps { draws: true, top_k, top_p }.levels()),
+            levels: levels.map(|(top_k, top_p)| SampleSteps { draws: true, top_k, top_p }.levels()),
             vocabulary,
         })
     }

@@ -67,8 +67,7 @@ mod kernels {
         let bits: Tile<i32, { [B] }> = bitcast(shifted);
         let exponent: Tile<i32, { [B] }> = bits - all::<B>(1262485504i32 - 127i32);
         let power: Tile<f32, { [B] }> = bitcast(exponent << all::<B>(23i32));
-        let weight: Tile<f32, { [B] }> =
-            mulf(series, power, rounding::NearestEven, ftz::Disabled);
+        let weight: Tile<f32, { [B] }> = mulf(series, power, rounding::NearestEven, ftz::Disabled);
         select(lt_tile(x, number::<B>(-87.33655f32)), number::<B>(0.0f32), weight)
     }
 
@@ -110,8 +109,7 @@ mod kernels {
         let range: Tile<i32, { [16] }> = count_from::<16>(0i32);
         let always: Tile<bool, { [16] }> = constant(true, const_shape![16]);
         let mask: Tile<bool, { [CP, 16] }> = block_mask(below(chunk, chunks), always);
-        let offsets: Tile<i64, { [CP, 16] }> =
-            block_offsets(count_from::<CP>(first), 16i32, range);
+        let offsets: Tile<i64, { [CP, 16] }> = block_offsets(count_from::<CP>(first), 16i32, range);
         // SAFETY: the caller vouches for the row.
         let sums: Tile<f64, { [CP, 16] }> = unsafe { gather_block(partials, offsets, mask, after) };
         let nothing: Tile<f64, { [CP, 16] }> = constant(0.0f64, const_shape![CP, 16]);
@@ -136,8 +134,7 @@ mod kernels {
         let loose: Tile<bool, { [16] }> = lt_tile(all::<16>(strict), all::<16>(1i32));
         let is_reached: Tile<bool, { [16] }> = above | (level & loose);
         let has_any: Tile<bool, { [16] }> = gt_tile(sums, nothing);
-        let first: Tile<i32, { [16] }> =
-            select(is_reached & has_any, range, all::<16>(16i32));
+        let first: Tile<i32, { [16] }> = select(is_reached & has_any, range, all::<16>(16i32));
         let first: Tile<i32, { [] }> = reduce_min(first, 0i32);
         let first: i32 = tile_to_scalar(first);
         let last: Tile<i32, { [] }> = reduce_max(select(has_any, range, all::<16>(0i32)), 0i32);
@@ -549,9 +546,8 @@ impl Descend {
                 .slice_mut(&state.numbers)
                 .slice_mut(tokens)
                 .i32((launch % 2) as i32);
-            let ends = before.is_some_and(|before| {
-                level.is_none_or(|level| level.stage != before.stage)
-            });
+            let ends =
+                before.is_some_and(|before| level.is_none_or(|level| level.stage != before.stage));
             let arguments = match before {
                 None => arguments.i32(-1).i32(0).i32(0).i32(0).i32(0),
                 Some(before) => arguments

@@ -36,3 +36,6 @@ pub const LEVELS: usize = 13;
 pub fn shift(level: usize) -> usize {
     if level < RANK_LEVELS { 28 - 4 * level } else { 16 - 4 * (level - RANK_LEVELS) }
 }
+
+#[cfg(test)]
+mod tests;
