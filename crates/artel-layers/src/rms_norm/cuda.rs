@@ -38,6 +38,8 @@ mod kernels {
         row: Tile<i32, { [R] }>,
         column: Tile<i32, { [C] }>,
     ) -> Tile<i64, { [R, C] }> {
+        let first: Tile<i32, { [C] }> = broadcast_scalar(FIRST, const_shape![C]);
+        let column: Tile<i32, { [C] }> = column + first;
         let mut offsets: Tile<i64, { [R, C] }> = block_offsets(row, STRIDE, column);
         if HEADS > 1i32 {
             let heads: Tile<i32, { [R] }> = broadcast_scalar(HEADS, const_shape![R]);
@@ -47,11 +49,6 @@ mod kernels {
             let start: Tile<i64, { [R] }> = exti(start);
             let start: Tile<i64, { [R, 1] }> = start.reshape(const_shape![R, 1]);
             offsets = block_offsets(token, STRIDE, column) + start.broadcast(const_shape![R, C]);
-        }
-        if FIRST > 0i32 {
-            let first: Tile<i32, { [R, C] }> = broadcast_scalar(FIRST, const_shape![R, C]);
-            let first: Tile<i64, { [R, C] }> = exti(first);
-            offsets = offsets + first;
         }
         offsets
     }
@@ -245,7 +242,6 @@ pub enum Residual {
     Add,
 }
 
-/// Sizes that all forms share.
 fn tile(width: usize) -> Result<[usize; 2], LayersError> {
     if width == 0 || width > WIDTH_MAX {
         let allowed = format!("in 1..={WIDTH_MAX} on a GPU");
@@ -374,12 +370,8 @@ impl<A: Element> NormalizeColumns<A> {
         let [rows, padded] = tile(width)?;
         let end = first.saturating_add(heads.saturating_mul(width));
         if heads == 0 || end > row_width {
-            let allowed = format!("at least one head within rows of {row_width}");
-            return Err(LayersError::config(
-                "columns of an RMS norm",
-                format!("{columns:?}"),
-                allowed,
-            ));
+            let (found, allowed) = (format!("{columns:?}"), format!("heads within 0..{row_width}"));
+            return Err(LayersError::config("columns of an RMS norm", found, allowed));
         }
         let sizes = [width, rows, padded, heads, row_width, first, 0].map(|size| size as i32);
         let spec = spec("normalize", padded)

@@ -16,7 +16,11 @@
 
 mod cpu;
 #[cfg(feature = "cuda")]
+mod angles;
+#[cfg(feature = "cuda")]
 pub mod cuda;
+#[cfg(feature = "cuda")]
+mod heads;
 mod frequencies;
 pub mod reference;
 #[cfg(test)]

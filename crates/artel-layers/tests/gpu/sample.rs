@@ -2,7 +2,7 @@
 
 use artel_layers::LayersError;
 use artel_layers::sample::cuda::{RowAdjustments, RowParameters, SampleKernels, SampleSteps};
-use artel_layers::sample::{Adjustments, Sampler, SamplingParams, TokenHistory};
+use artel_layers::sample::{Adjustments, Sampled, Sampler, SamplingParams, TokenHistory};
 use artel_moe::quant::Element;
 use half::bf16;
 
@@ -103,6 +103,45 @@ fn history(vocabulary: usize, row: usize) -> (TokenHistory, Vec<(i32, i32)>) {
     (history, ids.iter().map(|id| (*id as i32, count(id))).collect())
 }
 
+/// The random number of a row and what the CPU chose.
+type Expected = (f64, Result<Sampled, LayersError>);
+
+/// Where the entries of each row begin, the entries, and what is expected.
+fn on_the_cpu<L: Element>(
+    vocabulary: usize,
+    requests: &[SamplingParams],
+    logits: &[L],
+) -> Result<(Vec<i32>, Vec<(i32, i32)>, Vec<Expected>), LayersError> {
+    let (mut starts, mut entries, mut expected) = (vec![0], Vec::new(), Vec::new());
+    for (row, params) in requests.iter().enumerate() {
+        let (history, seen) = history(vocabulary, row);
+        if params.repetition_penalty != 1.0 {
+            entries.extend(seen);
+        }
+        starts.push(entries.len() as i32);
+        let mut own = widened(&logits[row * vocabulary..][..vocabulary]);
+        let sampler = Sampler::new(*params)?;
+        let position = row as u64 * 3;
+        let sampled = sampler.sample(&history, position, Adjustments::default(), &mut own);
+        expected.push((sampler.uniform(position), sampled));
+    }
+    Ok((starts, entries, expected))
+}
+
+fn compare(requests: &[SamplingParams], expected: &[Expected], tokens: &[i32], logprobs: &[f32]) {
+    for (row, (_, expected)) in expected.iter().enumerate() {
+        let params = requests[row];
+        match expected {
+            Err(_) => assert_eq!(tokens[row], -1, "row {row}: {params:?}"),
+            Ok(expected) => {
+                assert_eq!(tokens[row], expected.id as i32, "row {row}: {params:?}");
+                let error = (logprobs[row] - expected.logprob).abs();
+                assert!(error <= 1e-4 * (1.0 + expected.logprob.abs()), "row {row}: {params:?}");
+            }
+        }
+    }
+}
+
 fn check<L: Element>(
     gpu: &Gpu,
     kernels: &SampleKernels<L>,
@@ -117,19 +156,7 @@ fn check<L: Element>(
         top_p: requests.iter().any(|params| params.top_p < 1.0),
     };
     let penalised = requests.iter().any(|params| params.repetition_penalty != 1.0);
-    let (mut starts, mut entries, mut expected) = (vec![0], Vec::new(), Vec::new());
-    for (row, params) in requests.iter().enumerate() {
-        let (history, seen) = history(vocabulary, row);
-        if params.repetition_penalty != 1.0 {
-            entries.extend(seen);
-        }
-        starts.push(entries.len() as i32);
-        let mut own = widened(&logits[row * vocabulary..][..vocabulary]);
-        let sampler = Sampler::new(*params)?;
-        let position = row as u64 * 3;
-        let sampled = sampler.sample(&history, position, Adjustments::default(), &mut own);
-        expected.push((sampler.uniform(position), sampled));
-    }
+    let (starts, entries, expected) = on_the_cpu(vocabulary, requests, &logits)?;
     let upload =
         |of: fn(&SamplingParams) -> f32| gpu.upload(&requests.iter().map(of).collect::<Vec<f32>>());
     let temperatures = upload(|params| params.temperature);
@@ -171,16 +198,6 @@ fn check<L: Element>(
         (tokens.slice_mut(), logprobs.slice_mut()),
     )?;
     let (tokens, logprobs) = (gpu.download(&tokens), gpu.download(&logprobs));
-    for (row, (_, expected)) in expected.iter().enumerate() {
-        let params = requests[row];
-        match expected {
-            Err(_) => assert_eq!(tokens[row], -1, "row {row}: {params:?}"),
-            Ok(expected) => {
-                assert_eq!(tokens[row], expected.id as i32, "row {row}: {params:?}");
-                let error = (logprobs[row] - expected.logprob).abs();
-                assert!(error <= 1e-4 * (1.0 + expected.logprob.abs()), "row {row}: {params:?}");
-            }
-        }
-    }
+    compare(requests, &expected, &tokens, &logprobs);
     Ok(())
 }

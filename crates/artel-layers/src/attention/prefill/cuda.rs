@@ -113,6 +113,21 @@ mod kernels {
         sum * beside::<BM, D>(share)
     }
 
+    /// The logit of a head's sink in powers of two, negative infinity without one.
+    unsafe fn load_sink<const BM: i32, const SINKS: i32>(
+        sinks: *mut f32,
+        head: i32,
+    ) -> Tile<f32, { [BM] }> {
+        let mut sink: Tile<f32, { [BM] }> = lowest::<BM>();
+        if SINKS == 1i32 {
+            // SAFETY: the caller vouches for the head; nobody writes sinks.
+            let logit: Tile<f32, { [BM] }> = unsafe { read(sinks, splat::<BM>(head)) };
+            let log2_e: Tile<f32, { [BM] }> = constant(1.442695f32, const_shape![BM]);
+            sink = logit * log2_e;
+        }
+        sink
+    }
+
     /// Grid: tiles, query heads. A tile of sequence -1 is none.
     #[cutile::entry(unchecked_accesses = true)]
     pub unsafe fn attend_tiles<
@@ -158,8 +173,7 @@ mod kernels {
             let range: [i32; 3] = [first_seen / BK * BK, end, first_seen];
             let row: Tile<i32, { [BM] }> = count_from::<BM>(first_row);
             let is_row: Tile<bool, { [BM] }> = below(row, end_row);
-            let heads: Tile<i32, { [BM] }> = splat::<BM>(QH);
-            let head_row: Tile<i32, { [BM] }> = row * heads + splat::<BM>(head);
+            let head_row: Tile<i32, { [BM] }> = row * splat::<BM>(QH) + splat::<BM>(head);
             let column: Tile<i32, { [D] }> = count_from::<D>(0i32);
             let always: Tile<bool, { [D] }> = constant(true, const_shape![D]);
             let mask: Tile<bool, { [BM, D] }> = block_mask(is_row, always);
@@ -167,13 +181,8 @@ mod kernels {
             // SAFETY: queries has the rows of all sequences.
             let query: Tile<A, { [BM, D] }> =
                 unsafe { gather_block(queries, offsets, mask, ready) };
-            let mut sink: Tile<f32, { [BM] }> = lowest::<BM>();
-            if SINKS == 1i32 {
-                // SAFETY: there is a sink for each head, which nobody writes.
-                let logit: Tile<f32, { [BM] }> = unsafe { read(sinks, splat::<BM>(head)) };
-                let log2_e: Tile<f32, { [BM] }> = constant(1.442695f32, const_shape![BM]);
-                sink = logit * log2_e;
-            }
+            // SAFETY: there is a sink for each head.
+            let sink: Tile<f32, { [BM] }> = unsafe { load_sink::<BM, SINKS>(sinks, head) };
             let position: Tile<i32, { [BM] }> = count_from::<BM>(first_position);
             let place: [i32; 2] = [sequence * table_stride, head / (QH / KH)];
             // SAFETY: the sequence has a block for each key, and all lie in the cache.

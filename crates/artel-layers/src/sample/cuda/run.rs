@@ -3,9 +3,10 @@
 use artel_device::cuda::{Context, DeviceBuffer, DeviceSlice, DeviceSliceMut, Kernels, Stream};
 use artel_moe::quant::Element;
 
+use super::adjust::cuda::Adjust;
 use super::descend::cuda::{Descend, DescentRows, DescentState, Level};
 use super::descend::{LEVELS, RANK_LEVELS, Stage};
-use super::{Adjust, ChunkSlices, Greedy, RowSlices};
+use super::{ChunkSlices, Greedy, RowSlices};
 use crate::LayersError;
 
 /// What each row of a step asks for; `[rows]` each.

@@ -14,6 +14,7 @@
 //! target is 1.2, the sums in order of places are 1 and 1.5, so it is token 3.
 
 pub mod cuda;
+mod sums;
 
 /// What is looked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
