@@ -106,12 +106,15 @@ fn history(vocabulary: usize, row: usize) -> (TokenHistory, Vec<(i32, i32)>) {
 /// The random number of a row and what the CPU chose.
 type Expected = (f64, Result<Sampled, LayersError>);
 
-/// Where the entries of each row begin, the entries, and what is expected.
+/// Where the adjusted tokens of each row begin, they with their counts, and what is expected.
+type Requested = (Vec<i32>, Vec<(i32, i32)>, Vec<Expected>);
+
+/// What the CPU makes of the requests.
 fn on_the_cpu<L: Element>(
     vocabulary: usize,
     requests: &[SamplingParams],
     logits: &[L],
-) -> Result<(Vec<i32>, Vec<(i32, i32)>, Vec<Expected>), LayersError> {
+) -> Result<Requested, LayersError> {
     let (mut starts, mut entries, mut expected) = (vec![0], Vec::new(), Vec::new());
     for (row, params) in requests.iter().enumerate() {
         let (history, seen) = history(vocabulary, row);

@@ -80,7 +80,7 @@ mod kernels {
                     let found: Tile<f64, { [16] }> = sums_of_chunk::<V, C, B>(
                         logits,
                         state,
-                        level,
+                        [stage, part, shift],
                         row,
                         chunk * C,
                         about,
