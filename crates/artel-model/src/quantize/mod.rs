@@ -60,7 +60,7 @@ pub struct LayerError {
 pub struct Quantized {
     /// Bytes of all tensors.
     pub bytes: usize,
-    /// In the order of the layers' names.
+    /// In the order of the layers.
     pub layers: Vec<LayerError>,
 }
 
@@ -104,7 +104,10 @@ pub fn quantize(
     let mut config = checkpoint.find_json("config.json")?.unwrap_or_default();
     config.insert("quantization_config".to_owned(), quantization);
     writer::write_json(folder, "config.json", &Value::Object(config))?;
-    let layers = errors.into_iter().map(|(layer, squares)| squares.of(layer)).collect();
+    let layer = |((name, number), squares): ((String, Option<usize>), Squares)| {
+        squares.of(number.map_or(name.clone(), |number| format!("{name}{number}")))
+    };
+    let layers = errors.into_iter().map(layer).collect();
     Ok(Quantized { bytes, layers })
 }
 
@@ -220,14 +223,11 @@ fn quantize_matrix(
     Ok((quantized, Squares { lost, stored, parameters: rows * columns }))
 }
 
-/// `model.layers.3` of `model.layers.3.mlp.up_proj.weight`; zeros before the number keep the order.
-fn layer_of(name: &str) -> String {
-    let mut parts = name.split('.');
-    let layer: Vec<&str> =
-        parts.by_ref().take_while(|part| part.parse::<usize>().is_err()).collect();
-    let number = name.split('.').find_map(|part| part.parse::<usize>().ok());
-    match number {
-        Some(number) => format!("{}.{number:>3}", layer.join(".")),
-        None => layer.join("."),
+/// `model.layers.` and 3 of `model.layers.3.mlp.up_proj.weight`; all of a name without a number.
+fn layer_of(name: &str) -> (String, Option<usize>) {
+    let parts: Vec<&str> = name.split('.').collect();
+    match parts.iter().position(|part| part.parse::<usize>().is_ok()) {
+        Some(place) => (format!("{}.", parts[..place].join(".")), parts[place].parse().ok()),
+        None => (name.to_owned(), None),
     }
 }

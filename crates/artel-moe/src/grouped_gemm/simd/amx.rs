@@ -20,19 +20,19 @@ use super::few_rows;
 use super::fp8_decode::Decoder;
 use super::fp8_quantize::{quantize_block, row_scale};
 use super::tiles::{self, Sums, Weights};
-use super::transpose::transpose;
+use super::transpose::{transpose, write_tokens};
 use crate::grouped_gemm::{GatheredRows, Kernel, Operand, PANEL_ROWS, TILE_ROWS};
 use crate::quant::{self, ActivationScales, BLOCK, Bf16, DenseMatrix, WeightMatrix};
 use crate::quant::{Fp8Format, Fp8Panel, Segment};
 
 /// Columns that one tile instruction sums over.
-const STEP: usize = 32;
+pub(super) const STEP: usize = 32;
 
 /// float32 words of one step of an operand tile.
-const STEP_WORDS: usize = TILE_ROWS * STEP / 2;
+pub(super) const STEP_WORDS: usize = TILE_ROWS * STEP / 2;
 
 /// Columns of the panel that bfloat16 weights pass through: 16 KiB, beside 16 KiB of activations.
-const PANEL_COLUMNS: usize = 256;
+pub(super) const PANEL_COLUMNS: usize = 256;
 
 /// Operand tiles whose sums are kept at a time.
 const TILES_MAX: usize = 2 * PAIRS_MAX;
@@ -42,7 +42,7 @@ const PAIRS_MAX: usize = 4;
 
 /// Weights of 32 rows, padded with zeros. Filled by the vectors that are copied in.
 #[repr(align(64))]
-struct Panel<const COLUMNS: usize>([[bf16; COLUMNS]; PANEL_ROWS]);
+pub(super) struct Panel<const COLUMNS: usize>(pub [[bf16; COLUMNS]; PANEL_ROWS]);
 
 impl<const COLUMNS: usize> Panel<COLUMNS> {
     /// A panel of which the first `rows` rows will be written before they are read.
@@ -96,23 +96,16 @@ impl<const DOT_ROWS: usize> Kernel<Bf16> for Amx<DOT_ROWS> {
             // SAFETY: this kernel is only handed out where the processor has AVX-512 and AMX.
             return unsafe { few_rows::multiply_bf16(weights, panel, x, out) };
         }
-        for first in (0..x.tiles()).step_by(TILES_MAX) {
-            let x = x.slice(first..(first + TILES_MAX).min(x.tiles()));
-            let out = &mut out[first * TILE_ROWS * PANEL_ROWS..];
-            // SAFETY: as above.
-            unsafe {
-                match x.tiles() {
-                    1 | 2 => multiply_bf16::<1>(weights, panel.clone(), x, out),
-                    _ => multiply_bf16::<PAIRS_MAX>(weights, panel.clone(), x, out),
-                }
-            }
-        }
+        let columns = weights.columns();
+        let elements = &weights.elements()[panel.start * columns..panel.end * columns];
+        // SAFETY: as above.
+        unsafe { multiply_panels(&PlainSource { elements, columns }, x, out) };
     }
 }
 
 /// Rows to pairs of columns, one step of 32 columns after the other.
 #[target_feature(enable = "avx512f,avx512bw")]
-fn pack_bf16(rows: GatheredRows<'_, bf16>, tile: &mut [f32]) {
+pub(super) fn pack_bf16(rows: GatheredRows<'_, bf16>, tile: &mut [f32]) {
     let columns = rows.columns();
     let sources: [&[bf16]; TILE_ROWS] =
         std::array::from_fn(|index| if index < rows.len() { rows.row(index) } else { &[] });
@@ -139,21 +132,73 @@ fn store_step(lines: [__m512i; TILE_ROWS], out: &mut [f32; STEP_WORDS]) {
     }
 }
 
+/// Weights of up to 32 rows that become bfloat16 in the panel.
+pub(super) trait PanelSource {
+    /// At most [`PANEL_ROWS`].
+    fn rows(&self) -> usize;
+    fn columns(&self) -> usize;
+    /// Writes up to [`PANEL_COLUMNS`] columns of all rows, to the end of the step that they end in, and
+    /// asks for what comes next.
+    ///
+    /// # Safety
+    /// The processor must have AVX-512 and AMX; `to` must be writable.
+    unsafe fn write(&self, columns: Range<usize>, to: *mut Panel<PANEL_COLUMNS>);
+}
+
+/// Plain numbers.
+struct PlainSource<'a> {
+    elements: &'a [bf16],
+    columns: usize,
+}
+
+impl PanelSource for PlainSource<'_> {
+    fn rows(&self) -> usize {
+        self.elements.len() / self.columns.max(1)
+    }
+
+    fn columns(&self) -> usize {
+        self.columns
+    }
+
+    #[inline(always)]
+    unsafe fn write(&self, columns: Range<usize>, to: *mut Panel<PANEL_COLUMNS>) {
+        // SAFETY: the caller's.
+        unsafe { copy_panel(self.elements, self.columns, columns, to) };
+    }
+}
+
+/// One panel times all operand tiles.
+///
+/// # Safety
+/// The processor must have AVX-512 and AMX.
+pub(super) unsafe fn multiply_panels(source: &impl PanelSource, x: Operand<'_>, out: &mut [f32]) {
+    assert!(out.len() >= x.rows() * PANEL_ROWS && source.rows() <= PANEL_ROWS);
+    for first in (0..x.tiles()).step_by(TILES_MAX) {
+        let x = x.slice(first..(first + TILES_MAX).min(x.tiles()));
+        let out = &mut out[first * TILE_ROWS * PANEL_ROWS..];
+        // SAFETY: the caller's.
+        unsafe {
+            match x.tiles() {
+                1 | 2 => multiply_bf16::<1>(source, x, out),
+                _ => multiply_bf16::<PAIRS_MAX>(source, x, out),
+            }
+        }
+    }
+}
+
 /// One panel times up to `2 * PAIRS` operand tiles.
 ///
 /// # Safety
 /// The processor must have AVX-512 and AMX.
 #[target_feature(enable = "avx512f,avx512bw")]
 unsafe fn multiply_bf16<const PAIRS: usize>(
-    weights: &DenseMatrix<bf16>,
-    panel: Range<usize>,
+    source: &impl PanelSource,
     x: Operand<'_>,
     out: &mut [f32],
 ) {
-    let columns = weights.columns();
-    let elements = &weights.elements()[panel.start * columns..panel.end * columns];
+    let columns = source.columns();
     let mut totals = [const { Sums::ZERO }; PAIRS];
-    let mut copy = Panel::<PANEL_COLUMNS>::for_rows(panel.len());
+    let mut copy = Panel::<PANEL_COLUMNS>::for_rows(source.rows());
     // SAFETY: the caller's. The panel holds whole steps of all 32 rows, and operand tiles are
     // padded to whole steps.
     unsafe {
@@ -161,7 +206,7 @@ unsafe fn multiply_bf16<const PAIRS: usize>(
         tiles::zero();
         for first in (0..columns).step_by(PANEL_COLUMNS) {
             let range = first..(first + PANEL_COLUMNS).min(columns);
-            copy_panel(elements, columns, range.clone(), copy.as_mut_ptr());
+            source.write(range.clone(), copy.as_mut_ptr());
             for (pair, totals) in totals.iter_mut().enumerate().take(x.tiles().div_ceil(2)) {
                 let x = x.slice(2 * pair..(2 * pair + 2).min(x.tiles()));
                 // A single pair keeps its sums in the tiles from panel to panel.
@@ -250,37 +295,6 @@ unsafe fn add(weights: Weights, x: Operand<'_>, first: usize, steps: usize) {
             tiles::add_two(weights, tile, x.tile(1).as_ptr().add(start), steps);
         } else {
             tiles::add_one(weights, tile, steps);
-        }
-    }
-}
-
-/// Sums `[weight row][token]` of both halves of a panel to `out` `[token][PANEL_ROWS]`.
-///
-/// # Safety
-/// The processor must have AVX-512.
-#[inline]
-#[target_feature(enable = "avx512f")]
-unsafe fn write_tokens(halves: [&[f32; 256]; 2], tokens: usize, out: &mut [f32]) {
-    assert!(out.len() >= tokens * PANEL_ROWS);
-    for (half, sums) in halves.into_iter().enumerate() {
-        if tokens < 4 {
-            for (token, out) in out.chunks_mut(PANEL_ROWS).take(tokens).enumerate() {
-                for (row, out) in out[16 * half..16 * half + 16].iter_mut().enumerate() {
-                    *out = sums[16 * row + token];
-                }
-            }
-            continue;
-        }
-        // SAFETY: the caller's; `sums` is sixteen vectors and `out` long enough (checked above).
-        unsafe {
-            let mut rows = [_mm512_setzero_si512(); 16];
-            for (row, vector) in rows.iter_mut().enumerate() {
-                *vector = _mm512_load_si512(sums.as_ptr().add(16 * row).cast());
-            }
-            for (token, line) in transpose(rows).into_iter().take(tokens).enumerate() {
-                let out = out.as_mut_ptr().add(token * PANEL_ROWS + 16 * half);
-                _mm512_storeu_si512(out.cast(), line);
-            }
         }
     }
 }

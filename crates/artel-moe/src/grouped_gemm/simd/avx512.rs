@@ -15,6 +15,18 @@ fn with_avx512<W: Vectorized>(work: W) -> W::Output {
     work.run()
 }
 
+impl Lanes16 {
+    /// Both vectors rounded to bfloat16, the first in the low half.
+    ///
+    /// # Safety
+    /// As for [`Lanes`].
+    #[inline(always)]
+    pub unsafe fn to_bf16(first: Self, second: Self) -> __m512i {
+        // SAFETY: the caller's; both types are 64 bytes in which every pattern is a value.
+        unsafe { std::mem::transmute(_mm512_cvtne2ps_pbh(second.0, first.0)) }
+    }
+}
+
 // SAFETY: every intrinsic below is in the parts of AVX-512 that `call` enables.
 unsafe impl Lanes for Lanes16 {
     const COUNT: usize = 16;

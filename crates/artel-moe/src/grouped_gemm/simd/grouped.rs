@@ -130,7 +130,7 @@ unsafe fn multiply<V: Load<f32> + Load<u8> + Load<i8>, F: GroupedFormat>(
 
 /// The codes of the step of 32 columns from `column` on, padded where the row ends in it.
 #[inline(always)]
-fn step_codes<'a, F: GroupedFormat>(
+pub(super) fn step_codes<'a, F: GroupedFormat>(
     panel: &GroupedPanel<'a>,
     row: usize,
     column: usize,
@@ -149,7 +149,7 @@ fn step_codes<'a, F: GroupedFormat>(
 
 /// The values of vector `index` of a step: [`Lanes::COUNT`] numbers as the operand has them.
 #[inline(always)]
-unsafe fn values<V: Load<u8> + Load<i8>, F: GroupedFormat>(
+pub(super) unsafe fn values<V: Load<u8> + Load<i8>, F: GroupedFormat>(
     codes: *const u8,
     nibbles: &[f32; 16],
 ) -> [V; 2] {
@@ -284,7 +284,7 @@ where
 /// The scales of the vectors of pair `pair` of a step, from those of its two groups. A pair of long
 /// vectors is the whole step.
 #[inline(always)]
-unsafe fn spread<V: Lanes, F: GroupedFormat>(from: *const f32, pair: usize) -> [V; 2] {
+pub(super) unsafe fn spread<V: Lanes, F: GroupedFormat>(from: *const f32, pair: usize) -> [V; 2] {
     let columns = 2 * V::COUNT;
     // SAFETY: the caller's: two numbers are there.
     unsafe {

@@ -13,6 +13,8 @@ mod fp8_decode;
 #[cfg(target_arch = "x86_64")]
 mod fp8_quantize;
 mod grouped;
+#[cfg(target_arch = "x86_64")]
+mod grouped_amx;
 mod int8;
 #[cfg(target_arch = "x86_64")]
 mod nibble_dots;
@@ -52,7 +54,7 @@ macro_rules! kernels {
     )* };
 }
 #[cfg(target_arch = "x86_64")]
-use {avx512::Lanes16, few_rows::FEW_ROWS, nibble_dots::NibbleDots};
+use {avx512::Lanes16, few_rows::FEW_ROWS, grouped_amx::GroupedAmx, nibble_dots::NibbleDots};
 
 // Vectors treat any number of rows alike. Tiles alone cost up to twice the time of dot products at
 // 1 to 4 rows of small bfloat16 experts, and nothing where weights come from memory; dot products
@@ -72,9 +74,15 @@ macro_rules! grouped_kernels {
             fn kernel(features: CpuFeatures) -> &'static dyn Kernel<Self> {
                 match features.isa() {
                     #[cfg(target_arch = "x86_64")]
-                    Isa::Amx | Isa::Avx512 if !features.has_invariant_rows() => &$few_rows,
+                    Isa::Amx if features.has_invariant_rows() => {
+                        &const { GroupedAmx::<_, 0>($few_rows) }
+                    }
                     #[cfg(target_arch = "x86_64")]
-                    Isa::Amx | Isa::Avx512 => &GroupedKernel::<Lanes16>::NEW,
+                    Isa::Amx => &const { GroupedAmx::<_, FEW_ROWS>($few_rows) },
+                    #[cfg(target_arch = "x86_64")]
+                    Isa::Avx512 if !features.has_invariant_rows() => &$few_rows,
+                    #[cfg(target_arch = "x86_64")]
+                    Isa::Avx512 => &GroupedKernel::<Lanes16>::NEW,
                     #[cfg(target_arch = "x86_64")]
                     Isa::Avx2 => &GroupedKernel::<avx2::Lanes8>::NEW,
                     _ => &GroupedKernel::<portable::Portable>::NEW,

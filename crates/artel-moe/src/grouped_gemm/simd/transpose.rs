@@ -2,6 +2,8 @@
 
 use std::arch::x86_64::*;
 
+use crate::grouped_gemm::PANEL_ROWS;
+
 /// Row `i` of the result is column `i` of `rows`.
 #[inline]
 #[target_feature(enable = "avx512f")]
@@ -33,6 +35,37 @@ pub(super) fn transpose(rows: [__m512i; 16]) -> [__m512i; 16] {
         columns[12 + i] = _mm512_shuffle_i32x4::<0xdd>(high, high2);
     }
     columns
+}
+
+/// Sums `[weight row][token]` of both halves of a panel to `out` `[token][PANEL_ROWS]`.
+///
+/// # Safety
+/// The processor must have AVX-512.
+#[inline]
+#[target_feature(enable = "avx512f")]
+pub(super) unsafe fn write_tokens(halves: [&[f32; 256]; 2], tokens: usize, out: &mut [f32]) {
+    assert!(out.len() >= tokens * PANEL_ROWS);
+    for (half, sums) in halves.into_iter().enumerate() {
+        if tokens < 4 {
+            for (token, out) in out.chunks_mut(PANEL_ROWS).take(tokens).enumerate() {
+                for (row, out) in out[16 * half..16 * half + 16].iter_mut().enumerate() {
+                    *out = sums[16 * row + token];
+                }
+            }
+            continue;
+        }
+        // SAFETY: the caller's; `sums` is sixteen vectors and `out` long enough (checked above).
+        unsafe {
+            let mut rows = [_mm512_setzero_si512(); 16];
+            for (row, vector) in rows.iter_mut().enumerate() {
+                *vector = _mm512_load_si512(sums.as_ptr().add(16 * row).cast());
+            }
+            for (token, line) in transpose(rows).into_iter().take(tokens).enumerate() {
+                let out = out.as_mut_ptr().add(token * PANEL_ROWS + 16 * half);
+                _mm512_storeu_si512(out.cast(), line);
+            }
+        }
+    }
 }
 
 #[cfg(test)]
