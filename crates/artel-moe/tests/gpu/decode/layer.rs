@@ -170,6 +170,7 @@ pub fn kept<F: TestFormat>(x: &[f32], input_scale: Option<f32>, least: f32) -> V
         ActivationScales::None => return x.iter().map(|&x| rounded::<F>(f64::from(x))).collect(),
         ActivationScales::Group => BLOCK,
         ActivationScales::Row => x.len(),
+        ActivationScales::Int8Row => panic!("{} has no GPU kernels", F::NAME),
     };
     let group = |group: &[f32]| {
         let largest = group.iter().fold(0f32, |largest, x| largest.max(x.abs()));
