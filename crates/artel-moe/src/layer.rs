@@ -130,7 +130,8 @@ impl<F: GemmFormat> MoeLayer<F> {
             let allowed = "none: ranks place experts themselves";
             return Err(MoeError::config("placement of a layer on ranks", "given", allowed));
         }
-        Ok(Self { ranks: Some(ranks), ..self })
+        let plan = MoePlan::on_ranks::<F>(ranks.ranks(), ranks.features());
+        Ok(Self { ranks: Some(ranks), plan, ..self })
     }
 
     /// Its experts on ranks, if they are.

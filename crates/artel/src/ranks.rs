@@ -22,6 +22,9 @@ use crate::cli::RankArgs;
 /// start.
 pub fn runner(args: &RankArgs, mut model: Model, name: &str) -> Result<(Arc<Model>, CpuRunner)> {
     let ranks = spread(args, &mut model)?;
+    if let Some(plan) = model.moe_plan() {
+        plan.to_string().lines().for_each(|line| tracing::info!("plan: {line}"));
+    }
     let trace = args.record_experts.as_deref().map(|path| open_trace(path, &model, name));
     let model = Arc::new(model);
     let mut runner = CpuRunner::new(Arc::clone(&model));

@@ -1,6 +1,7 @@
 //! The model that a command works on: a folder, or the one that is part of the program.
 
 use anyhow::Context;
+use artel_device::cpu::CpuFeatures;
 use artel_device::host::available_memory_bytes;
 use artel_engine::{CpuRunner, Engine, EngineConfig, EngineHandle};
 use artel_model::{Checkpoint, LoadOptions, Model, Progress, Tokenizer};
@@ -79,7 +80,9 @@ pub fn load(args: &ModelArgs, checkpoint: &Checkpoint) -> anyhow::Result<Model> 
 /// # Errors
 /// As [`load`].
 pub fn load_mapped(args: &ModelArgs, checkpoint: &Checkpoint) -> anyhow::Result<Model> {
-    let options = LoadOptions { format: args.format, ..LoadOptions::default() };
+    let features = CpuFeatures::detect();
+    let features = if args.fast { features } else { features.with_invariant_rows() };
+    let options = LoadOptions { format: args.format, features };
     let bar = progress_bar("loading", &checkpoint.name());
     let model = Model::load_with_progress(checkpoint, &options, &mut |done| show(&bar, done));
     bar.finish_and_clear();
@@ -92,9 +95,6 @@ pub fn load_mapped(args: &ModelArgs, checkpoint: &Checkpoint) -> anyhow::Result<
         model.parameters().total(),
         HumanBytes(model.parameters().bytes() as u64)
     );
-    if let Some(plan) = model.moe_plan() {
-        plan.to_string().lines().for_each(|line| tracing::info!("plan: {line}"));
-    }
     Ok(model)
 }
 
@@ -110,8 +110,7 @@ pub fn start(
     Ok(Engine::new(Box::new(runner), tokenizer.clone(), config)?.spawn()?)
 }
 
-/// A bar on standard error; nothing where that is not a terminal.
-/// A bar of bytes that are done.
+/// A bar of bytes on standard error; nothing where that is not a terminal.
 pub fn progress_bar(verb: &'static str, name: &str) -> ProgressBar {
     let style = ProgressStyle::with_template("{prefix} {msg} {wide_bar} {bytes}/{total_bytes}")
         .expect("this is a bug: the template of the progress bar");

@@ -259,6 +259,16 @@ impl ExpertParallel {
         &self.config
     }
 
+    /// Number of ranks.
+    pub fn ranks(&self) -> usize {
+        lock(&self.leader).cluster.ranks()
+    }
+
+    /// What their kernels use.
+    pub fn features(&self) -> CpuFeatures {
+        lock(&self.leader).options.features
+    }
+
     /// Format of the experts.
     pub fn format(&self) -> Format {
         self.format

@@ -67,13 +67,7 @@ pub struct MoePlan {
 impl MoePlan {
     /// The plan of a layer with experts of format `F` on this processor.
     pub fn new<F: GemmFormat>(config: &MoeConfig, features: CpuFeatures) -> Self {
-        let aligned = |tokens_min, because: &str| PlanEntry {
-            tokens_min,
-            tokens_max: TOKENS_PER_STEP,
-            assignment: PlannedAssignment::Aligned { block_size: TILE_ROWS },
-            kernel: F::kernel(features).name(),
-            because: because.to_owned(),
-        };
+        let aligned = |tokens_min, because: &str| aligned::<F>(tokens_min, features, because);
         let entries = match config.parallelism() {
             Parallelism::Expert(_) => {
                 vec![aligned(1, "experts are spread over ranks, so ids are translated")]
@@ -88,6 +82,14 @@ impl MoePlan {
                 vec![direct, aligned(2, "each expert is read once for all its rows")]
             }
         };
+        Self { format: F::NAME, isa: features.isa(), tokens_per_step: TOKENS_PER_STEP, entries }
+    }
+
+    /// The plan of a layer whose experts are computed by so many ranks on this processor.
+    pub fn on_ranks<F: GemmFormat>(ranks: usize, features: CpuFeatures) -> Self {
+        let features = features.with_invariant_rows();
+        let because = format!("{ranks} ranks compute rows alike, so that experts may move");
+        let entries = vec![aligned::<F>(1, features, &because)];
         Self { format: F::NAME, isa: features.isa(), tokens_per_step: TOKENS_PER_STEP, entries }
     }
 
@@ -128,6 +130,17 @@ impl MoePlan {
     pub fn entry(&self, tokens: usize) -> &PlanEntry {
         let entry = self.entries.iter().find(|entry| tokens <= entry.tokens_max);
         entry.expect("this is a bug: a step longer than the plan's")
+    }
+}
+
+/// All batches of `tokens_min` tokens and more, sorted by expert.
+fn aligned<F: GemmFormat>(tokens_min: usize, features: CpuFeatures, because: &str) -> PlanEntry {
+    PlanEntry {
+        tokens_min,
+        tokens_max: TOKENS_PER_STEP,
+        assignment: PlannedAssignment::Aligned { block_size: TILE_ROWS },
+        kernel: F::kernel(features).name(),
+        because: because.to_owned(),
     }
 }
 

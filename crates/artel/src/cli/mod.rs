@@ -88,6 +88,10 @@ pub struct ModelArgs {
     /// Convert the weights of experts and linear layers while loading [default: as stored]
     #[arg(long, value_parser = number_format(), value_name = "FORMAT")]
     pub format: Option<Format>,
+    /// Take faster kernels for few tokens, which round in another way: what is answered may then
+    /// depend on what else is answered at the same time
+    #[arg(long)]
+    pub fast: bool,
 }
 
 /// Number formats by name.

@@ -63,7 +63,7 @@ struct Wanted {
 
 fn layers(args: &KernelsBuildArgs) -> anyhow::Result<Vec<NamedLayer>> {
     if args.model.is_some() {
-        let model = ModelArgs { model: args.model.clone(), format: args.format };
+        let model = ModelArgs { model: args.model.clone(), format: args.format, fast: false };
         let checkpoint = source::open(&model)?;
         let model = source::load_mapped(&model, &checkpoint)?;
         let layer = model.moe_layer().context("the model has no experts")?;
