@@ -1,12 +1,11 @@
 //! Experts on ranks: nobody who reads answers can tell where they are, or that they move.
 
-use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use artel_engine::*;
-use artel_model::{Checkpoint, Format, LoadOptions, Model, Tokenizer};
+use artel_model::{Format, Model};
 use artel_moe::MoeError;
 use artel_moe::dispatch::{
     CopyChoice, Gone, Message, Port, RankGroup, RankOptions, ThreadTransport, Transport,
@@ -16,6 +15,8 @@ use artel_moe::eplb::{Cluster, EplbConfig, LayerPlan, LayerQuery, Placement, Pol
 use rand::seq::SliceRandom;
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
+
+use crate::Subject;
 
 const REDUNDANT: usize = 8;
 const EXPERTS: usize = 16;
@@ -40,30 +41,7 @@ impl Policy for Shuffle {
     }
 }
 
-/// The model that comes with the program, in a format of choice.
-struct Subject {
-    checkpoint: Checkpoint,
-    tokenizer: Tokenizer,
-    options: LoadOptions,
-}
-
-/// Ids and probabilities of the tokens of an answer, to the bit.
-type Answer = Vec<(u32, u32)>;
-
 impl Subject {
-    fn new(format: Format) -> Self {
-        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../models/tally");
-        let checkpoint = Checkpoint::open(&folder).unwrap();
-        let tokenizer = Tokenizer::read(&checkpoint).unwrap();
-        let usual = LoadOptions::default();
-        let features = usual.features.with_invariant_rows();
-        Self { checkpoint, tokenizer, options: LoadOptions { format: Some(format), features } }
-    }
-
-    fn model(&self) -> Model {
-        Model::load(&self.checkpoint, &self.options).unwrap()
-    }
-
     /// Experts on so many ranks, initially in order.
     fn ranks(&self, model: &mut Model, ranks: usize) -> ExpertRanks {
         self.ranks_over(Arc::new(ThreadTransport::new(ranks)), model, ranks)
@@ -80,7 +58,7 @@ impl Subject {
         let plan = LayerPlan::equal(Placement::initial(EXPERTS, REDUNDANT).unwrap());
         let plans = vec![plan; model.expert_layers().len()];
         let options = RankOptions {
-            slots_per_switch: 4,
+            slots_per_switch: 12,
             threads_per_rank: 1,
             ..RankOptions::new(self.options.features, ranks)
         };
@@ -92,42 +70,6 @@ impl Subject {
         let group = RankGroup::start_over(transport, cluster, layers, options).unwrap();
         model.use_ranks(&group).unwrap();
         ExpertRanks::new(group)
-    }
-
-    fn engine(&self, runner: CpuRunner) -> Engine {
-        let config =
-            EngineConfig { max_num_seqs: 4, max_num_batched_tokens: 8, ..Default::default() };
-        Engine::new(Box::new(runner), self.tokenizer.clone(), config).unwrap()
-    }
-
-    /// Answers to a few prompts that run together.
-    fn answers(&self, engine: &mut Engine) -> Vec<Answer> {
-        let prompts = ["12 + 30 - 7 =", "Tom has 5 apples and buys 3 bags of 4 apples.", "9 * 9"];
-        let request = |text: &str| Request {
-            max_tokens: Some(120),
-            ignore_eos: true,
-            ..Request::new(self.tokenizer.encode(text).unwrap())
-        };
-        let submit = |text: &&str| engine.submit(request(text)).unwrap();
-        let streams: Vec<EventStream> = prompts.iter().map(submit).collect();
-        while engine.has_work() {
-            engine.step();
-        }
-        streams.into_iter().map(read).collect()
-    }
-}
-
-fn read(mut stream: EventStream) -> Answer {
-    let mut answer = Answer::new();
-    loop {
-        match stream.try_recv().expect("a stream ends with its reason") {
-            Event::PromptLogprobs(_) => {}
-            Event::Token(token) => answer.push((token.id, token.logprob.to_bits())),
-            Event::Finished(end) => {
-                assert_eq!(end.reason, FinishReason::Length);
-                return answer;
-            }
-        }
     }
 }
 
