@@ -88,7 +88,7 @@ pub struct EplbSimulateArgs {
     #[command(flatten)]
     pub cluster: EplbClusterArgs,
     /// Policies to compare: none, greedy, resplit, balanced, or balanced:N with at most N moves a
-    /// layer; then +hash, +shares, +water-fill or +few-experts for the copy that serves a token
+    /// layer; then +hash, +shares, +water-fill, +nearest or +few-experts for the copy that serves a token
     /// [default: hash for none and greedy, else shares]
     #[arg(
         long,

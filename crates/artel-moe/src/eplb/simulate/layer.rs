@@ -4,13 +4,13 @@ use rand_chacha::{ChaCha8Rng, rand_core::SeedableRng};
 
 use super::{
     CopyRule, ReplayConfig,
-    rule::{add_quotas, draw_copies},
+    rule::{add_quotas, add_to_copies, draw_copies},
 };
 use crate::{
     MoeError,
     eplb::{
         Cluster, LayerPlan, LayerQuery, Placement, Policy, balance,
-        policy::{Batch, Copies, few_experts, resplit, water_fill},
+        policy::{Batch, Copies, few_experts, nearest_copies, resplit, water_fill},
     },
 };
 
@@ -19,6 +19,8 @@ use crate::{
 pub(super) struct LayerReplay {
     pub(super) plan: LayerPlan,
     copies: Copies,
+    /// The copy that each source rank is nearest to, `[ranks][L]`.
+    nearest: Vec<Vec<i32>>,
     /// Load of the experts in the last steps, the oldest first, `[W][L]`, and its sum.
     window: VecDeque<Vec<u32>>,
     sums: Vec<u64>,
@@ -52,9 +54,10 @@ pub(super) struct Change {
 impl LayerReplay {
     pub(super) fn new(plan: LayerPlan, seed: u64, cluster: &Cluster) -> Result<Self, MoeError> {
         let copies = Copies::new(&plan.placement, cluster)?;
+        let nearest = nearest_copies(&plan.placement, cluster)?;
         let sums = vec![0; plan.placement.num_logical()];
         let random = ChaCha8Rng::seed_from_u64(seed);
-        Ok(Self { plan, copies, window: VecDeque::new(), sums, random })
+        Ok(Self { plan, copies, nearest, window: VecDeque::new(), sums, random })
     }
 
     /// Serves a step: the counts `[L]` of each source rank that has tokens.
@@ -89,6 +92,12 @@ impl LayerReplay {
             CopyRule::WaterFill => {
                 let quotas = water_fill(&total, &self.copies, Batch::Replicated)?;
                 add_quotas(&quotas, &mut slot_loads);
+            }
+            CopyRule::Nearest => {
+                for &(source, counts) in counts {
+                    let copies = &self.nearest[source % cluster.ranks()];
+                    add_to_copies(counts, copies, &mut slot_loads);
+                }
             }
             CopyRule::FewExperts => {
                 add_quotas(&few_experts(&total, &self.copies)?, &mut slot_loads);
@@ -135,6 +144,7 @@ impl LayerReplay {
             planned: (step.slowest, step.ideal),
         };
         self.copies = Copies::new(&plan.placement, cluster)?;
+        self.nearest = nearest_copies(&plan.placement, cluster)?;
         self.plan = plan;
         Ok(change)
     }

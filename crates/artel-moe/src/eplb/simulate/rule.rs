@@ -18,16 +18,19 @@ pub enum CopyRule {
     /// Quotas of the batch: every source rank fills its own tokens in, without asking the others;
     /// a single source rank stands for tokens that all ranks see.
     WaterFill,
+    /// The nearest copy, always the same one for a source rank: its own, one of its node, any.
+    Nearest,
     /// One copy for each expert, so that ranks have few active experts.
     FewExperts,
 }
 
 impl CopyRule {
     /// Every rule with its name.
-    const NAMES: [(&str, Self); 4] = [
+    const NAMES: [(&str, Self); 5] = [
         ("hash", Self::Hash),
         ("shares", Self::Shares),
         ("water-fill", Self::WaterFill),
+        ("nearest", Self::Nearest),
         ("few-experts", Self::FewExperts),
     ];
 
@@ -37,6 +40,7 @@ impl CopyRule {
             Self::Hash => "hash",
             Self::Shares => "shares",
             Self::WaterFill => "water-fill",
+            Self::Nearest => "nearest",
             Self::FewExperts => "few-experts",
         }
     }
@@ -88,6 +92,13 @@ pub(super) fn draw_copies(
             };
             slot_loads[copies[position] as usize] += 1.0;
         }
+    }
+}
+
+/// Adds pairs of the experts `[L]` to the copies `[L]` that all of them take.
+pub(super) fn add_to_copies(counts: &[i32], copies: &[i32], slot_loads: &mut [f64]) {
+    for (&count, &slot) in counts.iter().zip(copies) {
+        slot_loads[slot as usize] += f64::from(count);
     }
 }
 

@@ -124,9 +124,11 @@ fn rules_for_copies_do_what_they_say() {
     // 2 beside the 6 and 6 beside the 2.
     assert_eq!(slowest(CopyRule::WaterFill).max_tokens, 8.0);
     assert_eq!(slowest(CopyRule::FewExperts).activated_experts, 2.0);
+    // The source is rank 0, whose own copy stands beside the 6.
+    assert_eq!(slowest(CopyRule::Nearest).max_tokens, 14.0);
     let hash = slowest(CopyRule::Hash).max_tokens;
     assert!((8.0..14.0).contains(&hash), "{hash}");
-    for rule in ["hash", "shares", "water-fill", "few-experts"] {
+    for rule in ["hash", "shares", "water-fill", "nearest", "few-experts"] {
         assert_eq!(rule.parse::<CopyRule>().unwrap().to_string(), rule);
     }
     assert!("best".parse::<CopyRule>().unwrap_err().to_string().contains("water-fill"));
