@@ -28,6 +28,7 @@ pub fn cases() -> Vec<Case> {
     }
     cases.push(full_counters());
     cases.push(a_graph());
+    cases.push(swaps_under_a_graph());
     cases
 }
 
@@ -172,6 +173,53 @@ fn a_graph() -> Case {
         placement.update(&Placement::new(vec![1, 0, 0], 2)?)?;
         assert_eq!(step()?, (token_copies(1, 2), vec![8, 8, 8]));
         assert!(placement.update(&Placement::new(vec![0, 1], 2)?).is_err());
+        Ok(())
+    })
+}
+
+/// Two hundred placements, one after the other, under one recorded graph: no pair goes to a slot of
+/// the placement before, and the counters miss nothing.
+fn swaps_under_a_graph() -> Case {
+    const TOKENS: usize = 9;
+    let (experts, slots) = (16, 24);
+    let rule = ReplicaRule::Salted(ReplicaSalt::of_replicated_tokens(2));
+    Case::new("map_and_record::swaps_under_a_graph", load(slots, rule), move |gpu, map| {
+        let shuffled = |seed: usize| {
+            let mut slots = placement(experts, slots).physical_to_logical().to_vec();
+            for at in (1..slots.len()).rev() {
+                slots.swap(at, (seed.wrapping_mul(2_654_435_761) ^ (at * 40_503)) % (at + 1));
+            }
+            Placement::new(slots, experts).expect("every expert has a slot")
+        };
+        let mut on_device = DevicePlacement::new(gpu.stream.context(), &shuffled(0))?;
+        let ids = ids(TOKENS * TOP_K, experts);
+        let logical_ids = gpu.upload(&ids);
+        let mut physical_ids = gpu.poisoned(ids.len());
+        let mut expert_load = gpu.upload(&vec![0; slots]);
+        let (record, unpadded) = (gpu.upload(&[1]), gpu.upload(&[TOKENS as i32]));
+        let graph = Graph::capture(&gpu.stream, |stream| {
+            let buffers = MapBuffers {
+                logical_ids: logical_ids.slice(),
+                physical_ids: physical_ids.slice_mut(),
+                expert_load: expert_load.slice_mut(),
+                record: record.slice(),
+                unpadded_tokens: unpadded.slice(),
+            };
+            map.launch(stream, TOKENS, &on_device, buffers)
+        })?;
+        let mut counted = vec![0; slots];
+        for seed in 0..200 {
+            let placement = shuffled(seed);
+            on_device.update(&placement)?;
+            replay(gpu, &graph)?;
+            let mut mapped = ids.clone();
+            let recorder =
+                LoadRecorder { expert_load: &mut counted, enabled: true, unpadded_tokens: TOKENS };
+            let plan = LayerPlan::equal(placement);
+            reference::map_and_record(&mut mapped, TOP_K, &plan, rule, recorder)?;
+            assert_eq!(gpu.download(&physical_ids), mapped, "placement {seed}");
+            assert_eq!(gpu.download(&expert_load), counted, "placement {seed}");
+        }
         Ok(())
     })
 }
