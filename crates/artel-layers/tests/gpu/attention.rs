@@ -5,11 +5,12 @@ mod decode;
 mod prefill;
 
 use artel_device::cuda::DeviceBuffer;
+use artel_gpu_test::{Case, Gpu};
 use artel_layers::attention::cuda::{AttentionParameters, SequenceSlices};
 use artel_layers::attention::{Attention, AttentionShape, BLOCK_TOKENS, ValueStorage, reference};
 use artel_moe::quant::Element;
 
-use crate::gpu::{Case, Gpu, numbers, widened};
+use crate::numbers::{numbers, widened};
 
 pub fn cases() -> Vec<Case> {
     [decode::cases(), prefill::cases()].into_iter().flatten().collect()

@@ -1,10 +1,11 @@
 //! Embedding: copies, bit by bit; ids without a row give zeros.
 
+use artel_gpu_test::Case;
 use artel_layers::embedding::cuda::Embed;
 use artel_moe::quant::Element;
 use half::{bf16, f16};
 
-use crate::gpu::{Case, numbers};
+use crate::numbers::numbers;
 
 pub fn cases() -> Vec<Case> {
     let mut cases = Vec::new();

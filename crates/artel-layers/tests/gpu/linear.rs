@@ -1,6 +1,7 @@
 //! Linear maps: within the rounding of the result of the reference, on both sides of every switch.
 
 use artel_device::HostBuffer;
+use artel_gpu_test::{Case, Gpu};
 use artel_layers::LayersError;
 use artel_layers::linear::cuda::{
     DenseRows, Linear, LinearNumbers, LinearRows, LinearShape, LinearWeight,
@@ -11,7 +12,7 @@ use artel_moe::quant::activations::{Granularity, reference as quantized};
 use artel_moe::quant::{AnyMatrix, DenseMatrix, Fp8BlockMatrix, e4m3_from_f32, e4m3_to_f32};
 use half::{bf16, f16};
 
-use crate::gpu::{Case, Gpu, assert_close, numbers, rounding, widened};
+use crate::numbers::{assert_close, numbers, rounding, widened};
 
 pub fn cases() -> Vec<Case> {
     let mut cases = Vec::new();
@@ -147,10 +148,36 @@ fn check<A: HalfElement>(
     let found = gpu.download(&out);
     // The sums of 2048 products in float32, and a second rounding where there is a bias.
     let tolerance = 2.0 * rounding::<A>() + 2e-3;
-    assert_close(&found[..tokens * outputs], &expected, tolerance);
+    match shape.numbers {
+        LinearNumbers::Plain => assert_close(&found[..tokens * outputs], &expected, tolerance),
+        LinearNumbers::Fp8Block128 => {
+            assert_near(&found[..tokens * outputs], &expected, (outputs, tolerance));
+        }
+    }
     linear.launch(&gpu.stream, table, tokens, (rows, weight), &mut out.slice_mut())?;
     let again = gpu.download(&out);
     let bytes = |values: &[A]| bytemuck::cast_slice::<A, u8>(&values[..tokens * outputs]).to_vec();
     assert!(bytes(&found) == bytes(&again), "two runs give the same bits");
     Ok(())
+}
+
+/// Every number within `tolerance` of what is expected, relative to itself and to the numbers of the
+/// same block of scales: matrix units keep sums of FP8 products to 13 bits of the largest.
+#[track_caller]
+fn assert_near<A: HalfElement>(found: &[A], expected: &[f64], (outputs, tolerance): (usize, f64)) {
+    for first in (0..outputs).step_by(128) {
+        let block = first..(first + 128).min(outputs);
+        let rows = found.chunks_exact(outputs).zip(expected.chunks_exact(outputs));
+        let pairs = rows.flat_map(|(found, expected)| {
+            found[block.clone()].iter().zip(&expected[block.clone()])
+        });
+        let pairs: Vec<(f64, f64)> =
+            pairs.map(|(found, expected)| (f64::from(found.to_f32()), *expected)).collect();
+        let squares: f64 = pairs.iter().map(|(_, expected)| expected * expected).sum();
+        let usual = (squares / pairs.len().max(1) as f64).sqrt();
+        for (found, expected) in pairs {
+            let near = (found - expected).abs() <= tolerance * (usual + expected.abs());
+            assert!(near, "{found} for {expected} in the block of outputs from {first}");
+        }
+    }
 }

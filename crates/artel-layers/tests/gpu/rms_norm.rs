@@ -1,5 +1,6 @@
 //! RMS norm: within the rounding of the numbers of the reference; codes those of the rounded rows.
 
+use artel_gpu_test::{Case, Gpu};
 use artel_layers::LayersError;
 use artel_layers::rms_norm::cuda::{
     NormRows, Normalize, NormalizeColumns, NormalizeQuantize, Plain, Residual,
@@ -10,7 +11,7 @@ use artel_moe::quant::activations::cuda::{QuantizedRows, ScaleLayout};
 use artel_moe::quant::activations::{Granularity, ScaleBounds, reference as quantized};
 use half::{bf16, f16};
 
-use crate::gpu::{Case, Gpu, assert_close, numbers, rounding, widened};
+use crate::numbers::{assert_close, numbers, rounding, widened};
 
 const EPSILON: f32 = 1e-6;
 
@@ -97,7 +98,7 @@ fn codes<T: Element, A: Element>(width: usize, residual: Residual, plain: Plain)
     let load = move |kernels: &mut _| {
         let kept = Normalize::<T, A>::load(kernels, width, EPSILON, residual)?;
         let codes = NormalizeQuantize::<T, A>::load(kernels, width, EPSILON, residual, plain)?;
-        Ok((kept, codes))
+        Ok::<_, LayersError>((kept, codes))
     };
     Case::new(name, load, move |gpu, (normalize, quantize)| {
         for tokens in TOKENS {

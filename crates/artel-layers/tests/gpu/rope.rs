@@ -1,6 +1,7 @@
 //! Rotation, norms of heads and the write to the cache: within the rounding of the reference; values
 //! are copied bit by bit, and nothing else of the cache is touched.
 
+use artel_gpu_test::{Case, Gpu};
 use artel_layers::LayersError;
 use artel_layers::attention::BLOCK_TOKENS;
 use artel_layers::attention::cuda::CacheSlices;
@@ -10,7 +11,7 @@ use artel_layers::rope::{Rope, RopeConfig, RopeScaling, RopeStyle, RopeTarget, r
 use artel_moe::quant::Element;
 use half::{bf16, f16};
 
-use crate::gpu::{Case, Gpu, assert_close, numbers, rounding, widened};
+use crate::numbers::{assert_close, numbers, rounding, widened};
 
 const EPSILON: f32 = 1e-6;
 

@@ -1,12 +1,13 @@
 //! Sampling: the tokens of the CPU, and their probabilities within float32.
 
+use artel_gpu_test::{Case, Gpu};
 use artel_layers::LayersError;
 use artel_layers::sample::cuda::{RowAdjustments, RowParameters, SampleKernels, SampleSteps};
 use artel_layers::sample::{Adjustments, Sampled, Sampler, SamplingParams, TokenHistory};
 use artel_moe::quant::Element;
 use half::bf16;
 
-use crate::gpu::{Case, Gpu, numbers, widened};
+use crate::numbers::{numbers, widened};
 
 pub fn cases() -> Vec<Case> {
     let mut cases = Vec::new();

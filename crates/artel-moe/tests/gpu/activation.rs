@@ -1,5 +1,6 @@
 //! Activation: within the rounding of the element type of the definition; codes within a step.
 
+use artel_gpu_test::{Case, Gpu};
 use artel_moe::MoeError;
 use artel_moe::activation::cuda::{Activate, ActivateQuantize, ActivationForm, GateUp};
 use artel_moe::activation::{Activation, GateLayout, reference};
@@ -7,8 +8,6 @@ use artel_moe::quant::activations::cuda::{QuantizedRows, ScaleLayout};
 use artel_moe::quant::activations::{Granularity, ScaleBounds};
 use artel_moe::quant::{Element, e4m3_to_f32};
 use half::{bf16, f16};
-
-use crate::gpu::{Case, Gpu};
 
 /// Smallest scale of codes that activation makes.
 const LEAST_SCALE: f64 = 1.0 / (448.0 * 512.0);

@@ -1,5 +1,6 @@
 //! The aligned form: bit for bit the reference's, padding and what is not in use included.
 
+use artel_gpu_test::{Case, Gpu};
 use artel_moe::MoeError;
 use artel_moe::assignment::cuda::{Align, AlignedSlices, FEW_PAIRS_MAX, IdForm};
 use artel_moe::assignment::{
@@ -7,8 +8,6 @@ use artel_moe::assignment::{
 };
 use artel_moe::eplb::ExpertMap;
 use artel_moe::packing;
-
-use crate::gpu::{Case, Gpu};
 
 /// What is loaded once and run on many batches.
 #[derive(Clone)]

@@ -1,5 +1,6 @@
 //! Combine: within the rounding of the element type of the reference, whatever lies where.
 
+use artel_gpu_test::{Case, Gpu};
 use artel_moe::MoeError;
 use artel_moe::combine::cuda::{
     Combine, CombineForm, CombineOperands, IdentityShare, PairWeights, RowOrder, WeightForm,
@@ -8,8 +9,6 @@ use artel_moe::combine::{Identity, Locality, RowWeights, Slots, reference};
 use artel_moe::packing;
 use artel_moe::quant::Element;
 use half::{bf16, f16};
-
-use crate::gpu::{Case, Gpu};
 
 const NUM_EXPERTS: usize = 8;
 

@@ -1,8 +1,7 @@
 //! Replays of recorded graphs.
 
 use artel_device::cuda::{CudaError, Graph};
-
-use crate::gpu::Gpu;
+use artel_gpu_test::Gpu;
 
 /// Replays `graph`, whose buffers the calling test holds.
 pub fn replay(gpu: &Gpu, graph: &Graph) -> Result<(), CudaError> {

@@ -1,6 +1,7 @@
 //! The experts of a layer as a whole: every way that a plan may choose, against float64.
 
 use artel_device::cuda::{DeviceBuffer, Graph, Kernels, compiled_kernels};
+use artel_gpu_test::{Case, Gpu};
 use artel_moe::MoeError;
 use artel_moe::activation::Activation;
 use artel_moe::config::{MoeConfig, MoeShape, Parallelism};
@@ -17,7 +18,6 @@ use artel_moe::weights::{ExpertMatrices, ExpertWeights};
 
 use crate::cuda::replay;
 use crate::decode::layer::{Layer, Sizes, TestFormat};
-use crate::gpu::{Case, Gpu};
 
 const SMALL: Sizes = Sizes { experts: 16, top_k: 4, hidden: 256, inner: 128 };
 /// A shard whose gate and up begin inside a scale block.

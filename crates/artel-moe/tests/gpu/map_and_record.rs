@@ -1,13 +1,13 @@
 //! Map and record: bit for bit the ids and counters of the reference.
 
 use artel_device::cuda::{Graph, Kernels};
+use artel_gpu_test::{Case, Gpu};
 use artel_moe::MoeError;
 use artel_moe::eplb::map_and_record::cuda::{DevicePlacement, MapAndRecord, MapBuffers};
 use artel_moe::eplb::map_and_record::{LoadRecorder, ReplicaRule, ReplicaSalt, reference};
 use artel_moe::eplb::{LayerPlan, Placement};
 
 use crate::cuda::replay;
-use crate::gpu::{Case, Gpu};
 
 const TOP_K: usize = 8;
 

@@ -1,11 +1,11 @@
 //! Packing: bit for bit what the reference packs.
 
 use artel_device::cuda::Graph;
+use artel_gpu_test::{Case, Gpu};
 use artel_moe::packing::cuda::Pack;
 use artel_moe::packing::reference;
 
 use crate::cuda::replay;
-use crate::gpu::{Case, Gpu};
 
 pub fn cases() -> Vec<Case> {
     vec![

@@ -2,6 +2,7 @@
 
 use artel_device::HostBuffer;
 use artel_device::cuda::DeviceSliceMut;
+use artel_gpu_test::{Case, Gpu};
 use artel_moe::MoeError;
 use artel_moe::assignment::{AlignOptions, Assignment, reference as assignment};
 use artel_moe::grouped_gemm::prefill::cuda::{
@@ -16,8 +17,6 @@ use artel_moe::quant::{
 };
 use artel_moe::weights::{ExpertMatrices, StackLayout, Stacked};
 use half::bf16;
-
-use crate::gpu::{Case, Gpu};
 
 const EXPERTS: usize = 5;
 

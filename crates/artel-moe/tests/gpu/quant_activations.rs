@@ -1,5 +1,6 @@
 //! Quantised activations and permuted rows: bit for bit the reference's.
 
+use artel_gpu_test::{Case, Gpu};
 use artel_moe::MoeError;
 use artel_moe::permute::cuda::Permute;
 use artel_moe::quant::activations::cuda::{
@@ -8,8 +9,6 @@ use artel_moe::quant::activations::cuda::{
 use artel_moe::quant::activations::{Granularity, ScaleBounds, reference};
 use artel_moe::quant::{Element, e4m3_to_f32};
 use half::{bf16, f16};
-
-use crate::gpu::{Case, Gpu};
 
 const TOP_K: usize = 3;
 

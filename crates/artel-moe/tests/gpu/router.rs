@@ -1,6 +1,7 @@
 //! Routing: the ids of the reference, weights within a few roundings.
 
 use artel_device::cuda::Kernels;
+use artel_gpu_test::{Case, Gpu};
 use artel_moe::MoeError;
 use artel_moe::quant::Element;
 use artel_moe::router::cuda::{LogitElement, Route, RouteBuffers};
@@ -8,8 +9,6 @@ use artel_moe::router::{
     Logits, Router, RouterConfig, Routing, RoutingMethod, SelectionBias, reference,
 };
 use half::bf16;
-
-use crate::gpu::{Case, Gpu};
 
 pub fn cases() -> Vec<Case> {
     let mut cases = Vec::new();

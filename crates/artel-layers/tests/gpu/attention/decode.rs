@@ -1,5 +1,6 @@
 //! One token a sequence.
 
+use artel_gpu_test::{Case, Gpu};
 use artel_layers::LayersError;
 use artel_layers::attention::cuda::CacheSlices;
 use artel_layers::attention::decode::cuda::{DecodeAttention, DecodeWorkspace};
@@ -7,7 +8,7 @@ use artel_moe::grouped_gemm::prefill::cuda::HalfElement;
 use half::{bf16, f16};
 
 use super::{Layer, Paged, Sequence, layer, layers, parameters, sequences};
-use crate::gpu::{Case, Gpu, assert_close, numbers, rounding};
+use crate::numbers::{assert_close, numbers, rounding};
 
 pub fn cases() -> Vec<Case> {
     let mut cases: Vec<Case> = layers().into_iter().map(case::<bf16>).collect();

@@ -1,5 +1,6 @@
 //! Many tokens a sequence, over what is cached of it.
 
+use artel_gpu_test::{Case, Gpu};
 use artel_layers::LayersError;
 use artel_layers::attention::cuda::CacheSlices;
 use artel_layers::attention::prefill::cuda::{PrefillAttention, TileSlices};
@@ -8,7 +9,7 @@ use artel_moe::grouped_gemm::prefill::cuda::HalfElement;
 use half::{bf16, f16};
 
 use super::{Layer, Paged, Sequence, layer, layers, parameters, sequences};
-use crate::gpu::{Case, Gpu, assert_close, numbers, rounding};
+use crate::numbers::{assert_close, numbers, rounding};
 
 pub fn cases() -> Vec<Case> {
     let mut cases: Vec<Case> = layers().into_iter().map(case::<bf16>).collect();

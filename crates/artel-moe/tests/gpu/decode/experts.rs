@@ -1,6 +1,7 @@
 //! Both products together, direct and aligned.
 
 use artel_device::cuda::{DeviceBuffer, Kernels};
+use artel_gpu_test::{Case, Gpu};
 use artel_moe::MoeError;
 use artel_moe::assignment::{AlignOptions, Assignment, Workspace, cpu};
 use artel_moe::grouped_gemm::decode::DecodeTile;
@@ -12,7 +13,6 @@ use artel_moe::packing::reference::pack;
 use artel_moe::quant::{Bf16, Element, F16, Fp8Block128, Fp8Channel};
 
 use super::layer::{Layer, Sizes, TestFormat, check_close, hidden_states, shape_of};
-use crate::gpu::{Case, Gpu};
 
 const WHOLE: Sizes = Sizes { experts: 8, top_k: 2, hidden: 256, inner: 128 };
 /// Up begins inside a block of 128 rows; no tile fits the last columns.

@@ -1,6 +1,7 @@
 //! One product alone, on the same quantised numbers.
 
 use artel_device::cuda::Kernels;
+use artel_gpu_test::{Case, Gpu};
 use artel_moe::MoeError;
 use artel_moe::assignment::{AlignOptions, Assignment, Workspace, cpu};
 use artel_moe::grouped_gemm::decode::DecodeTile;
@@ -13,7 +14,6 @@ use half::bf16;
 
 use super::experts::weight_slices;
 use super::layer::{Layer, Sizes, check_close, hidden_states, kept, multiply};
-use crate::gpu::{Case, Gpu};
 
 const SIZES: Sizes = Sizes { experts: 5, top_k: 3, hidden: 320, inner: 192 };
 const TILE: DecodeTile = DecodeTile { rows: 16, columns: 64, depth: 64, warps: 4, occupancy: 2 };
