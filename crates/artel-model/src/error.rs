@@ -164,6 +164,30 @@ pub enum ModelError {
         /// `max_position_embeddings` of the model.
         available: usize,
     },
+    /// A step on a GPU with more of something than there is room for.
+    #[cfg(feature = "cuda")]
+    #[error("a step with {found} {what} was asked of a model with room for {limit}")]
+    StepTooLarge {
+        /// Of what.
+        what: &'static str,
+        /// What was asked for.
+        found: usize,
+        /// What there is room for.
+        limit: usize,
+    },
+    /// A part of the model for which there are no GPU kernels.
+    #[cfg(feature = "cuda")]
+    #[error("{what} has no GPU kernels: {why}; run on the CPU with --device cpu")]
+    NotOnGpu {
+        /// The part.
+        what: &'static str,
+        /// What it is, and what there are kernels for.
+        why: String,
+    },
+    /// A kernel could not be loaded or launched, or memory on the GPU ran out.
+    #[cfg(feature = "cuda")]
+    #[error(transparent)]
+    Cuda(#[from] artel_device::cuda::CudaError),
     /// The tokenizer does not load or does not accept a text.
     #[error("tokenizer: {why}")]
     Tokenizer {
@@ -204,6 +228,8 @@ impl ModelError {
     /// The error with the name of the part that it is about, unless it names one itself.
     pub(crate) fn of_part(self, part: &str) -> Self {
         match self {
+            #[cfg(feature = "cuda")]
+            Self::NotOnGpu { .. } => Self::Part { part: part.to_owned(), why: Box::new(self) },
             Self::Moe(_) | Self::Layer(_) => {
                 Self::Part { part: part.to_owned(), why: Box::new(self) }
             }

@@ -8,6 +8,8 @@ mod architectures;
 pub mod chat;
 pub mod checkpoint;
 pub mod config;
+#[cfg(feature = "cuda")]
+pub mod cuda;
 mod decoder;
 mod error;
 mod generation;
