@@ -10,7 +10,9 @@ use artel_moe::MoeError;
 use artel_moe::eplb::trace::TraceWriter;
 use rayon::prelude::*;
 
-use crate::runner::{Choice, RunReport, Runner, RunnerInfo, SequenceOutput, SequenceStep};
+use crate::runner::{
+    Choice, Launched, RunReport, Runner, RunnerInfo, SequenceOutput, SequenceStep,
+};
 use crate::{EngineError, ExpertRanks, Result};
 
 /// Logits from which on tokens are chosen on all cores. Below, waking them up takes longer.
@@ -108,7 +110,7 @@ impl Runner for CpuRunner {
         Ok(())
     }
 
-    fn run(&mut self, batch: &[SequenceStep<'_>]) -> Result<Vec<SequenceOutput>> {
+    fn launch(&mut self, batch: &[SequenceStep<'_>]) -> Result<Launched> {
         let outputs = match self.compute(batch) {
             Err(EngineError::Model(ModelError::Moe(why @ MoeError::Rank { .. }))) => {
                 self.recover(why)?;
@@ -117,14 +119,18 @@ impl Runner for CpuRunner {
             outputs => outputs?,
         };
         self.after_step()?;
-        Ok(outputs)
+        Ok(Launched::Done(outputs))
+    }
+
+    fn collect(&mut self) -> Result<Vec<SequenceOutput>> {
+        panic!("this is a bug: a step on the host is done when it is launched")
     }
 
     fn report(&self) -> RunReport<'_> {
         let path = self.paths.iter().find(|(tokens_max, _)| self.tokens <= *tokens_max);
         let path = path.or(self.paths.last()).map_or("", |(_, path)| path);
         let ranks = self.ranks.as_ref().map(ExpertRanks::metrics);
-        RunReport { expert_pairs: self.workspace.expert_pairs(), path, ranks }
+        RunReport { expert_pairs: self.workspace.expert_pairs(), expert_steps: 1, path, ranks }
     }
 }
 

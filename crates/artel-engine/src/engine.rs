@@ -1,4 +1,10 @@
 //! The engine: `step` = schedule, run, postprocess.
+//!
+//! On a device the work of the host overlaps that of the device: while a step runs, the next one is
+//! scheduled and launched, with tokens that the device is still choosing. What ended with such a
+//! token is seen one step later, and what that step computed for it is dropped. Example of one
+//! request: launch prompt; launch token 1, collect prompt; launch token 2, collect token 1, which
+//! ends the answer; collect token 2, dropped.
 
 use std::fmt;
 use std::sync::Arc;
@@ -9,7 +15,7 @@ use artel_model::Tokenizer;
 use crate::event::FinishReason;
 use crate::handle::{EngineHandle, EventStream, Intake};
 use crate::metrics::{Metrics, StepMetrics, StepTimes};
-use crate::runner::{Runner, SequenceOutput, SequenceStep};
+use crate::runner::{Launched, Runner, SequenceOutput, SequenceStep};
 use crate::scheduler::{Scheduled, Scheduler};
 use crate::sequence::{Key, Sequence};
 use crate::{EngineConfig, Request, RequestId, Result, SubmitError};
@@ -21,7 +27,14 @@ use crate::{EngineConfig, Request, RequestId, Result, SubmitError};
 pub struct Engine {
     runner: Box<dyn Runner>,
     scheduler: Scheduler,
+    running: Option<Step>,
     intake: Arc<Intake>,
+}
+
+/// A step that was launched.
+struct Step {
+    schedule: Vec<Scheduled>,
+    times: StepTimes,
 }
 
 impl Engine {
@@ -39,7 +52,8 @@ impl Engine {
         let (config, blocks) = config.resolve(&info)?;
         runner.allocate(blocks)?;
         let intake = Arc::new(Intake::new(config, info.vocabulary, tokenizer));
-        let mut engine = Self { runner, scheduler: Scheduler::new(config, blocks), intake };
+        let scheduler = Scheduler::new(config, blocks);
+        let mut engine = Self { runner, scheduler, running: None, intake };
         engine.publish();
         Ok(engine)
     }
@@ -64,9 +78,10 @@ impl Engine {
         self.intake.metrics()
     }
 
-    /// Whether any request waits or runs.
+    /// Whether any request waits or runs, or a device computes.
     pub fn has_work(&self) -> bool {
-        !(self.scheduler.waiting.is_empty() && self.scheduler.running.is_empty())
+        let idle = self.scheduler.waiting.is_empty() && self.scheduler.running.is_empty();
+        !idle || self.running.is_some()
     }
 
     /// Gives the engine a thread, which ends when nobody holds the handle any more and everything
@@ -78,22 +93,29 @@ impl Engine {
         EngineHandle::start(self)
     }
 
-    /// Computes one step. What happens to requests is told to their streams; a step that fails ends
-    /// those that took part in it.
+    /// Computes one step, or launches it and takes in the one that was launched before. What happens
+    /// to requests is told to their streams; a step that fails ends those that took part in it.
     pub fn step(&mut self) {
+        if self.scheduler.running.values().any(|sequence| sequence.waits_for_its_token()) {
+            self.collect();
+        }
         let started = Instant::now();
         self.drop_cancelled();
         let schedule = self.schedule();
         let scheduled = Instant::now();
-        let outputs = self.run(&schedule);
-        let ran = Instant::now();
-        self.postprocess(&schedule, outputs);
+        let launched = self.launch(&schedule);
         let times = StepTimes {
             schedule: scheduled - started,
-            run: ran - scheduled,
-            postprocess: ran.elapsed(),
+            run: scheduled.elapsed(),
+            ..StepTimes::default()
         };
-        self.measure(&schedule, times);
+        self.collect();
+        let step = Step { schedule, times };
+        match launched {
+            Ok(Launched::Running) => self.running = Some(step),
+            Ok(Launched::Done(outputs)) => self.complete(step, Ok(outputs)),
+            Err(why) => self.complete(step, Err(why)),
+        }
     }
 
     pub(crate) fn intake(&self) -> &Arc<Intake> {
@@ -133,7 +155,7 @@ impl Engine {
     /// The tokens of the step. A request whose mask fails ends here.
     fn schedule(&mut self) -> Vec<Scheduled> {
         let mut schedule = self.scheduler.schedule();
-        schedule.retain(|&Scheduled { key, tokens }| {
+        schedule.retain(|&Scheduled { key, tokens, .. }| {
             let sequence = self.scheduler.running.get_mut(&key);
             let updated = sequence.map_or(Ok(()), |sequence| sequence.update_mask(tokens));
             match updated {
@@ -147,12 +169,37 @@ impl Engine {
         schedule
     }
 
-    fn run(&mut self, schedule: &[Scheduled]) -> Result<Vec<SequenceOutput>> {
-        let batch: Vec<SequenceStep<'_>> = schedule
-            .iter()
-            .map(|Scheduled { key, tokens }| self.scheduler.running[key].step(*tokens))
-            .collect();
-        if batch.is_empty() { Ok(Vec::new()) } else { self.runner.run(&batch) }
+    fn launch(&mut self, schedule: &[Scheduled]) -> Result<Launched> {
+        if schedule.is_empty() {
+            return Ok(Launched::Done(Vec::new()));
+        }
+        let running = &self.scheduler.running;
+        let batch: Vec<SequenceStep<'_>> =
+            schedule.iter().map(|part| running[&part.key].step(part.tokens)).collect();
+        let launched = self.runner.launch(&batch)?;
+        for (place, Scheduled { key, tokens, .. }) in schedule.iter().enumerate() {
+            let sequence = self.scheduler.running.get_mut(key);
+            sequence.expect("this is a bug: a sequence is gone").launched(*tokens, place);
+        }
+        Ok(launched)
+    }
+
+    /// Takes in the step that runs, if there is one.
+    fn collect(&mut self) {
+        let Some(mut step) = self.running.take() else { return };
+        let started = Instant::now();
+        let outputs = self.runner.collect();
+        step.times.wait = started.elapsed();
+        step.times.run += step.times.wait;
+        self.complete(step, outputs);
+    }
+
+    fn complete(&mut self, step: Step, outputs: Result<Vec<SequenceOutput>>) {
+        let Step { schedule, mut times } = step;
+        let started = Instant::now();
+        self.postprocess(&schedule, outputs);
+        times.postprocess = started.elapsed();
+        self.measure(&schedule, times);
     }
 
     /// Takes in the chosen tokens; lets go of the requests that end.
@@ -167,11 +214,12 @@ impl Engine {
             }
         };
         assert_eq!(outputs.len(), schedule.len(), "this is a bug: outputs of the runner");
-        for (&Scheduled { key, tokens }, output) in schedule.iter().zip(outputs) {
+        for (&Scheduled { key, computed, .. }, output) in schedule.iter().zip(outputs) {
+            // Who has ended or given way meanwhile is not there.
             let Some(sequence) = self.scheduler.running.get_mut(&key) else { continue };
             self.scheduler.counters.generated_tokens += u64::from(output.chosen.is_some());
-            let ended = sequence.advance(tokens, output);
-            self.scheduler.register(key);
+            let ended = sequence.advance(output);
+            self.scheduler.register(key, computed);
             if let Some(reason) = ended {
                 self.finish(key, reason);
             }

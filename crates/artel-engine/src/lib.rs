@@ -59,5 +59,5 @@ pub use metrics::{ExpertMetrics, FinishedCounts, Metrics, StepMetrics, StepTimes
 pub use ranks::{ExpertRanks, RankMetrics};
 pub use request::{Cancellation, LOGPROBS_MAX, LogitsMask, Request, RequestId};
 pub use runner::{
-    Choice, PromptTargets, RunReport, Runner, RunnerInfo, SequenceOutput, SequenceStep,
+    Choice, Launched, PromptTargets, RunReport, Runner, RunnerInfo, SequenceOutput, SequenceStep,
 };

@@ -68,7 +68,8 @@ pub struct StepMetrics {
     pub sequences: usize,
     /// Its time.
     pub times: StepTimes,
-    /// Experts of a layer that had a token; the mean over the layers with experts.
+    /// Experts of a layer that had a token, in the latest step for which that is known; the mean over
+    /// the layers with experts.
     pub active_experts: f64,
     /// How the experts were served: assignment and kernel.
     pub path: String,
@@ -79,8 +80,10 @@ pub struct StepMetrics {
 pub struct StepTimes {
     /// Choosing tokens and giving out blocks.
     pub schedule: Duration,
-    /// Computing.
+    /// Computing, waiting for a device included.
     pub run: Duration,
+    /// The part of `run` in which there was nothing to do but wait for a device.
+    pub wait: Duration,
     /// Turning tokens into text and sending it.
     pub postprocess: Duration,
 }
@@ -92,9 +95,9 @@ pub struct ExpertMetrics {
     pub tokens: Vec<Vec<u64>>,
     /// Of the latest 256 to 512 steps.
     pub recent: Vec<Vec<u64>>,
-    /// Experts of each layer that had a token in a step, summed over the steps.
+    /// Experts of each layer that had a token in a step, summed over the steps that were looked at.
     pub active: Vec<u64>,
-    /// Steps in which a layer had tokens.
+    /// Those of them in which a layer had tokens.
     pub active_steps: Vec<u64>,
     /// The newer part of those.
     newer: Vec<Vec<u64>>,
@@ -113,10 +116,17 @@ impl Metrics {
         self.steps += 1;
         self.total.schedule += step.times.schedule;
         self.total.run += step.times.run;
+        self.total.wait += step.times.wait;
         self.total.postprocess += step.times.postprocess;
-        self.experts.record(report.expert_pairs, self.steps.is_multiple_of(RECENT_STEPS));
-        let active = report.expert_pairs.iter().flatten().filter(|pairs| **pairs > 0).count();
-        let active_experts = active as f64 / report.expert_pairs.len().max(1) as f64;
+        let forget = self.steps.is_multiple_of(RECENT_STEPS);
+        self.experts.record(report.expert_pairs, report.expert_steps, forget);
+        let active_experts = match (report.expert_pairs, report.expert_steps) {
+            (pairs @ [_, ..], 1) => {
+                let active = pairs.iter().flatten().filter(|pairs| **pairs > 0).count();
+                active as f64 / pairs.len() as f64
+            }
+            _ => self.last_step.active_experts,
+        };
         if self.last_step.path != report.path {
             self.last_step.path = report.path.to_owned();
         }
@@ -144,9 +154,9 @@ impl FinishedCounts {
 }
 
 impl ExpertMetrics {
-    fn record(&mut self, pairs: &[Vec<i32>], forget: bool) {
+    fn record(&mut self, pairs: &[Vec<i32>], steps: u64, forget: bool) {
         for counts in [&mut self.tokens, &mut self.recent, &mut self.newer] {
-            counts.resize_with(pairs.len(), Vec::new);
+            counts.resize_with(counts.len().max(pairs.len()), Vec::new);
             for (counts, pairs) in counts.iter_mut().zip(pairs) {
                 counts.resize(pairs.len(), 0);
                 counts.iter_mut().zip(pairs).for_each(|(count, pairs)| *count += *pairs as u64);
@@ -155,8 +165,12 @@ impl ExpertMetrics {
         if forget {
             self.recent = std::mem::take(&mut self.newer);
         }
-        self.active.resize(pairs.len(), 0);
-        self.active_steps.resize(pairs.len(), 0);
+        // Of several steps together nobody knows which experts each of them used.
+        if steps != 1 {
+            return;
+        }
+        self.active.resize(self.tokens.len(), 0);
+        self.active_steps.resize(self.tokens.len(), 0);
         for (layer, pairs) in pairs.iter().enumerate() {
             let active = pairs.iter().filter(|pairs| **pairs > 0).count() as u64;
             self.active[layer] += active;
@@ -174,7 +188,8 @@ mod tests {
         let mut metrics = Metrics::default();
         let pairs = [vec![1, 0, 2], vec![3, 0, 0]];
         for step in 1..=700u64 {
-            let report = RunReport { expert_pairs: &pairs, path: "direct", ranks: None };
+            let report =
+                RunReport { expert_pairs: &pairs, expert_steps: 1, path: "direct", ranks: None };
             metrics.record(StepMetrics { tokens: 3, ..StepMetrics::default() }, report);
             assert_eq!(metrics.experts.tokens[1], [3 * step, 0, 0]);
             assert_eq!(metrics.experts.active, [2 * step, step]);
@@ -187,8 +202,12 @@ mod tests {
             (metrics.last_step.active_experts, &metrics.last_step.path[..]),
             (1.5, "direct")
         );
-        let report = RunReport { expert_pairs: &[], path: "", ranks: None };
-        metrics.record(StepMetrics::default(), report);
-        assert_eq!(metrics.last_step.active_experts, 0.0);
+        let several = RunReport { expert_pairs: &pairs, expert_steps: 9, path: "", ranks: None };
+        metrics.record(StepMetrics::default(), several);
+        let nothing = RunReport { expert_pairs: &[], expert_steps: 0, path: "", ranks: None };
+        metrics.record(StepMetrics::default(), nothing);
+        assert_eq!(metrics.experts.tokens[1], [3 * 701, 0, 0]);
+        assert_eq!(metrics.experts.active, [2 * 700, 700], "unknown of several steps");
+        assert_eq!(metrics.last_step.active_experts, 1.5);
     }
 }

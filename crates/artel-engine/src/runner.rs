@@ -31,15 +31,35 @@ pub trait Runner: Send {
     /// When there is not enough memory.
     fn allocate(&mut self, blocks: usize) -> Result<()>;
 
-    /// Computes the new tokens of all sequences and chooses the next where that is asked for.
-    /// Returns one entry a sequence, in their order.
+    /// Computes the new tokens of all sequences and chooses the next where that is asked for, or
+    /// lets a device begin with it.
     ///
     /// # Errors
     /// When the model fails. The step may be repeated then.
-    fn run(&mut self, batch: &[SequenceStep<'_>]) -> Result<Vec<SequenceOutput>>;
+    fn launch(&mut self, batch: &[SequenceStep<'_>]) -> Result<Launched>;
 
-    /// How the latest step was computed.
+    /// Waits for the step that runs; of two, for the one that was launched first.
+    ///
+    /// # Errors
+    /// When the model fails.
+    ///
+    /// # Panics
+    /// When no step runs.
+    fn collect(&mut self) -> Result<Vec<SequenceOutput>>;
+
+    /// How the latest step that is complete was computed.
     fn report(&self) -> RunReport<'_>;
+}
+
+/// How far a step is when its launch returns. Outputs are one entry a sequence, in the order of the
+/// batch.
+#[derive(Debug)]
+pub enum Launched {
+    /// Computed.
+    Done(Vec<SequenceOutput>),
+    /// A device computes it; [`Runner::collect`] has the outputs. One more step may be launched
+    /// before that.
+    Running,
 }
 
 /// What one step does for one sequence.
@@ -49,12 +69,22 @@ pub struct SequenceStep<'a> {
     pub blocks: &'a [BlockId],
     /// Tokens that are in the blocks.
     pub cached: usize,
-    /// The tokens that follow them, at least one.
+    /// The tokens that follow them; at least one unless one is awaited.
     pub tokens: &'a [u32],
+    /// One token more, which is being chosen: by the step launched before this one, for the sequence
+    /// at this place of its batch. Only where that step is [`Launched::Running`].
+    pub awaited: Option<usize>,
     /// How the token behind them is chosen; `None` when the prompt goes on.
     pub choice: Option<Choice<'a>>,
     /// The tokens of the prompt whose probabilities are wanted.
     pub prompt: Option<PromptTargets<'a>>,
+}
+
+impl SequenceStep<'_> {
+    /// New tokens, known and awaited.
+    pub fn new_tokens(&self) -> usize {
+        self.tokens.len() + usize::from(self.awaited.is_some())
+    }
 }
 
 /// How a token is chosen.
@@ -93,8 +123,11 @@ pub struct SequenceOutput {
 /// How a step was computed.
 #[derive(Debug, Clone, Copy)]
 pub struct RunReport<'a> {
-    /// Pairs of token and expert, `[layers with experts][experts]`.
+    /// Pairs of token and expert since the report before that had any, `[layers with
+    /// experts][experts]`; empty without news of them.
     pub expert_pairs: &'a [Vec<i32>],
+    /// Steps that those pairs are of.
+    pub expert_steps: u64,
     /// How the experts were served: assignment and kernel; empty without experts.
     pub path: &'a str,
     /// The ranks that hold the experts, where there are several.

@@ -47,6 +47,14 @@ pub(crate) struct Scheduled {
     pub(crate) key: Key,
     /// New tokens.
     pub(crate) tokens: usize,
+    /// Tokens of the sequence that are computed after the step.
+    pub(crate) computed: usize,
+}
+
+impl Scheduled {
+    fn new(key: Key, sequence: &Sequence, tokens: usize) -> Self {
+        Self { key, tokens, computed: sequence.computed + tokens }
+    }
 }
 
 impl Scheduler {
@@ -70,7 +78,7 @@ impl Scheduler {
         for (&key, sequence) in self.running.iter().filter(|(_, running)| running.pending() > 1) {
             let tokens = sequence.pending().min(left);
             left -= tokens;
-            schedule.extend((tokens > 0).then_some(Scheduled { key, tokens }));
+            schedule.extend((tokens > 0).then(|| Scheduled::new(key, sequence, tokens)));
         }
         // Who has just given way would take the blocks back.
         if preemptions == self.counters.preemptions {
@@ -91,7 +99,7 @@ impl Scheduler {
         let mut schedule = Vec::with_capacity(keys.len());
         for key in keys {
             if self.make_room(key) {
-                schedule.push(Scheduled { key, tokens: 1 });
+                schedule.push(Scheduled::new(key, &self.running[&key], 1));
             }
         }
         schedule
@@ -150,15 +158,16 @@ impl Scheduler {
         self.counters.prompt_tokens += sequence.admit(cached) as u64;
         self.counters.prefix_cache_queries += sequence.tokens.len() as u64;
         self.counters.prefix_cache_hits += cached as u64;
-        let tokens = sequence.pending().min(left);
+        let scheduled = Scheduled::new(key, &sequence, sequence.pending().min(left));
         self.running.insert(key, sequence);
-        Some(Scheduled { key, tokens })
+        Some(scheduled)
     }
 
-    /// Makes the blocks that a step has filled known to later requests.
-    pub(crate) fn register(&mut self, key: Key) {
+    /// Makes the blocks that a step has filled known to later requests; `computed` tokens of the
+    /// sequence are in them.
+    pub(crate) fn register(&mut self, key: Key, computed: usize) {
         let Some(sequence) = self.running.get_mut(&key) else { return };
-        let full = sequence.computed / BLOCK_TOKENS;
+        let full = computed / BLOCK_TOKENS;
         if self.config.prefix_caching && sequence.registered < full {
             self.hasher.extend(&mut sequence.hashes, &sequence.tokens[..full * BLOCK_TOKENS]);
             for index in sequence.registered..full {

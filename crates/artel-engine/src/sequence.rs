@@ -30,8 +30,12 @@ pub(crate) struct Sequence {
     tokens_max: usize,
     /// The prompt and what was produced.
     pub(crate) tokens: Vec<u32>,
-    /// Tokens whose keys and values are in the blocks.
+    /// Tokens whose keys and values are in the blocks, or will be after the steps that run.
     pub(crate) computed: usize,
+    /// Tokens of the answer that steps which run are choosing.
+    awaited: usize,
+    /// Its place in the latest step that it took part in.
+    place_in_step: usize,
     pub(crate) blocks: Vec<BlockId>,
     /// Of the full blocks of `tokens`, as far as they were needed.
     pub(crate) hashes: Vec<BlockHash>,
@@ -83,6 +87,8 @@ impl Sequence {
             prompt: request.prompt_ids.len(),
             tokens_max,
             computed: 0,
+            awaited: 0,
+            place_in_step: 0,
             blocks: Vec::new(),
             hashes: Vec::new(),
             registered: 0,
@@ -104,9 +110,18 @@ impl Sequence {
         })
     }
 
-    /// Tokens that are known but not computed.
+    /// Tokens that are known, or awaited, but not computed; none behind the last of an answer.
     pub(crate) fn pending(&self) -> usize {
-        self.tokens.len() - self.computed
+        match self.produced() + self.awaited == self.tokens_max {
+            true => 0,
+            false => self.tokens.len() + self.awaited - self.computed,
+        }
+    }
+
+    /// Whether its next step cannot be told to a device before the latest token is known.
+    pub(crate) fn waits_for_its_token(&self) -> bool {
+        self.awaited > 0
+            && (self.request.mask.is_some() || self.sampler.params().depends_on_history())
     }
 
     /// Whether nobody wants the answer any more.
@@ -142,6 +157,7 @@ impl Sequence {
     /// Forgets everything computed, to begin anew later.
     pub(crate) fn preempt(&mut self) {
         self.computed = 0;
+        self.awaited = 0;
         self.registered = 0;
         self.prompt_logprobs.iter_mut().for_each(|known| known.truncate(1));
     }
@@ -164,27 +180,38 @@ impl Sequence {
     pub(crate) fn step(&self, tokens: usize) -> SequenceStep<'_> {
         let range = self.computed..self.computed + tokens;
         let choice = (tokens == self.pending()).then(|| self.choice());
-        let prompt = self.prompt_logprobs.as_ref().map(|_| {
+        let prompt = self.prompt_logprobs.as_ref().and_then(|_| {
             let prompt = &self.tokens[..self.prompt];
             let (first, end) = (range.start + 1, (range.end + 1).min(prompt.len()));
             let logprobs = self.request.prompt_logprobs.unwrap_or(0);
-            PromptTargets { targets: &prompt[first.min(end)..end], logprobs }
+            (first < end).then(|| PromptTargets { targets: &prompt[first..end], logprobs })
         });
+        let known = range.end.min(self.tokens.len());
         SequenceStep {
             blocks: &self.blocks,
             cached: self.computed,
-            tokens: &self.tokens[range],
+            tokens: &self.tokens[range.start.min(known)..known],
+            awaited: (known < range.end).then_some(self.place_in_step),
             choice,
             prompt,
         }
     }
 
+    /// Notes that a step computes its next `tokens` tokens, at this place of the batch.
+    pub(crate) fn launched(&mut self, tokens: usize, place: usize) {
+        let chooses = tokens == self.pending();
+        self.computed += tokens;
+        self.awaited += usize::from(chooses);
+        self.place_in_step = place;
+    }
+
     fn choice(&self) -> Choice<'_> {
-        let must_go_on = self.produced() < self.request.min_tokens;
+        let position = self.produced() + self.awaited;
+        let must_go_on = position < self.request.min_tokens;
         Choice {
             sampler: &self.sampler,
             history: &self.history,
-            position: self.produced() as u64,
+            position: position as u64,
             adjustments: Adjustments {
                 allowed: self.allowed.as_ref(),
                 banned: if must_go_on { &self.ends } else { &[] },
@@ -194,13 +221,8 @@ impl Sequence {
         }
     }
 
-    /// Takes in what came of `tokens` tokens; returns why the request ends when it does.
-    pub(crate) fn advance(
-        &mut self,
-        tokens: usize,
-        output: SequenceOutput,
-    ) -> Option<FinishReason> {
-        self.computed += tokens;
+    /// Takes in what came of a step; returns why the request ends when it does.
+    pub(crate) fn advance(&mut self, output: SequenceOutput) -> Option<FinishReason> {
         if let Some(known) = &mut self.prompt_logprobs {
             known.extend(output.prompt.into_iter().map(Some));
             if known.len() == self.prompt {
@@ -208,7 +230,9 @@ impl Sequence {
                 self.send(Event::PromptLogprobs(known));
             }
         }
-        match output.chosen? {
+        let chosen = output.chosen?;
+        self.awaited -= 1;
+        match chosen {
             Ok(chosen) => self.push(chosen),
             Err(why) => Some(FinishReason::Failed(why)),
         }

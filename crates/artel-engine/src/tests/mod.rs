@@ -6,13 +6,14 @@ mod requests;
 mod sharing;
 mod threads;
 
+use std::collections::VecDeque;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 
 use artel_layers::sample::TokenLogprobs;
 use artel_model::{BLOCK_TOKENS, Checkpoint, Tokenizer};
 
-use crate::runner::{RunReport, Runner, RunnerInfo, SequenceOutput, SequenceStep};
+use crate::runner::{Launched, RunReport, Runner, RunnerInfo, SequenceOutput, SequenceStep};
 use crate::*;
 
 /// Size of the vocabulary; all tokens are characters.
@@ -26,6 +27,12 @@ pub struct HashRunner {
     pub computed: Arc<Mutex<u64>>,
     /// Fails once it is asked to compute this token.
     pub poison: Option<u32>,
+    /// Computes like a device, which has the tokens later.
+    pub is_device: bool,
+    /// What [`Runner::collect`] will tell.
+    running: VecDeque<Result<Vec<SequenceOutput>>>,
+    /// Tokens that the latest step chose.
+    chosen: Vec<Option<u32>>,
 }
 
 /// The token that follows a text.
@@ -54,33 +61,63 @@ impl Runner for HashRunner {
         Ok(())
     }
 
-    fn run(&mut self, batch: &[SequenceStep<'_>]) -> Result<Vec<SequenceOutput>> {
+    fn launch(&mut self, batch: &[SequenceStep<'_>]) -> Result<Launched> {
+        if !self.is_device {
+            return self.compute(batch).map(Launched::Done);
+        }
+        assert!(self.running.len() < 2, "one step ahead is enough");
+        let outputs = self.compute(batch);
+        self.running.push_back(outputs);
+        Ok(Launched::Running)
+    }
+
+    fn collect(&mut self) -> Result<Vec<SequenceOutput>> {
+        self.running.pop_front().expect("a step that runs")
+    }
+
+    fn report(&self) -> RunReport<'_> {
+        RunReport { expert_pairs: &[], expert_steps: 0, path: "hash", ranks: None }
+    }
+}
+
+impl HashRunner {
+    fn compute(&mut self, batch: &[SequenceStep<'_>]) -> Result<Vec<SequenceOutput>> {
         if let Some(poison) = self.poison
             && batch.iter().any(|step| step.tokens.contains(&poison))
         {
+            self.chosen = vec![Some(0); batch.len()];
             return Err(EngineError::invalid("a token", poison, "no poison"));
         }
         // All writes come first, as on a device that computes sequences side by side.
         for step in batch {
-            *self.computed.lock().unwrap() += step.tokens.len() as u64;
-            for (index, &id) in step.tokens.iter().enumerate() {
+            *self.computed.lock().unwrap() += step.new_tokens() as u64;
+            assert!(step.new_tokens() > 0);
+            let depends = step.choice.is_some_and(|choice| {
+                let penalised = choice.sampler.params().depends_on_history();
+                penalised || choice.adjustments.allowed.is_some()
+            });
+            assert!(step.awaited.is_none() || (self.is_device && !depends));
+            let awaited = step.awaited.map(|place| self.chosen[place].expect("a token"));
+            for (index, id) in step.tokens.iter().copied().chain(awaited).enumerate() {
                 let position = step.cached + index;
                 let block = step.blocks[position / BLOCK_TOKENS];
                 self.blocks[block as usize][position % BLOCK_TOKENS] = id;
             }
         }
-        Ok(batch.iter().map(|step| self.output(step)).collect())
+        let outputs: Vec<SequenceOutput> = batch.iter().map(|step| self.output(step)).collect();
+        let chosen = outputs.iter().map(|output| match &output.chosen {
+            Some(Ok(chosen)) => Some(chosen.id),
+            // A device has some number there.
+            Some(Err(_)) => Some(0),
+            None => None,
+        });
+        self.chosen = chosen.collect();
+        Ok(outputs)
     }
 
-    fn report(&self) -> RunReport<'_> {
-        RunReport { expert_pairs: &[], path: "hash", ranks: None }
-    }
-}
-
-impl HashRunner {
     fn output(&self, step: &SequenceStep<'_>) -> SequenceOutput {
         let blocks = step.blocks.iter().flat_map(|&block| self.blocks[block as usize]);
-        let text: Vec<u32> = blocks.take(step.cached + step.tokens.len()).collect();
+        let text: Vec<u32> = blocks.take(step.cached + step.new_tokens()).collect();
         let targets = step.prompt.map(|prompt| prompt.targets).unwrap_or_default();
         let known = targets.iter().enumerate().map(|(index, &id)| {
             let certain = next(&text[..step.cached + index + 1]) == id;
@@ -111,11 +148,23 @@ pub fn tokenizer() -> Tokenizer {
     Tokenizer::read(&Checkpoint::from_static("characters", &files).unwrap()).unwrap()
 }
 
-/// An engine with room for so many blocks.
+/// An engine on the host with room for so many blocks.
 pub fn engine(blocks: usize, config: EngineConfig) -> Engine {
+    engine_of(HashRunner::default(), blocks, config)
+}
+
+/// The same on a device.
+pub fn engine_of_device(blocks: usize, config: EngineConfig) -> Engine {
+    engine_of(HashRunner { is_device: true, ..HashRunner::default() }, blocks, config)
+}
+
+/// The host and a device.
+pub const ENGINES: [fn(usize, EngineConfig) -> Engine; 2] = [engine, engine_of_device];
+
+fn engine_of(runner: HashRunner, blocks: usize, config: EngineConfig) -> Engine {
     let kv_cache_memory = Some(blocks * BLOCK_TOKENS);
     let config = EngineConfig { kv_cache_memory, ..config };
-    Engine::new(Box::new(HashRunner::default()), tokenizer(), config).unwrap()
+    Engine::new(Box::new(runner), tokenizer(), config).unwrap()
 }
 
 /// A request for `max_tokens` tokens.

@@ -2,11 +2,18 @@
 
 use super::*;
 
-fn alone(request: Request) -> Answer {
-    let mut engine = engine(100, EngineConfig::default());
-    let stream = engine.submit(request).unwrap();
-    finish(&mut engine);
-    read(stream)
+/// The same on the host and on a device.
+fn alone(request: impl Fn() -> Request) -> Answer {
+    let [host, device] = ENGINES.map(|engine| {
+        let mut engine = engine(100, EngineConfig::default());
+        let stream = engine.submit(request()).unwrap();
+        finish(&mut engine);
+        read(stream)
+    });
+    assert_eq!((&host.ids, &host.text), (&device.ids, &device.text));
+    assert_eq!(host.reason(), device.reason());
+    assert_eq!(host.end.as_ref().unwrap().usage, device.end.unwrap().usage);
+    host
 }
 
 #[test]
@@ -25,39 +32,40 @@ fn without_max_tokens_the_context_is_filled() {
 #[test]
 fn an_answer_says_what_stopped_it() {
     let expected = answer(&prompt(1, 8), 40);
-    let free = alone(request(prompt(1, 8), 40));
+    let free = alone(|| request(prompt(1, 8), 40));
     let last = expected[25];
     let at = expected.iter().position(|&id| id == last).unwrap();
 
-    let ended = Request { end_tokens: vec![last], ..request(prompt(1, 8), 40) };
-    let ended = alone(ended);
+    let ended = alone(|| Request { end_tokens: vec![last], ..request(prompt(1, 8), 40) });
     assert_eq!((&ended.ids[..], ended.ids.len()), (&expected[..at], at));
     assert_eq!(ended.reason(), &FinishReason::Stop(StoppedBy::EndToken(last)));
     assert_eq!(ended.end.unwrap().usage.completion_tokens, at + 1);
 
     let stop_tokens = vec![last];
-    let stopped = Request { stop_tokens, ignore_eos: true, ..request(prompt(1, 8), 40) };
+    let goes_on = || Request { ignore_eos: true, ..request(prompt(1, 8), 40) };
+    let stopped = || Request { stop_tokens: stop_tokens.clone(), ..goes_on() };
     assert_eq!(alone(stopped).reason(), &FinishReason::Stop(StoppedBy::StopToken(last)));
-
-    let ignored = Request { end_tokens: vec![last], ignore_eos: true, ..request(prompt(1, 8), 40) };
+    let ignored = || Request { end_tokens: vec![last], ..goes_on() };
     assert_eq!(alone(ignored).ids, expected);
 
     let string: String = free.text.chars().skip(20).take(3).collect();
-    let stopped = Request { stop_strings: vec![string.clone()], ..request(prompt(1, 8), 40) };
-    let stopped = alone(stopped);
+    let stop_strings = vec![string.clone()];
+    let stopped =
+        alone(|| Request { stop_strings: stop_strings.clone(), ..request(prompt(1, 8), 40) });
     assert_eq!(stopped.text, free.text[..free.text.find(&string).unwrap()]);
     assert_eq!(stopped.reason(), &FinishReason::Stop(StoppedBy::StopString(string)));
 }
 
 #[test]
 fn nothing_ends_an_answer_before_its_shortest_length() {
-    let free = alone(request(prompt(1, 8), 12));
+    let free = alone(|| request(prompt(1, 8), 12));
     let ends: Vec<u32> = free.ids[..6].to_vec();
-    let long = Request { end_tokens: ends.clone(), min_tokens: 9, ..request(prompt(1, 8), 40) };
-    let long = alone(long);
+    let usual = || Request { min_tokens: 9, ..request(prompt(1, 8), 40) };
+    let long = alone(|| Request { end_tokens: ends.clone(), ..usual() });
     assert!(long.ids.len() >= 9 && long.ids.iter().take(9).all(|id| !ends.contains(id)));
     let first: String = free.text.chars().take(1).collect();
-    let strings = Request { stop_strings: vec![first], min_tokens: 5, ..request(prompt(1, 8), 5) };
+    let usual = || Request { min_tokens: 5, ..request(prompt(1, 8), 5) };
+    let strings = || Request { stop_strings: vec![first.clone()], ..usual() };
     assert_eq!(alone(strings).text, free.text.chars().take(5).collect::<String>());
 }
 
@@ -91,23 +99,30 @@ fn a_mask_decides_what_may_come() {
         (5, true, FinishReason::Failed("out of script".to_owned())),
         (5, false, FinishReason::Failed("nothing fits".to_owned())),
     ] {
-        let mut engine =
-            engine(100, EngineConfig { max_num_batched_tokens: 64, ..Default::default() });
-        let ids = vec![9, 8, 9, 30];
-        let mask = Script { ids: ids.clone(), fails };
-        let masked = Request { mask: Some(Box::new(mask)), ..request(prompt(1, 200), max_tokens) };
-        let masked = engine.submit(masked).unwrap();
-        let free = engine.submit(request(prompt(2, 20), 10)).unwrap();
-        finish(&mut engine);
-        let masked = read(masked);
-        assert_eq!((&masked.ids, masked.reason()), (&ids, &end));
-        assert_eq!(read(free).ids, answer(&prompt(2, 20), 10), "others go on");
+        for engine in ENGINES {
+            let config = EngineConfig { max_num_batched_tokens: 64, ..EngineConfig::default() };
+            let mut engine = engine(100, config);
+            let ids = vec![9, 8, 9, 30];
+            let mask = Some(Box::new(Script { ids: ids.clone(), fails }) as Box<dyn LogitsMask>);
+            let masked = Request { mask, ..request(prompt(1, 200), max_tokens) };
+            let masked = engine.submit(masked).unwrap();
+            let free = engine.submit(request(prompt(2, 20), 10)).unwrap();
+            finish(&mut engine);
+            let masked = read(masked);
+            assert_eq!((&masked.ids, masked.reason()), (&ids, &end));
+            assert_eq!(read(free).ids, answer(&prompt(2, 20), 10), "others go on");
+        }
     }
 }
 
 #[test]
 fn a_mask_survives_preemption() {
-    let mut engine = engine(6, EngineConfig::default());
+    for engine in ENGINES {
+        check_preempted_mask(engine(6, EngineConfig::default()));
+    }
+}
+
+fn check_preempted_mask(mut engine: Engine) {
     let others: Vec<_> =
         (0..2).map(|seed| engine.submit(request(prompt(seed, 20), 50)).unwrap()).collect();
     let ids: Vec<u32> = (0..40).map(|index| 3 + index % 50).collect();
@@ -124,7 +139,10 @@ fn a_mask_survives_preemption() {
 fn the_prompt_can_be_judged_in_any_chunks() {
     // A prompt whose second half is what the model says anyway.
     let text = [prompt(1, 30), answer(&prompt(1, 30), 30)].concat();
-    for (max_num_batched_tokens, blocks) in [(64, 100), (7, 100), (16, 100), (16, 9)] {
+    let sizes = [(64, 100), (7, 100), (16, 100), (16, 9)];
+    for ((max_num_batched_tokens, blocks), engine) in
+        sizes.into_iter().flat_map(|size| ENGINES.map(|engine| (size, engine)))
+    {
         let config =
             EngineConfig { max_num_seqs: 4, max_num_batched_tokens, ..EngineConfig::default() };
         let mut engine = engine(blocks, config);
@@ -147,7 +165,12 @@ fn the_prompt_can_be_judged_in_any_chunks() {
 
 #[test]
 fn a_step_that_fails_ends_those_that_took_part() {
-    let runner = HashRunner { poison: Some(2), ..HashRunner::default() };
+    for is_device in [false, true] {
+        check_failure(HashRunner { poison: Some(2), is_device, ..HashRunner::default() });
+    }
+}
+
+fn check_failure(runner: HashRunner) {
     let mut engine = Engine::new(Box::new(runner), tokenizer(), EngineConfig::default()).unwrap();
     let mut beside = engine.submit(request(prompt(1, 8), 20)).unwrap();
     engine.step();
@@ -163,6 +186,34 @@ fn a_step_that_fails_ends_those_that_took_part() {
     }
     assert_eq!(read(later).ids, answer(&prompt(1, 8), 20));
     assert_eq!(engine.metrics().finished.failed, 2);
+}
+
+#[test]
+fn a_device_is_given_its_next_step_before_the_tokens_of_the_last_are_known() {
+    let expected = answer(&prompt(1, 8), 40);
+    let end = expected[25];
+    let at = expected.iter().position(|&id| id == end).unwrap();
+    let plain = || request(prompt(1, 8), at + 4);
+    let ends = || Request { end_tokens: vec![end], ..plain() };
+    let penalty = SamplingParams { repetition_penalty: 1.5, ..SamplingParams::greedy() };
+    for (request, computed) in [
+        (plain(), 8 + at + 3),
+        // The token behind the end is computed and dropped,
+        (ends(), 8 + at + 1),
+        // unless a penalty has to know each token first.
+        (Request { sampling: penalty, ..ends() }, 8 + at),
+    ] {
+        let runner = HashRunner { is_device: true, ..HashRunner::default() };
+        let counted = Arc::clone(&runner.computed);
+        let mut engine =
+            Engine::new(Box::new(runner), tokenizer(), EngineConfig::default()).unwrap();
+        let stream = engine.submit(request).unwrap();
+        engine.step();
+        assert_eq!((engine.metrics().steps, *counted.lock().unwrap()), (0, 8));
+        finish(&mut engine);
+        assert!(expected.starts_with(&read(stream).ids));
+        assert_eq!(*counted.lock().unwrap(), computed as u64);
+    }
 }
 
 #[test]

@@ -32,9 +32,13 @@ fn case() -> impl Strategy<Value = Case> {
     )
 }
 
-/// Runs the requests and checks every answer, whole or cut off.
+/// Runs the requests on a device and on the host, and checks every answer, whole or cut off.
 fn run(blocks: usize, config: EngineConfig, cases: &[Case]) -> Metrics {
-    let mut engine = engine(blocks, config);
+    run_on(engine_of_device(blocks, config), cases);
+    run_on(engine(blocks, config), cases)
+}
+
+fn run_on(mut engine: Engine, cases: &[Case]) -> Metrics {
     let mut open: Vec<(&Case, EventStream, Answer)> = Vec::new();
     let (mut step, mut submitted) = (0, 0);
     while submitted < cases.len() || engine.has_work() {

@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::*;
 
 fn start(blocks: usize, config: EngineConfig) -> EngineHandle {
-    engine(blocks, config).spawn().unwrap()
+    engine_of_device(blocks, config).spawn().unwrap()
 }
 
 fn wait(mut stream: EventStream) -> Answer {

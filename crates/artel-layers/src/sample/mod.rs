@@ -77,6 +77,12 @@ impl SamplingParams {
         Self { temperature: 0.0, ..Self::default() }
     }
 
+    /// Whether what was generated changes the logits of what follows.
+    pub fn depends_on_history(&self) -> bool {
+        let taken = self.presence_penalty != 0.0 || self.frequency_penalty != 0.0;
+        taken || self.repetition_penalty != 1.0
+    }
+
     fn check(&self) -> Result<(), LayersError> {
         let checks = [
             ("temperature", self.temperature, self.temperature >= 0.0, "finite and at least 0"),
