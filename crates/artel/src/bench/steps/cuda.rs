@@ -1,8 +1,7 @@
 //! The steps and their buffers.
 
 use anyhow::Result;
-use artel_device::cuda::{DeviceBuffer, Event, Graph, Kernels, Stream};
-use artel_moe::MoeError;
+use artel_device::cuda::{CudaError, DeviceBuffer, Event, Graph, Kernels, Stream};
 use artel_moe::eplb::Placement;
 use artel_moe::eplb::map_and_record::cuda::{DevicePlacement, MapAndRecord, MapBuffers};
 use artel_moe::eplb::map_and_record::{ReplicaRule, ReplicaSalt};
@@ -13,8 +12,9 @@ use artel_moe::router::{RouterConfig, RoutingMethod, SelectionBias};
 use half::bf16;
 use rand::{RngExt, SeedableRng, rngs::StdRng};
 
+use super::block::BlockSteps;
 use super::rows::RowSteps;
-use super::{LAUNCHES, REPLAYS};
+use super::{Floor, LAUNCHES, REPLAYS};
 
 pub(super) const EXPERTS: usize = 256;
 pub(super) const TOP_K: usize = 8;
@@ -22,8 +22,8 @@ pub(super) const HIDDEN: usize = 3072;
 const REDUNDANT: usize = 32;
 const WARM_UP: usize = 3;
 
-/// Told of a step: name, tokens, bytes that it must move, times of a launch ascending.
-pub(super) type Report<'a> = dyn FnMut(&str, usize, usize, &[f64]) + 'a;
+/// Told of a step: name, tokens, what it takes at least, times of a launch ascending.
+pub(super) type Report<'a> = dyn FnMut(&str, usize, Floor, &[f64]) + 'a;
 
 /// Every kernel that is measured.
 pub(super) struct Steps {
@@ -33,6 +33,7 @@ pub(super) struct Steps {
     narrow_gate: GateRoute<bf16>,
     wide_gate: GateRoute<f32>,
     rows: RowSteps,
+    block: BlockSteps,
 }
 
 impl Steps {
@@ -56,13 +57,14 @@ impl Steps {
             narrow_gate: GateRoute::load(kernels, &minimax2, HIDDEN, false)?,
             wide_gate: GateRoute::load(kernels, &minimax2, HIDDEN, false)?,
             rows: RowSteps::load(kernels)?,
+            block: BlockSteps::load(kernels)?,
         })
     }
 
     pub(super) fn measure(
         &self,
         stream: &Stream,
-        mut report: impl FnMut(&str, usize, usize, &[f64]),
+        mut report: impl FnMut(&str, usize, Floor, &[f64]),
     ) -> Result<()> {
         for tokens in [1, 64, 8192] {
             self.pack(stream, tokens, &mut report)?;
@@ -77,7 +79,8 @@ impl Steps {
         for tokens in [1, 64, 1024, 8192] {
             self.map(stream, tokens, &mut report)?;
         }
-        self.rows.measure(stream, &mut report)
+        self.rows.measure(stream, &mut report)?;
+        self.block.measure(stream, &mut report)
     }
 
     fn pack(&self, stream: &Stream, tokens: usize, report: &mut Report<'_>) -> Result<()> {
@@ -85,10 +88,10 @@ impl Steps {
         let ids = upload(stream, &random_ids(pairs))?;
         let weights = upload(stream, &noise(pairs))?;
         let mut packed = DeviceBuffer::<i32>::zeroed(stream.context(), pairs)?;
-        let times = times(stream, |stream| {
+        let times = times(stream, |stream, _| {
             self.pack.launch(stream, ids.slice(), weights.slice(), &mut packed.slice_mut())
         })?;
-        report("pack", tokens, pairs * 12, &times);
+        report("pack", tokens, Floor::bytes(pairs * 12), &times);
         Ok(())
     }
 
@@ -97,7 +100,7 @@ impl Steps {
         let bias = upload(stream, &noise(EXPERTS))?;
         let mut out = Routed::new(stream, tokens)?;
         for (name, config, route) in &self.routes {
-            let times = times(stream, |stream| {
+            let times = times(stream, |stream, _| {
                 let buffers = RouteBuffers {
                     logits: logits.slice(),
                     bias: bias.slice(),
@@ -110,7 +113,8 @@ impl Steps {
             })?;
             let biased = config.method().bias == SelectionBias::PerExpert;
             let biases = if biased { EXPERTS * 4 } else { 0 };
-            report(name, tokens, tokens * (EXPERTS * 4 + TOP_K * 8) + biases, &times);
+            let floor = Floor::bytes(tokens * (EXPERTS * 4 + TOP_K * 8) + biases);
+            report(name, tokens, floor, &times);
         }
         Ok(())
     }
@@ -125,7 +129,7 @@ impl Steps {
         let mut expert_load = DeviceBuffer::<i32>::zeroed(stream.context(), EXPERTS + REDUNDANT)?;
         for (name, record) in [("map and record", 1), ("map, not recording", 0)] {
             let record = upload(stream, &[record])?;
-            let times = times(stream, |stream| {
+            let times = times(stream, |stream, _| {
                 let buffers = MapBuffers {
                     logical_ids: logical_ids.slice(),
                     physical_ids: physical_ids.slice_mut(),
@@ -135,7 +139,7 @@ impl Steps {
                 };
                 self.map.launch(stream, tokens, &placement, buffers)
             })?;
-            report(name, tokens, pairs * 8, &times);
+            report(name, tokens, Floor::bytes(pairs * 8), &times);
         }
         Ok(())
     }
@@ -172,7 +176,7 @@ fn gate<W: Rounded>(
     let logit_bias = upload::<f32>(stream, &[])?;
     let mut parts = DeviceBuffer::<f32>::zeroed(stream.context(), gate.parts_len(tokens))?;
     let mut out = Routed::new(stream, tokens)?;
-    let times = times(stream, |stream| {
+    let times = times(stream, |stream, _| {
         let buffers = GateBuffers {
             hidden: hidden.slice(),
             weight: weight.slice(),
@@ -187,7 +191,7 @@ fn gate<W: Rounded>(
         gate.launch(stream, tokens, buffers)
     })?;
     let bytes = EXPERTS * HIDDEN * size_of::<W>() + tokens * (HIDDEN * 2 + TOP_K * 8);
-    report(name, tokens, bytes, &times);
+    report(name, tokens, Floor::bytes(bytes), &times);
     Ok(())
 }
 
@@ -225,12 +229,17 @@ pub(super) fn random_ids(count: usize) -> Vec<i32> {
     (0..count).map(|_| random.random_range(0..EXPERTS as i32)).collect()
 }
 
-/// Microseconds of one launch, ascending, one number a replay.
-pub(super) fn times(
+/// Microseconds of one launch, ascending, one number a replay. `launch` is told its number.
+pub(super) fn times<E>(
     stream: &Stream,
-    mut launch: impl FnMut(&Stream) -> Result<(), MoeError>,
-) -> Result<Vec<f64>> {
-    let graph = Graph::capture(stream, |stream| (0..LAUNCHES).try_for_each(|_| launch(stream)))?;
+    mut launch: impl FnMut(&Stream, usize) -> Result<(), E>,
+) -> Result<Vec<f64>>
+where
+    E: From<CudaError> + std::error::Error + Send + Sync + 'static,
+{
+    let graph = Graph::capture(stream, |stream| {
+        (0..LAUNCHES).try_for_each(|number| launch(stream, number))
+    })?;
     let mut times = Vec::new();
     for replay in 0..WARM_UP + REPLAYS {
         let (start, end) = (Event::new(stream.context())?, Event::new(stream.context())?);

@@ -1,9 +1,12 @@
 //! `artel bench steps`: the small kernels of a layer on the GPU, by batch size.
 //!
-//! They move next to nothing, so what counts is how long one launch holds up the next: a graph of
-//! [`LAUNCHES`] launches of one step is replayed [`REPLAYS`] times, and the median is divided by
-//! the launches. Sizes are those of MiniMax-M2.5: 256 experts, 8 a token, hidden 3072.
+//! Those of the MoE layer move next to nothing, so what counts is how long one launch holds up the
+//! next: a graph of [`LAUNCHES`] launches of one step is replayed [`REPLAYS`] times, and the median is
+//! divided by the launches. Sizes are those of MiniMax-M2.5: 256 experts, 8 a token, hidden 3072. The
+//! rest of a decoder block is measured for Qwen3-30B-A3B as well.
 
+mod attention;
+mod block;
 mod cuda;
 mod peer;
 mod rows;
@@ -11,6 +14,7 @@ mod rows;
 use std::path::{Path, PathBuf};
 
 use artel_device::cuda::{Architecture, Compiler, Context, KernelPack, Kernels, compile_all};
+use artel_layers::linear::cuda::LinearNumbers;
 use serde::Serialize;
 
 use crate::record::{self, Provenance};
@@ -23,6 +27,37 @@ const REPLAYS: usize = 31;
 
 /// Bytes that an H200 reads in a second, measured as a sum over 2 GiB.
 const READ_BYTES_PER_SECOND: f64 = 4.35e12;
+
+/// Operations of matrix units in a second that a dense product of 8192 reaches with the vendor's
+/// library on an H200, in bfloat16 and in FP8.
+const BF16_OPERATIONS_PER_SECOND: f64 = 790e12;
+const FP8_OPERATIONS_PER_SECOND: f64 = 1362e12;
+
+/// What a step takes at least, in seconds.
+#[derive(Debug, Clone, Copy)]
+struct Floor {
+    seconds: f64,
+}
+
+impl Floor {
+    /// So many bytes have to be read or written.
+    fn bytes(bytes: usize) -> Self {
+        Self { seconds: bytes as f64 / READ_BYTES_PER_SECOND }
+    }
+
+    /// And so many operations be done.
+    fn or_operations(self, operations: f64, numbers: LinearNumbers) -> Self {
+        let per_second = match numbers {
+            LinearNumbers::Plain => BF16_OPERATIONS_PER_SECOND,
+            LinearNumbers::Fp8Block128 => FP8_OPERATIONS_PER_SECOND,
+        };
+        Self { seconds: self.seconds.max(operations / per_second) }
+    }
+
+    fn microseconds(self) -> f64 {
+        self.seconds * 1e6
+    }
+}
 
 /// What to measure with.
 #[derive(Debug)]
@@ -40,7 +75,8 @@ struct Row {
     tokens: usize,
     microseconds: f64,
     microseconds_min: f64,
-    /// Every input read and every output written once, at the rate at which the GPU reads.
+    /// Every input read and every output written once, at the rate at which the GPU reads, or all
+    /// operations at that of the vendor's library, whichever takes longer.
     floor_microseconds: f64,
     /// The same step of vLLM 0.22.0 on the same GPU.
     peer_microseconds: Option<f64>,
@@ -87,13 +123,13 @@ pub fn run(options: &Options) -> anyhow::Result<()> {
         rows: Vec::new(),
     };
     println!("{}: us, floor us, peer us", record.gpu);
-    steps.measure(&context.stream()?, |step, tokens, bytes, times| {
+    steps.measure(&context.stream()?, |step, tokens, floor, times| {
         let row = Row {
             step: step.to_owned(),
             tokens,
             microseconds: times[times.len() / 2],
             microseconds_min: times[0],
-            floor_microseconds: bytes as f64 / READ_BYTES_PER_SECOND * 1e6,
+            floor_microseconds: floor.microseconds(),
             peer_microseconds: peer::microseconds(step, tokens),
         };
         row.print();

@@ -15,6 +15,7 @@ use artel_moe::quant::activations::cuda::{
 use artel_moe::quant::activations::{Granularity, ScaleBounds};
 use half::bf16;
 
+use super::Floor;
 use super::cuda::{EXPERTS, HIDDEN, Report, TOP_K, noise, random_ids, times, upload};
 
 /// Of one of two ranks.
@@ -84,7 +85,7 @@ impl RowSteps {
             let mut expert_ids = zeroed(sorted_len.div_ceil(block))?;
             let mut num_tokens_post_padded = zeroed(1)?;
             let mut pair_positions = zeroed(ids.len())?;
-            let times = times(stream, |stream| {
+            let times = times(stream, |stream, _| {
                 let mut out = AlignedSlices {
                     sorted_token_ids: sorted_token_ids.slice_mut(),
                     expert_ids: expert_ids.slice_mut(),
@@ -94,7 +95,7 @@ impl RowSteps {
                 align.launch(stream, ids.slice(), None, &mut workspace.slice_mut(), &mut out)
             })?;
             let numbers = 2 * ids.len() + sorted_len + sorted_len / block;
-            report(name, tokens, 4 * numbers, &times);
+            report(name, tokens, Floor::bytes(4 * numbers), &times);
         }
         Ok(())
     }
@@ -109,7 +110,7 @@ impl RowSteps {
         for (name, quantize, positions, copies) in
             [("quantize", here, None, 1), ("quantize, sorted", apart, positions, TOP_K)]
         {
-            let times = times(stream, |stream| {
+            let times = times(stream, |stream, _| {
                 let input = InputRows { values: values.slice(), rows: tokens, positions };
                 let mut out = QuantizedRows {
                     codes: codes.slice_mut(),
@@ -120,7 +121,8 @@ impl RowSteps {
                 quantize.launch(stream, input, &mut out)
             })?;
             let bytes_of_row = HIDDEN + HIDDEN / 32;
-            report(name, tokens, tokens * (2 * HIDDEN + copies * bytes_of_row), &times);
+            let bytes = tokens * (2 * HIDDEN + copies * bytes_of_row);
+            report(name, tokens, Floor::bytes(bytes), &times);
         }
         Ok(())
     }
@@ -130,7 +132,7 @@ impl RowSteps {
         let input = upload(stream, &numbers(rows * 2 * INTERMEDIATE))?;
         let mut codes = DeviceBuffer::<u8>::zeroed(stream.context(), rows * INTERMEDIATE)?;
         let mut scales = DeviceBuffer::<f32>::zeroed(stream.context(), rows * INTERMEDIATE / 128)?;
-        let times = times(stream, |stream| {
+        let times = times(stream, |stream, _| {
             let positions = Some(sorted.positions.slice());
             let input = GateUp { rows: input.slice(), pairs: tokens * TOP_K, positions };
             let mut out = QuantizedRows {
@@ -142,7 +144,8 @@ impl RowSteps {
             self.activate.launch(stream, input, &mut out)
         })?;
         let bytes_of_pair = 5 * INTERMEDIATE + INTERMEDIATE / 32;
-        report("silu and quantize, sorted", tokens, tokens * TOP_K * bytes_of_pair, &times);
+        let floor = Floor::bytes(tokens * TOP_K * bytes_of_pair);
+        report("silu and quantize, sorted", tokens, floor, &times);
         Ok(())
     }
 
@@ -158,10 +161,11 @@ impl RowSteps {
             weights: PairWeights::Routed(weights.slice()),
             identity: None,
         };
-        let times = times(stream, |stream| {
+        let times = times(stream, |stream, _| {
             self.combine.launch(stream, tokens, &operands, &mut out.slice_mut())
         })?;
-        report("combine, sorted", tokens, tokens * (TOP_K + 1) * HIDDEN * 2, &times);
+        let floor = Floor::bytes(tokens * (TOP_K + 1) * HIDDEN * 2);
+        report("combine, sorted", tokens, floor, &times);
         Ok(())
     }
 }
@@ -192,7 +196,7 @@ impl Sorted {
 }
 
 /// Random numbers, the same again after a prime number of them.
-fn numbers(count: usize) -> Vec<bf16> {
+pub(super) fn numbers(count: usize) -> Vec<bf16> {
     let period: Vec<bf16> = noise(count.min(999_983)).into_iter().map(bf16::from_f32).collect();
     period.iter().copied().cycle().take(count).collect()
 }
