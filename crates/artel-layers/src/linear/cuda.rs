@@ -1,16 +1,10 @@
-//! Linear on the GPU: the products of the experts, with one expert that has every row.
-//!
-//! There is one way to multiply on a GPU, so a dense layer is an MoE layer with one expert whose
-//! assignment never changes: the table [`DenseRows`] holds it for every number of tokens. What that
-//! costs: a block of threads reads three numbers of the table before its first rows, about a
-//! microsecond a launch that weights are not read in; rows up to the end of the last block are
-//! written; and a bias is a launch of its own, added to rounded sums.
+//! Linear on the GPU: products of few rows are cut into parts for many blocks of threads, those of more
+//! rows into tiles, and very many go through the product of the experts, with one expert that has
+//! every row.
 //!
 //! Bytes: `N * K` of the weights once (FP8: and `N * K / 4096` of scales), `T * (K + N)` of rows. Until
 //! `T` is some hundred that over the bandwidth is the floor, then `2 T N K` over the peak of the matrix
-//! units. Few rows are multiplied with the weights on the long side of the matrix units in blocks of 8
-//! to 64 rows, so that a row's bits do not depend on the others; many in tiles that fill the GPU, which
-//! sum in another order.
+//! units. Up to 64 rows a row's bits do not depend on the others; more rows are summed in another order.
 
 // The launchers that the macro generates carry no documentation.
 #![allow(missing_docs)]
@@ -21,10 +15,6 @@ use artel_device::cuda::{
     Arguments, Context, DeviceBuffer, DeviceSlice, DeviceSliceMut, Kernel, KernelSpec, Kernels,
     Stream,
 };
-use artel_moe::grouped_gemm::decode::DecodeTile;
-use artel_moe::grouped_gemm::decode::cuda::{
-    BlockSlices, Fp8Product, PlainProduct, ProductStep, RowsFrom, WeightSlices,
-};
 use artel_moe::grouped_gemm::prefill::cuda::{
     Blocks, Fp8Operand, HalfElement, PrefillFp8Gemm, PrefillGemm,
 };
@@ -32,6 +22,8 @@ use artel_moe::grouped_gemm::prefill::{PrefillForm, PrefillTile};
 use artel_moe::quant::BLOCK;
 use artel_moe::weights::StackLayout;
 
+use super::product::cuda::Product;
+use super::product::{BLOCKS_WANTED, FEW_ROWS_MAX, ProductTile, SUMS_MAX};
 use crate::LayersError;
 
 #[cutile::module]
@@ -66,14 +58,8 @@ mod kernels {
     }
 }
 
-/// Rows of the largest block of few rows.
-const FEW_ROWS_MAX: usize = 64;
-
 /// Rows that the tiles of many rows share; buffers of rows are padded to it.
 pub const ROWS_MULTIPLE: usize = 128;
-
-/// Blocks of threads that keep the memory of an H200 busy: one for each multiprocessor, nearly.
-const BLOCKS_WANTED: usize = 128;
 
 /// Columns of a block that adds a bias.
 const BIAS_COLUMNS: usize = 1024;
@@ -85,6 +71,16 @@ pub enum LinearNumbers {
     Plain,
     /// FP8 with a scale for 128 x 128, multiplied by rows with a scale for 128 columns.
     Fp8Block128,
+}
+
+impl LinearNumbers {
+    /// Bytes of a number.
+    pub(super) fn bytes(self) -> usize {
+        match self {
+            Self::Plain => 2,
+            Self::Fp8Block128 => 1,
+        }
+    }
 }
 
 /// One linear map as kernels know it.
@@ -125,34 +121,17 @@ impl LinearShape {
             experts: 1,
             rows: self.outputs,
             columns: self.inputs,
-            number_bytes: if self.numbers == LinearNumbers::Plain { 2 } else { 1 },
+            number_bytes: self.numbers.bytes(),
             scale_block: self.scale_block(),
         }
     }
-
-    /// The tile for blocks of `rows` rows: as wide as leaves a block for each multiprocessor.
-    fn few_tile(&self, rows: usize) -> DecodeTile {
-        let fills = |columns: &usize| self.outputs.div_ceil(*columns) >= BLOCKS_WANTED;
-        let columns = [64, 32, 16].into_iter().find(fills).unwrap_or(16);
-        let depth = if rows < FEW_ROWS_MAX { 128 } else { 64 };
-        let depth = if self.numbers == LinearNumbers::Plain { depth } else { BLOCK };
-        // Narrow tiles share a product among the warps, each with sums of its own: with more blocks a
-        // multiprocessor they run out of registers.
-        let occupancy = match (columns, self.numbers) {
-            (16, LinearNumbers::Fp8Block128) => 1,
-            (16, LinearNumbers::Plain) => 2,
-            _ if columns * rows > 1024 => 2,
-            _ => 3,
-        };
-        DecodeTile { rows, columns, depth, warps: 4, occupancy }
-    }
 }
 
-/// The assignment of all rows to the one expert, for up to so many tokens: iota, zeros and counts.
+/// What all linear maps of a model share: room for the sums of parts, and the assignment of all rows to
+/// one expert, for up to so many tokens.
 #[derive(Debug)]
-pub struct DenseRows {
-    /// `0, 1, 2, …`
-    rows: DeviceBuffer<i32>,
+pub struct LinearWorkspace {
+    sums: DeviceBuffer<f32>,
     /// Zeros, one for each block of any size.
     experts: DeviceBuffer<i32>,
     /// `128 * n` at `4 n`: pointers are aligned to four numbers.
@@ -160,34 +139,42 @@ pub struct DenseRows {
     tokens_max: usize,
 }
 
-impl DenseRows {
-    /// A table for steps of up to `tokens_max` tokens, which all linear maps of a model share.
+impl LinearWorkspace {
+    /// For steps of up to `tokens_max` tokens.
     ///
     /// # Errors
     /// [`LayersError::Cuda`] when memory runs out.
     pub fn new(context: &Context, tokens_max: usize) -> Result<Self, LayersError> {
-        let rows = tokens_max.next_multiple_of(ROWS_MULTIPLE) as i32;
-        let numbers: Vec<i32> = (0..rows).collect();
-        let experts = vec![0; numbers.len() / 8];
-        let padded = (0..=rows / ROWS_MULTIPLE as i32)
-            .flat_map(|blocks| [blocks * ROWS_MULTIPLE as i32, 0, 0, 0])
-            .collect::<Vec<_>>();
+        let tokens_max = tokens_max.next_multiple_of(ROWS_MULTIPLE);
+        let blocks = tokens_max / ROWS_MULTIPLE;
+        let padded: Vec<i32> =
+            (0..=blocks as i32).flat_map(|block| [block * ROWS_MULTIPLE as i32, 0, 0, 0]).collect();
         Ok(Self {
-            rows: DeviceBuffer::from_host(context, &numbers)?,
-            experts: DeviceBuffer::from_host(context, &experts)?,
+            sums: DeviceBuffer::new(context, SUMS_MAX)?,
+            experts: DeviceBuffer::zeroed(context, blocks)?,
             padded: DeviceBuffer::from_host(context, &padded)?,
-            tokens_max: rows as usize,
+            tokens_max,
         })
     }
 
-    /// One number: rows in use, padded.
-    fn padded(&self, tokens: usize) -> Result<DeviceSlice<'_, i32>, LayersError> {
+    fn check(&self, tokens: usize) -> Result<(), LayersError> {
         if tokens > self.tokens_max {
-            let allowed = format!("at most {}, as declared for the table", self.tokens_max);
+            let allowed = format!("at most {}, as declared for the workspace", self.tokens_max);
             return Err(LayersError::config("tokens of a linear map", tokens, allowed));
         }
-        Ok(self.padded.slice().range(4 * tokens.div_ceil(ROWS_MULTIPLE), 1)?)
+        Ok(())
     }
+
+    /// The blocks of `tokens` rows, which all are the one expert's.
+    fn blocks(&self, tokens: usize) -> Result<Blocks<'_>, LayersError> {
+        let padded = self.padded.slice().range(4 * tokens.div_ceil(ROWS_MULTIPLE), 1)?;
+        Ok(Blocks { expert_ids: self.experts.slice(), num_tokens_post_padded: padded })
+    }
+}
+
+/// Rows that outputs, and FP8 inputs, of `tokens` tokens have room for.
+pub(super) fn padded(tokens: usize) -> usize {
+    tokens.next_multiple_of(ROWS_MULTIPLE)
 }
 
 /// Rows that are multiplied.
@@ -218,12 +205,6 @@ pub struct LinearWeight<'a> {
 }
 
 #[derive(Debug, Clone)]
-enum Few<A> {
-    Plain(PlainProduct<A>),
-    Fp8(Fp8Product<A>),
-}
-
-#[derive(Debug, Clone)]
 enum Many<A> {
     Plain(PrefillGemm<A>),
     Fp8(PrefillFp8Gemm<A>),
@@ -233,8 +214,10 @@ enum Many<A> {
 #[derive(Debug, Clone)]
 pub struct Linear<A> {
     shape: LinearShape,
-    /// By rows of a block, fewest first.
-    few: Vec<(usize, Few<A>)>,
+    /// By rows of a tile, fewest first.
+    few: Vec<Product<A>>,
+    /// Small tiles, for up to so many tokens, and large ones.
+    more: Option<(Product<A>, usize, Product<A>)>,
     /// With the tokens from which on its tiles fill the GPU.
     many: Option<(usize, Many<A>)>,
     bias: Option<Kernel>,
@@ -256,109 +239,100 @@ impl<A: HalfElement> Linear<A> {
         let mut few = Vec::new();
         for rows in [8, 16, 32, FEW_ROWS_MAX] {
             if rows == 8 || rows < 2 * tokens_max {
-                few.push((rows, load_few(kernels, shape, rows)?));
+                few.push(Product::load(kernels, shape, ProductTile::few(&shape, rows))?);
             }
         }
+        let more = match tokens_max > FEW_ROWS_MAX {
+            true => {
+                let small = Product::load(kernels, shape, ProductTile::small(&shape))?;
+                let large = Product::load(kernels, shape, ProductTile::large(&shape))?;
+                Some((small, ProductTile::large_from(&shape) - 1, large))
+            }
+            false => None,
+        };
         let many_from = many_from(&shape)?;
         let many = match tokens_max >= many_from {
             true => Some((many_from, load_many(kernels, shape)?)),
             false => None,
         };
-        let bias = match shape.bias {
+        let bias = match shape.bias && many.is_some() {
             true => Some(kernels.get(&bias_spec(A::NAME, shape.outputs))?),
             false => None,
         };
-        Ok(Self { shape, few, many, bias, element: PhantomData })
+        Ok(Self { shape, few, more, many, bias, element: PhantomData })
     }
 
-    /// Most tokens of the kernels for few rows.
+    /// Most tokens whose rows need no padding.
     pub fn few_tokens(&self) -> usize {
         self.many.as_ref().map_or(usize::MAX, |(from, _)| from - 1)
     }
 
     /// Rows that outputs, and FP8 inputs, of `tokens` tokens have room for.
     pub fn padded(tokens: usize) -> usize {
-        tokens.next_multiple_of(ROWS_MULTIPLE)
+        padded(tokens)
     }
 
     /// Maps `tokens` rows to the first rows of `out` `[padded, N]`; what stands in the others then has
     /// no meaning.
     ///
     /// # Errors
-    /// [`LayersError::Config`] for more tokens than the table was made for, [`LayersError::Product`] or
-    /// [`LayersError::Cuda`] when a slice is too short or a launch fails.
+    /// [`LayersError::Config`] for more tokens than the workspace was made for, [`LayersError::Product`]
+    /// or [`LayersError::Cuda`] when a slice is too short or a launch fails.
     ///
     /// # Panics
     /// When rows, weight or bias are of another form than was loaded.
     pub fn launch(
         &self,
         stream: &Stream,
-        table: &DenseRows,
+        workspace: &mut LinearWorkspace,
         tokens: usize,
         (rows, weight): (LinearRows<'_, A>, LinearWeight<'_>),
         out: &mut DeviceSliceMut<'_, A>,
     ) -> Result<(), LayersError> {
-        let padded = table.padded(tokens)?;
+        workspace.check(tokens)?;
         if tokens == 0 {
             return Ok(());
         }
-        out.expect_len("the output of a linear map", Self::padded(tokens) * self.shape.outputs)?;
+        out.expect_len("the output of a linear map", padded(tokens) * self.shape.outputs)?;
         match &self.many {
             Some((from, many)) if tokens >= *from => {
-                self.launch_many(stream, many, (table, padded), tokens, (rows, weight), out)?;
+                let blocks = workspace.blocks(tokens)?;
+                self.launch_many(stream, many, (blocks, tokens), (rows, weight), out)?;
+                self.launch_bias(stream, tokens, weight.bias, out)
             }
-            _ => self.launch_few(stream, (table, padded), tokens, (rows, weight), out)?,
+            _ => {
+                let sums = &mut workspace.sums.slice_mut();
+                self.product(tokens).launch(stream, tokens, (rows, weight), sums, out)
+            }
         }
-        self.launch_bias(stream, tokens, weight.bias, out)
     }
 
-    fn launch_few(
-        &self,
-        stream: &Stream,
-        (table, padded): (&DenseRows, DeviceSlice<'_, i32>),
-        tokens: usize,
-        (rows, weight): (LinearRows<'_, A>, LinearWeight<'_>),
-        out: &mut DeviceSliceMut<'_, A>,
-    ) -> Result<(), LayersError> {
-        let fits = self.few.iter().find(|(rows, _)| *rows >= tokens).or(self.few.last());
-        let (block, few) = fits.expect("this is a bug: a linear map without kernels");
-        let blocks = BlockSlices {
-            sorted_token_ids: table.rows.slice(),
-            expert_ids: table.experts.slice(),
-            num_tokens_post_padded: padded,
-            blocks: tokens.div_ceil(*block),
-        };
-        let LinearWeight { numbers, scales, .. } = weight;
-        let weights = WeightSlices { numbers, scales, input_scale: None };
-        match (few, rows) {
-            (Few::Plain(product), LinearRows::Plain(x)) => {
-                x.expect_len("the input of a linear map", tokens * self.shape.inputs)?;
-                let x_scales = scales.range(0, 0)?;
-                let (x, rows) = (x.cast(), tokens);
-                let step = ProductStep { x, x_scales, rows, pairs: tokens, blocks, weights };
-                product.launch(stream, &step, out)?;
+    /// The product for fewer tokens than the many.
+    fn product(&self, tokens: usize) -> &Product<A> {
+        match &self.more {
+            Some((small, small_max, large)) if tokens > FEW_ROWS_MAX => {
+                if tokens <= *small_max {
+                    small
+                } else {
+                    large
+                }
             }
-            (Few::Fp8(product), LinearRows::Fp8 { codes, scales }) => {
-                let (x, x_scales, rows) = (codes, scales, Self::padded(tokens));
-                let step = ProductStep { x, x_scales, rows, pairs: tokens, blocks, weights };
-                product.launch(stream, &step, out)?;
+            _ => {
+                let fits = self.few.iter().find(|product| product.tile_rows() >= tokens);
+                fits.or(self.few.last()).expect("this is a bug: a linear map without kernels")
             }
-            _ => panic!("this is a bug: rows of another linear map"),
         }
-        Ok(())
     }
 
     fn launch_many(
         &self,
         stream: &Stream,
         many: &Many<A>,
-        (table, padded): (&DenseRows, DeviceSlice<'_, i32>),
-        tokens: usize,
+        (blocks, tokens): (Blocks<'_>, usize),
         (rows, weight): (LinearRows<'_, A>, LinearWeight<'_>),
         out: &mut DeviceSliceMut<'_, A>,
     ) -> Result<(), LayersError> {
-        let blocks = Blocks { expert_ids: table.experts.slice(), num_tokens_post_padded: padded };
-        let mut out = out.range_mut(0, Self::padded(tokens) * self.shape.outputs)?;
+        let mut out = out.range_mut(0, padded(tokens) * self.shape.outputs)?;
         let LinearWeight { numbers, scales, .. } = weight;
         match (many, rows) {
             (Many::Plain(product), LinearRows::Plain(x)) => {
@@ -394,24 +368,6 @@ impl<A: HalfElement> Linear<A> {
     }
 }
 
-fn load_few<A: HalfElement>(
-    kernels: &mut Kernels,
-    shape: LinearShape,
-    rows: usize,
-) -> Result<Few<A>, LayersError> {
-    let features = [shape.outputs, shape.inputs];
-    let (scales, tile) = (shape.scale_block(), shape.few_tile(rows));
-    let from = RowsFrom::Tokens { top_k: 1 };
-    Ok(match shape.numbers {
-        LinearNumbers::Plain => {
-            Few::Plain(PlainProduct::load(kernels, 1, features, scales, from, tile)?)
-        }
-        LinearNumbers::Fp8Block128 => {
-            Few::Fp8(Fp8Product::load(kernels, 1, features, scales, from, tile)?)
-        }
-    })
-}
-
 fn load_many<A: HalfElement>(
     kernels: &mut Kernels,
     shape: LinearShape,
@@ -433,10 +389,15 @@ fn many_tile(shape: &LinearShape) -> Result<PrefillTile, LayersError> {
     Ok(PrefillTile::fastest(&shape.layout(), PrefillForm::Sums, usize::MAX)?)
 }
 
-/// Tokens whose tiles fill three quarters of the GPU.
+/// Tokens from which on the product of the experts is the fastest: its large tiles of 16-bit numbers
+/// have to fill the GPU twice, those of FP8 three quarters of it.
 fn many_from(shape: &LinearShape) -> Result<usize, LayersError> {
     let tile = many_tile(shape)?;
-    let row_tiles = (BLOCKS_WANTED * 3 / 4).div_ceil(shape.outputs.div_ceil(tile.columns));
+    let tiles = match shape.numbers {
+        LinearNumbers::Plain => 2 * BLOCKS_WANTED,
+        LinearNumbers::Fp8Block128 => BLOCKS_WANTED * 3 / 4,
+    };
+    let row_tiles = tiles.div_ceil(shape.outputs.div_ceil(tile.columns));
     Ok(((row_tiles - 1) * tile.rows).max(FEW_ROWS_MAX) + 1)
 }
 

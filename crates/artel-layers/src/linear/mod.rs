@@ -7,6 +7,8 @@
 
 #[cfg(feature = "cuda")]
 pub mod cuda;
+#[cfg(feature = "cuda")]
+mod product;
 pub mod reference;
 #[cfg(test)]
 mod tests;

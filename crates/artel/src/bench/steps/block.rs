@@ -6,7 +6,7 @@ use anyhow::Result;
 use artel_device::cuda::{Context, DeviceBuffer, Kernels, Stream};
 use artel_layers::attention::AttentionShape;
 use artel_layers::linear::cuda::{
-    DenseRows, Linear, LinearNumbers, LinearRows, LinearShape, LinearWeight,
+    Linear, LinearNumbers, LinearRows, LinearShape, LinearWeight, LinearWorkspace,
 };
 use artel_layers::rms_norm::cuda::{NormRows, Normalize, Residual};
 use artel_layers::sample::cuda::{RowParameters, SampleKernels, SampleSteps};
@@ -119,18 +119,18 @@ impl ShapeSteps {
         for tokens in [1, 64, 8192] {
             self.norm(stream, tokens, report)?;
         }
-        let table = DenseRows::new(stream.context(), TOKENS_MAX)?;
+        let mut workspace = LinearWorkspace::new(stream.context(), TOKENS_MAX)?;
         for (map, shape, linear) in &self.maps {
             let weights = Weights::new(stream.context(), shape)?;
             for tokens in [1, 8, 64, 256, 1024, 8192] {
-                let times = weights.times(stream, (linear, &table), tokens)?;
+                let times = weights.times(stream, (linear, &mut workspace), tokens)?;
                 report(&format!("{name} {map}"), tokens, weights.floor(tokens), &times);
             }
         }
         let (shape, linear) = &self.head;
         let weights = Weights::new(stream.context(), shape)?;
         for tokens in [1, 64] {
-            let times = weights.times(stream, (linear, &table), tokens)?;
+            let times = weights.times(stream, (linear, &mut workspace), tokens)?;
             report(&format!("{name} head"), tokens, weights.floor(tokens), &times);
         }
         self.attention.measure(stream, report)?;
@@ -227,7 +227,7 @@ impl Weights {
     fn times(
         &self,
         stream: &Stream,
-        (linear, table): (&Linear<bf16>, &DenseRows),
+        (linear, workspace): (&Linear<bf16>, &mut LinearWorkspace),
         tokens: usize,
     ) -> Result<Vec<f64>> {
         let LinearShape { outputs, inputs, numbers, .. } = self.shape;
@@ -251,7 +251,7 @@ impl Weights {
                     LinearRows::Fp8 { codes: codes.slice(), scales: row_scales.slice() }
                 }
             };
-            linear.launch(stream, table, tokens, (rows, weight), &mut out.slice_mut())
+            linear.launch(stream, workspace, tokens, (rows, weight), &mut out.slice_mut())
         })
     }
 }
