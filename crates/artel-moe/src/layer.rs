@@ -144,6 +144,11 @@ impl<F: GemmFormat> MoeLayer<F> {
         Self { plan, ..self }
     }
 
+    /// The linear layer in front of the router.
+    pub fn gate(&self) -> &Gate {
+        &self.gate
+    }
+
     /// How it chooses experts.
     pub fn router(&self) -> &Router {
         &self.router

@@ -1,4 +1,6 @@
 use artel_device::cpu::CpuFeatures;
+#[cfg(feature = "cuda")]
+use artel_device::cuda::Context;
 
 use super::{MoeLayer, Workspace};
 use crate::MoeError;
@@ -8,9 +10,11 @@ use crate::dispatch::{CopyChoice, ExpertParallel, RankedLayer};
 use crate::eplb::LayerPlan;
 use crate::eplb::map_and_record::PlacementRule;
 use crate::plan::MoePlan;
-use crate::quant::{self, each_format, for_each_format, map_format};
+use crate::quant::{self, Format, each_format, for_each_format, map_format};
 use crate::router::{Gate, Router, TopK};
 use crate::weights::AnyExperts;
+#[cfg(feature = "cuda")]
+use crate::weights::cuda::DeviceExperts;
 
 macro_rules! define_any_layer {
     (() $($(#[doc = $doc:literal])* $Format:ident $field:ident)*) => {
@@ -156,5 +160,29 @@ impl AnyMoeLayer {
     /// How it chooses experts.
     pub fn router(&self) -> &Router {
         each_format!(Self, self, |layer| layer.router())
+    }
+
+    /// The linear layer in front of the router.
+    pub fn gate(&self) -> &Gate {
+        each_format!(Self, self, |layer| layer.gate())
+    }
+
+    /// Format of its experts.
+    pub fn format(&self) -> Format {
+        match self.plan().format().parse() {
+            Ok(format) => format,
+            Err(why) => panic!("this is a bug: a plan for no format: {why}"),
+        }
+    }
+
+    /// A copy of its experts on a GPU.
+    ///
+    /// # Errors
+    /// As [`DeviceExperts::upload`].
+    #[cfg(feature = "cuda")]
+    pub fn upload(&self, context: &Context) -> Result<DeviceExperts, MoeError> {
+        each_format!(Self, self, |layer| {
+            DeviceExperts::upload(context, layer.config(), layer.experts())
+        })
     }
 }

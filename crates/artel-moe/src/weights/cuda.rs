@@ -144,6 +144,14 @@ impl DeviceExperts {
         Ok(Self { w13, w2 })
     }
 
+    /// Bytes of numbers and scales.
+    pub fn bytes(&self) -> usize {
+        let of = |product: &DeviceMatrices| {
+            product.numbers().len() + size_of::<f32>() * product.scales().len()
+        };
+        of(&self.w13) + of(&self.w2)
+    }
+
     /// Gate over up, `[E, 2I, H]`.
     pub fn w13(&self) -> &DeviceMatrices {
         &self.w13

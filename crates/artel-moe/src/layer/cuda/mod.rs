@@ -78,50 +78,32 @@ struct Step<'a, A: HalfElement> {
     experts: &'a DeviceExperts,
 }
 
-/// The experts of one layer on one GPU, with the memory that they work in.
+/// The kernels of experts and the memory that they work in, which all layers of the same sizes share:
+/// the weights come with each call.
 #[derive(Debug)]
-pub struct CudaExperts<F: NumberFormat<Activation: HalfElement>> {
+pub struct ExpertsProgram<A: HalfElement> {
     config: MoeConfig,
+    shape: ExpertsShape,
     plan: GpuPlan,
-    kernels: ExpertsKernels<F::Activation>,
-    weights: DeviceExperts,
-    direct: Option<DirectMemory<F::Activation>>,
-    sorted: Option<SortedMemory<F::Activation>>,
-    format: PhantomData<F>,
+    kernels: ExpertsKernels<A>,
+    direct: Option<DirectMemory<A>>,
+    sorted: Option<SortedMemory<A>>,
 }
 
-impl<F: NumberFormat<Activation: HalfElement>> CudaExperts<F> {
-    /// Experts whose kernels were loaded for the same configuration and plan.
+impl<A: HalfElement> ExpertsProgram<A> {
+    /// A program whose kernels were loaded for the same configuration, format and plan.
     ///
     /// # Errors
-    /// [`MoeError::Shape`] when weights and configuration do not belong together, [`MoeError::Cuda`]
-    /// when memory runs out.
+    /// [`MoeError::Cuda`] when memory runs out.
     pub fn new(
         context: &Context,
         config: MoeConfig,
+        format: Format,
         plan: GpuPlan,
-        kernels: ExpertsKernels<F::Activation>,
-        weights: DeviceExperts,
+        kernels: ExpertsKernels<A>,
     ) -> Result<Self, MoeError> {
-        let (w13, w2) = (weights.w13().layout(), weights.w2().layout());
-        let intermediate_size = config.local_intermediate_size();
-        let rows = config.activation().input_columns(intermediate_size);
-        MoeError::check_shape("experts on this GPU", config.local_experts(), w13.experts)?;
-        MoeError::check_shape("rows of w13", rows, w13.rows)?;
-        MoeError::check_shape("columns of w13", config.shape().hidden_size, w13.columns)?;
-        MoeError::check_shape("rows of w2", config.shape().hidden_size, w2.rows)?;
-        MoeError::check_shape("columns of w2", intermediate_size, w2.columns)?;
-        let shape = ExpertsShape::of(&config, F::NAME.parse()?);
-        for (product, found) in GpuProduct::ALL.into_iter().zip([w13, w2]) {
-            let expected = shape.stack_layout(product).ok_or_else(|| shape.without_kernels())?;
-            if *found != expected {
-                let (found, allowed) = (format!("{found:?}"), format!("{expected:?}"));
-                return Err(MoeError::config("layout of weights", found, allowed));
-            }
-        }
-        let entries = plan.entries();
         let (mut direct, mut sorted) = (None, None);
-        for (chain, entry) in kernels.chains.iter().zip(entries) {
+        for (chain, entry) in kernels.chains.iter().zip(plan.entries()) {
             match chain {
                 Chain::Direct(chain) => {
                     DirectMemory::grow(&mut direct, context, chain, entry.tokens_max)?;
@@ -131,21 +113,33 @@ impl<F: NumberFormat<Activation: HalfElement>> CudaExperts<F> {
                 }
             }
         }
-        Ok(Self { config, plan, kernels, weights, direct, sorted, format: PhantomData })
+        let shape = ExpertsShape::of(&config, format);
+        Ok(Self { config, shape, plan, kernels, direct, sorted })
     }
 
-    /// The same weights served by another plan, whose kernels are given.
+    /// Checks that these are weights of its layers.
     ///
     /// # Errors
-    /// As [`new`](Self::new).
-    pub fn replan(
-        self,
-        context: &Context,
-        plan: GpuPlan,
-        kernels: ExpertsKernels<F::Activation>,
-    ) -> Result<Self, MoeError> {
-        let Self { config, weights, .. } = self;
-        Self::new(context, config, plan, kernels, weights)
+    /// [`MoeError::Shape`] or [`MoeError::Config`] when they are not.
+    pub fn check(&self, weights: &DeviceExperts) -> Result<(), MoeError> {
+        let config = &self.config;
+        let (w13, w2) = (weights.w13().layout(), weights.w2().layout());
+        let intermediate_size = config.local_intermediate_size();
+        let rows = config.activation().input_columns(intermediate_size);
+        MoeError::check_shape("experts on this GPU", config.local_experts(), w13.experts)?;
+        MoeError::check_shape("rows of w13", rows, w13.rows)?;
+        MoeError::check_shape("columns of w13", config.shape().hidden_size, w13.columns)?;
+        MoeError::check_shape("rows of w2", config.shape().hidden_size, w2.rows)?;
+        MoeError::check_shape("columns of w2", intermediate_size, w2.columns)?;
+        let shape = &self.shape;
+        for (product, found) in GpuProduct::ALL.into_iter().zip([w13, w2]) {
+            let expected = shape.stack_layout(product).ok_or_else(|| shape.without_kernels())?;
+            if *found != expected {
+                let (found, allowed) = (format!("{found:?}"), format!("{expected:?}"));
+                return Err(MoeError::config("layout of weights", found, allowed));
+            }
+        }
+        Ok(())
     }
 
     /// What serves which batch size.
@@ -164,18 +158,19 @@ impl<F: NumberFormat<Activation: HalfElement>> CudaExperts<F> {
         Way { path: entry.path, kernels: entry.kernels }
     }
 
-    /// Hidden states `[T, H]` to hidden states `[T, H]`; this rank's part of the sum over experts.
-    /// Launches and returns; larger batches than a step run step by step.
+    /// Hidden states `[T, H]` to hidden states `[T, H]` by `weights` that were
+    /// [checked](Self::check); this rank's part of the sum over experts. Launches and returns; larger
+    /// batches than a step run step by step.
     ///
     /// # Errors
     /// [`MoeError::Cuda`] when a slice is too short or a launch fails.
     pub fn forward(
         &mut self,
         stream: &Stream,
-        hidden_states: DeviceSlice<'_, F::Activation>,
-        routing: DeviceRouting<'_>,
+        weights: &DeviceExperts,
+        (hidden_states, routing): (DeviceSlice<'_, A>, DeviceRouting<'_>),
         tokens: usize,
-        out: &mut DeviceSliceMut<'_, F::Activation>,
+        out: &mut DeviceSliceMut<'_, A>,
     ) -> Result<(), MoeError> {
         let (hidden_size, top_k) = (self.config.shape().hidden_size, self.config.shape().top_k);
         hidden_states.expect_len("hidden states", tokens * hidden_size)?;
@@ -192,7 +187,7 @@ impl<F: NumberFormat<Activation: HalfElement>> CudaExperts<F> {
                     weights: routing.weights.range(done * top_k, count * top_k)?,
                 },
                 tokens: count,
-                experts: &self.weights,
+                experts: weights,
             };
             let mut out = out.range_mut(done * hidden_size, count * hidden_size)?;
             let chosen = self.plan.entries().iter().position(|entry| count <= entry.tokens_max);
@@ -210,6 +205,77 @@ impl<F: NumberFormat<Activation: HalfElement>> CudaExperts<F> {
             done += count;
         }
         Ok(())
+    }
+}
+
+/// The experts of one layer on one GPU, with the memory that they work in.
+#[derive(Debug)]
+pub struct CudaExperts<F: NumberFormat<Activation: HalfElement>> {
+    program: ExpertsProgram<F::Activation>,
+    weights: DeviceExperts,
+    format: PhantomData<F>,
+}
+
+impl<F: NumberFormat<Activation: HalfElement>> CudaExperts<F> {
+    /// Experts whose kernels were loaded for the same configuration and plan.
+    ///
+    /// # Errors
+    /// [`MoeError::Shape`] when weights and configuration do not belong together, [`MoeError::Cuda`]
+    /// when memory runs out.
+    pub fn new(
+        context: &Context,
+        config: MoeConfig,
+        plan: GpuPlan,
+        kernels: ExpertsKernels<F::Activation>,
+        weights: DeviceExperts,
+    ) -> Result<Self, MoeError> {
+        let program = ExpertsProgram::new(context, config, F::NAME.parse()?, plan, kernels)?;
+        program.check(&weights)?;
+        Ok(Self { program, weights, format: PhantomData })
+    }
+
+    /// The same weights served by another plan, whose kernels are given.
+    ///
+    /// # Errors
+    /// As [`new`](Self::new).
+    pub fn replan(
+        self,
+        context: &Context,
+        plan: GpuPlan,
+        kernels: ExpertsKernels<F::Activation>,
+    ) -> Result<Self, MoeError> {
+        let Self { program: ExpertsProgram { config, .. }, weights, .. } = self;
+        Self::new(context, config, plan, kernels, weights)
+    }
+
+    /// What serves which batch size.
+    pub fn plan(&self) -> &GpuPlan {
+        self.program.plan()
+    }
+
+    /// What is computed.
+    pub fn config(&self) -> &MoeConfig {
+        self.program.config()
+    }
+
+    /// As [`ExpertsProgram::way`].
+    pub fn way(&self, tokens: usize) -> Way {
+        self.program.way(tokens)
+    }
+
+    /// As [`ExpertsProgram::forward`].
+    ///
+    /// # Errors
+    /// [`MoeError::Cuda`] when a slice is too short or a launch fails.
+    pub fn forward(
+        &mut self,
+        stream: &Stream,
+        hidden_states: DeviceSlice<'_, F::Activation>,
+        routing: DeviceRouting<'_>,
+        tokens: usize,
+        out: &mut DeviceSliceMut<'_, F::Activation>,
+    ) -> Result<(), MoeError> {
+        self.program.forward(stream, &self.weights, (hidden_states, routing), tokens, out)
     }
 }
 
