@@ -3,7 +3,7 @@
 use artel_gpu_test::{Case, Gpu};
 use artel_moe::MoeError;
 use artel_moe::quant::Element;
-use artel_moe::router::gate::cuda::{GATE_TOKENS_MAX, GateBuffers, GateElement, GateRoute};
+use artel_moe::router::gate::cuda::{GateBuffers, GateElement, GateRoute, PARTS_TOKENS_MAX};
 use artel_moe::router::{
     Logits, Router, RouterConfig, Routing, RoutingMethod, SelectionBias, reference,
 };
@@ -27,8 +27,10 @@ pub fn cases() -> Vec<Case> {
             move |gpu, ()| {
                 let mut kernels =
                     artel_device::cuda::Kernels::list(gpu.stream.context().architecture());
-                assert!(GateRoute::<bf16>::load(&mut kernels, &minimax2, 3000, false).is_err());
-                assert!(GateRoute::<bf16>::load(&mut kernels, &minimax2, 0, false).is_err());
+                assert!(
+                    GateRoute::<bf16>::load(&mut kernels, &minimax2, (3000, false), 1).is_err()
+                );
+                assert!(GateRoute::<bf16>::load(&mut kernels, &minimax2, (0, false), 1).is_err());
                 Ok(())
             },
         ),
@@ -73,7 +75,9 @@ fn gate<W: Weight>(
     name: &'static str,
     (config, hidden_size, has_bias): (RouterConfig, usize, bool),
 ) -> Case {
-    let load = move |kernels: &mut _| GateRoute::<W>::load(kernels, &config, hidden_size, has_bias);
+    let load = move |kernels: &mut _| {
+        GateRoute::<W>::load(kernels, &config, (hidden_size, has_bias), PARTS_TOKENS_MAX + 1)
+    };
     Case::new(name, load, move |gpu, gate| {
         let logits = config.num_logits();
         let biases = match config.method().bias {
@@ -86,7 +90,7 @@ fn gate<W: Weight>(
             weight: noise(logits * hidden_size, 2).into_iter().map(W::round).collect(),
             logit_bias: noise(if has_bias { logits } else { 0 }, 3),
         };
-        for tokens in [0, 1, 5, 16, 17, GATE_TOKENS_MAX] {
+        for tokens in [0, 1, 5, 16, 17, 64, 65, 129, 300, PARTS_TOKENS_MAX, PARTS_TOKENS_MAX + 1] {
             check(gpu, gate, &problem, tokens)?;
         }
         Ok(())
@@ -173,5 +177,7 @@ fn run<W: Weight>(
     routing.topk.top_k = config.slots();
     routing.topk.ids = gpu.download(&ids);
     routing.topk.weights = gpu.download(&weights);
-    Ok((gpu.download(&parts), routing))
+    let mut parts = gpu.download(&parts);
+    parts.truncate(gate.parts(tokens)? * tokens * config.num_logits());
+    Ok((parts, routing))
 }

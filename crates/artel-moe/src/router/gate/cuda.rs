@@ -1,10 +1,12 @@
-//! The gate and routing on the GPU, for few tokens: hidden states to experts in two launches.
+//! The gate and routing on the GPU: hidden states to experts in two launches.
 //!
 //! A few tokens cannot keep the memory busy while one block after the other adds over `H`. So `H`
-//! is cut into parts, one block for each part and 16 experts; every block writes its partial
-//! logits, and routing adds the parts in order, so that the result does not depend on which block
-//! was first. Routing is a launch of its own, which starts before this one has ended: in one launch
-//! the last block alone would have to route every token.
+//! is cut into parts, one block for each part, 16 experts and 64 tokens; every block writes its
+//! partial logits, and routing adds the parts in order, so that the result does not depend on which
+//! block was first. Twice the tokens are twice the blocks, so there are half the parts; beyond
+//! [`PARTS_TOKENS_MAX`] tokens there is one, and blocks have 64 experts. Routing is a launch of its own,
+//! which starts before this one has ended: in one launch the last block alone would have to route
+//! every token.
 
 // The launchers that the macro generates carry no documentation.
 #![allow(missing_docs)]
@@ -198,15 +200,15 @@ impl GateElement for f32 {
     const IS_WIDE: bool = true;
 }
 
-/// Most tokens that are worth cutting `H` into parts.
-pub const GATE_TOKENS_MAX: usize = 64;
+/// Beyond so many tokens `H` is not cut into parts.
+pub const PARTS_TOKENS_MAX: usize = 512;
 
-/// Experts of one block.
-const BLOCK_EXPERTS: usize = 16;
+/// Experts of one block, where `H` is cut into parts and where it is not.
+const BLOCK_EXPERTS: [usize; 2] = [16, 64];
 
 /// Tokens of one block. Fewer would leave the wide matrix instructions of Hopper, which take 64
 /// rows; rows without a token are not loaded.
-const BLOCK_TOKENS: usize = GATE_TOKENS_MAX;
+const BLOCK_TOKENS: usize = 64;
 
 /// What `H` must be a multiple of: the columns that a block multiplies at a time.
 const STEP: usize = 64;
@@ -243,14 +245,24 @@ pub struct GateRoute<W: GateElement> {
     logits: usize,
     hidden_size: usize,
     has_bias: bool,
-    parts: usize,
-    gate: Kernel,
-    route: Route<f32>,
+    /// By tokens, fewest first.
+    cuts: Vec<Cut>,
     element: std::marker::PhantomData<W>,
 }
 
+/// One way to cut the work of a gate.
+#[derive(Debug, Clone)]
+struct Cut {
+    tokens_max: usize,
+    block_experts: usize,
+    parts: usize,
+    gate: Kernel,
+    route: Route<f32>,
+}
+
 impl<W: GateElement> GateRoute<W> {
-    /// Asks for the kernels; `has_bias`: the gate adds a bias to its logits.
+    /// Asks for the kernels for up to `tokens_max` tokens; `has_bias`: the gate adds a bias to its
+    /// logits.
     ///
     /// # Errors
     /// [`MoeError::Config`] when `hidden_size` is no multiple of 64 or the router is too large for
@@ -258,64 +270,89 @@ impl<W: GateElement> GateRoute<W> {
     pub fn load(
         kernels: &mut Kernels,
         config: &RouterConfig,
-        hidden_size: usize,
-        has_bias: bool,
+        (hidden_size, has_bias): (usize, bool),
+        tokens_max: usize,
     ) -> Result<Self, MoeError> {
         if hidden_size == 0 || !hidden_size.is_multiple_of(STEP) {
             return Err(MoeError::config("hidden_size", hidden_size, "a multiple of 64 on a GPU"));
         }
         let logits = config.num_logits();
-        let parts = parts(hidden_size, logits, BLOCKS_MAX[usize::from(W::IS_WIDE)]);
-        let steps = hidden_size / STEP / parts;
-        let sizes = [BLOCK_TOKENS, BLOCK_EXPERTS, STEP, steps, hidden_size, logits];
+        let mut cuts: Vec<Cut> = Vec::new();
+        let mut tokens = BLOCK_TOKENS;
+        while cuts.last().is_none_or(|last| last.tokens_max < tokens_max) {
+            let is_whole = tokens > PARTS_TOKENS_MAX;
+            let block_experts = BLOCK_EXPERTS[usize::from(is_whole)];
+            let blocks = BLOCKS_MAX[usize::from(W::IS_WIDE)] / (tokens / BLOCK_TOKENS);
+            let parts = if is_whole { 1 } else { parts(hidden_size, logits, blocks) };
+            let sizes = [BLOCK_TOKENS, block_experts, STEP, hidden_size / STEP / parts];
+            let spec = Self::spec(sizes, [hidden_size, logits], has_bias);
+            let (gate, route) = (kernels.get(&spec)?, Route::load_parts(kernels, config, parts)?);
+            let tokens_max = if is_whole { usize::MAX } else { tokens };
+            cuts.push(Cut { tokens_max, block_experts, parts, gate, route });
+            tokens *= 2;
+        }
+        Ok(Self { logits, hidden_size, has_bias, cuts, element: std::marker::PhantomData })
+    }
+
+    fn spec(block: [usize; 4], sizes: [usize; 2], has_bias: bool) -> KernelSpec {
         let module = kernels::__module_ast_self;
-        let spec = KernelSpec::new("router/gate", module, "kernels", "gate_parts")
+        KernelSpec::new("router/gate", module, "kernels", "gate_parts")
             .element(W::NAME)
-            .generics(sizes.map(|size| size as i32))
+            .generics(block.into_iter().chain(sizes).map(|size| size as i32))
             .generics([i32::from(has_bias), i32::from(W::IS_WIDE)])
             .pointers(["parts", "hidden", "weight", "bias"])
             .warps(4)
-            .programmatic();
-        let gate = kernels.get(&spec)?;
-        let route = Route::load_parts(kernels, config, parts)?;
-        let element = std::marker::PhantomData;
-        Ok(Self { logits, hidden_size, has_bias, parts, gate, route, element })
+            .programmatic()
     }
 
-    /// Numbers that the partial logits of `tokens` tokens are.
+    /// Numbers that the partial logits of up to `tokens` tokens are.
     pub fn parts_len(&self, tokens: usize) -> usize {
-        self.parts * tokens * self.logits
+        let rows = |cut: &Cut| cut.parts * cut.tokens_max.min(tokens);
+        self.cuts.iter().map(rows).max().unwrap_or(0) * self.logits
     }
 
-    /// Routes up to [`GATE_TOKENS_MAX`] tokens.
+    fn cut(&self, tokens: usize) -> Result<&Cut, MoeError> {
+        self.cuts.iter().find(|cut| tokens <= cut.tokens_max).ok_or_else(|| {
+            let most = self.cuts.last().map_or(0, |cut| cut.tokens_max);
+            MoeError::config("tokens", tokens, format!("at most {most} for this gate"))
+        })
+    }
+
+    /// Parts of the logits of `tokens` tokens.
     ///
     /// # Errors
-    /// [`MoeError::Config`] for more tokens, [`MoeError::Cuda`] when a buffer is too short or a
-    /// launch fails.
+    /// [`MoeError::Config`] for more tokens than the kernels were loaded for.
+    pub fn parts(&self, tokens: usize) -> Result<usize, MoeError> {
+        Ok(self.cut(tokens)?.parts)
+    }
+
+    /// Routes tokens.
+    ///
+    /// # Errors
+    /// [`MoeError::Config`] for more tokens than the kernels were loaded for, [`MoeError::Cuda`] when a
+    /// buffer is too short or a launch fails.
     pub fn launch(
         &self,
         stream: &Stream,
         tokens: usize,
         buffers: GateBuffers<'_, W>,
     ) -> Result<(), MoeError> {
-        if tokens > GATE_TOKENS_MAX {
-            return Err(MoeError::config("tokens", tokens, "at most 64 for the gate in parts"));
-        }
+        let cut = self.cut(tokens)?;
         let biases = if self.has_bias { self.logits } else { 0 };
         buffers.hidden.expect_len("hidden states", tokens * self.hidden_size)?;
         buffers.weight.expect_len("weights of the gate", self.logits * self.hidden_size)?;
         buffers.logit_bias.expect_len("the bias of the gate", biases)?;
-        buffers.parts.expect_len("partial logits", self.parts_len(tokens))?;
+        buffers.parts.expect_len("partial logits", cut.parts * tokens * self.logits)?;
         let arguments = Arguments::new()
             .slice_mut(&buffers.parts)
             .slice(buffers.hidden)
             .slice(buffers.weight)
             .slice(buffers.logit_bias)
             .size(tokens);
-        let experts = self.logits.div_ceil(BLOCK_EXPERTS);
-        let grid = [experts, self.parts, tokens.div_ceil(BLOCK_TOKENS)];
+        let experts = self.logits.div_ceil(cut.block_experts);
+        let grid = [experts, cut.parts, tokens.div_ceil(BLOCK_TOKENS)];
         // SAFETY: the arguments are the kernel's, and every buffer holds what was checked.
-        unsafe { self.gate.launch(stream, grid, arguments) }?;
+        unsafe { cut.gate.launch(stream, grid, arguments) }?;
         let routing = RouteBuffers {
             logits: buffers.parts.as_slice(),
             bias: buffers.selection_bias,
@@ -324,13 +361,13 @@ impl<W: GateElement> GateRoute<W> {
             topk_weights: buffers.topk_weights,
             identity_weights: buffers.identity_weights,
         };
-        self.route.launch(stream, tokens, routing)
+        cut.route.launch(stream, tokens, routing)
     }
 }
 
 /// Equal parts of `H`, in whole steps, as many as `blocks_max` allows.
 fn parts(hidden_size: usize, logits: usize, blocks_max: usize) -> usize {
     let steps = hidden_size / STEP;
-    let wanted = blocks_max.div_ceil(logits.div_ceil(BLOCK_EXPERTS));
+    let wanted = blocks_max.div_ceil(logits.div_ceil(BLOCK_EXPERTS[0]));
     (1..=steps).rfind(|&parts| steps.is_multiple_of(parts) && parts <= wanted).unwrap_or(1)
 }

@@ -21,6 +21,8 @@ pub(super) const TOP_K: usize = 8;
 pub(super) const HIDDEN: usize = 3072;
 const REDUNDANT: usize = 32;
 const WARM_UP: usize = 3;
+/// Tokens that the gate is measured with, ascending.
+const GATE_TOKENS: [usize; 5] = [1, 8, 64, 512, 4096];
 
 /// Told of a step: name, tokens, what it takes at least, times of a launch ascending.
 pub(super) type Report<'a> = dyn FnMut(&str, usize, Floor, &[f64]) + 'a;
@@ -54,8 +56,8 @@ impl Steps {
             pack: Pack::load(kernels)?,
             routes,
             map: MapAndRecord::load(kernels, TOP_K, EXPERTS + REDUNDANT, rule)?,
-            narrow_gate: GateRoute::load(kernels, &minimax2, HIDDEN, false)?,
-            wide_gate: GateRoute::load(kernels, &minimax2, HIDDEN, false)?,
+            narrow_gate: GateRoute::load(kernels, &minimax2, (HIDDEN, false), GATE_TOKENS[4])?,
+            wide_gate: GateRoute::load(kernels, &minimax2, (HIDDEN, false), GATE_TOKENS[4])?,
             rows: RowSteps::load(kernels)?,
             block: BlockSteps::load(kernels)?,
         })
@@ -72,7 +74,7 @@ impl Steps {
         for tokens in [1, 8, 64, 512, 4096, 65536] {
             self.route(stream, tokens, &mut report)?;
         }
-        for tokens in [1, 8, 64] {
+        for tokens in GATE_TOKENS {
             gate(&self.narrow_gate, "gate bf16 and route", stream, tokens, &mut report)?;
             gate(&self.wide_gate, "gate f32 and route", stream, tokens, &mut report)?;
         }
