@@ -5,6 +5,7 @@ mod batch;
 mod cluster;
 mod config;
 mod controller;
+pub mod count;
 mod expert_map;
 mod load;
 pub mod map_and_record;

@@ -3,6 +3,7 @@
 mod activation;
 mod assignment;
 mod combine;
+mod count;
 mod cuda;
 mod decode;
 mod gate;
@@ -26,6 +27,7 @@ fn cases() -> Vec<Case> {
         gate::cases(),
         map_and_record::cases(),
         combine::cases(),
+        count::cases(),
         quant_activations::cases(),
         assignment::cases(),
         activation::cases(),
