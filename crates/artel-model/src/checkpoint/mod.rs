@@ -41,6 +41,7 @@ pub struct Checkpoint {
     files: Files,
     config: Map<String, Value>,
     tensors: Tensors,
+    is_dummy: bool,
 }
 
 impl Checkpoint {
@@ -68,17 +69,24 @@ impl Checkpoint {
     /// When there is no such folder.
     pub fn open_texts(folder: &Path) -> Result<Self> {
         let files = Files::folder(folder)?;
-        Ok(Self { files, config: Map::new(), tensors: Tensors::new() })
+        Ok(Self { files, config: Map::new(), tensors: Tensors::new(), is_dummy: false })
+    }
+
+    /// Opens a folder for its `config.json` and texts: models of it have random weights, which are of
+    /// the right shapes and types. For measurements.
+    ///
+    /// # Errors
+    /// When the folder or its `config.json` is missing or corrupt.
+    pub fn open_dummy(folder: &Path) -> Result<Self> {
+        let files = Files::folder(folder)?;
+        let config = config(&files)?;
+        Ok(Self { files, config, tensors: Tensors::new(), is_dummy: true })
     }
 
     fn read(files: Files) -> Result<Self> {
-        let config = files.find_json("config.json")?.ok_or_else(|| ModelError::MissingFile {
-            checkpoint: files.name(),
-            file: "config.json".to_owned(),
-            purpose: "the shape of the model",
-        })?;
+        let config = config(&files)?;
         let tensors = tensors::read(&files)?;
-        Ok(Self { files, config, tensors })
+        Ok(Self { files, config, tensors, is_dummy: false })
     }
 
     /// The folder, or the name that was given to files of the program.
@@ -132,8 +140,21 @@ impl Checkpoint {
         self.files.find_json(file)
     }
 
+    /// Whether its models have random weights.
+    pub fn is_dummy(&self) -> bool {
+        self.is_dummy
+    }
+
     /// Name of a file in messages.
     pub(crate) fn describe(&self, file: &str) -> String {
         self.files.describe(file)
     }
+}
+
+fn config(files: &Files) -> Result<Map<String, Value>> {
+    files.find_json("config.json")?.ok_or_else(|| ModelError::MissingFile {
+        checkpoint: files.name(),
+        file: "config.json".to_owned(),
+        purpose: "the shape of the model",
+    })
 }

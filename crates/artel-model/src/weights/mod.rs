@@ -1,6 +1,7 @@
 //! Weights by name: every tensor that an architecture asks for is checked against the shape that
 //! `config.json` implies, counted, and used where it lies in the file.
 
+mod dummy;
 mod packed_words;
 mod parameters;
 mod quantized;
@@ -13,6 +14,7 @@ use artel_device::cpu::CpuFeatures;
 use artel_layers::linear::Linear;
 use artel_layers::rms_norm::RmsNorm;
 use artel_moe::quant::{AnyMatrix, DenseMatrix, Element, Format, WeightMatrix};
+use dummy::DummyTensors;
 use half::{bf16, f16};
 pub use parameters::{FormatBytes, Group, Parameters};
 use rayon::prelude::*;
@@ -52,6 +54,8 @@ pub(crate) struct Weights<'a> {
     checkpoint: &'a Checkpoint,
     quantization: Quantization,
     options: &'a LoadOptions,
+    /// What stands in for tensors, where the checkpoint was opened without.
+    dummy: Option<RefCell<DummyTensors>>,
     state: RefCell<State<'a>>,
 }
 
@@ -74,7 +78,11 @@ impl<'a> Weights<'a> {
         let progress = Progress { bytes_done: 0, bytes_total };
         let (used, parameters) = (BTreeSet::new(), Parameters::default());
         let state = RefCell::new(State { used, parameters, progress, report });
-        Ok(Self { checkpoint, quantization, options, state })
+        let dummy = match checkpoint.is_dummy() {
+            true => Some(RefCell::new(DummyTensors::new(&checkpoint.config(), quantization)?)),
+            false => None,
+        };
+        Ok(Self { checkpoint, quantization, options, dummy, state })
     }
 
     /// `config.json` of the same checkpoint.
@@ -109,9 +117,17 @@ impl<'a> Weights<'a> {
         })
     }
 
+    /// A tensor by name, which should have this shape.
+    fn find(&self, name: &str, shape: &[usize]) -> Result<Option<StoredTensor>> {
+        match &self.dummy {
+            Some(dummy) => dummy.borrow_mut().tensor(name, shape).map(Some),
+            None => Ok(self.checkpoint.tensor(name).cloned()),
+        }
+    }
+
     /// A tensor of exactly this shape.
-    fn tensor(&self, name: &str, shape: &[usize]) -> Result<&'a StoredTensor> {
-        let tensor = self.checkpoint.tensor(name).ok_or_else(|| ModelError::MissingTensor {
+    fn tensor(&self, name: &str, shape: &[usize]) -> Result<StoredTensor> {
+        let tensor = self.find(name, shape)?.ok_or_else(|| ModelError::MissingTensor {
             checkpoint: self.checkpoint.name(),
             name: name.to_owned(),
             expected: shape.to_vec(),
@@ -121,7 +137,7 @@ impl<'a> Weights<'a> {
                 name: name.to_owned(),
                 file: tensor.file.to_string(),
                 expected: shape.to_vec(),
-                found: tensor.shape.clone(),
+                found: tensor.shape,
             });
         }
         let mut state = self.state.borrow_mut();
@@ -236,7 +252,7 @@ impl<'w, 'a> Scope<'w, 'a> {
     /// An array of plain numbers of any shape, widened to float32.
     pub(crate) fn array(&self, name: &str, shape: &[usize]) -> Result<Vec<f32>> {
         let name = self.name(name);
-        let values = floats(&name, self.weights.tensor(&name, shape)?)?;
+        let values = floats(&name, &self.weights.tensor(&name, shape)?)?;
         let bytes = values.len() * size_of::<f32>();
         self.weights.count(self.group, Format::F32.name(), values.len(), bytes);
         Ok(values)

@@ -45,16 +45,16 @@ impl<'a> Weights<'a> {
     /// A matrix as it is stored. Only a checkpoint that declares codes may hold them.
     pub(super) fn matrix(&self, name: &str, [rows, columns]: [usize; 2]) -> Result<AnyMatrix> {
         let Some(base) = name.strip_suffix("weight") else {
-            return dense_matrix(name, self.tensor(name, &[rows, columns])?, [rows, columns]);
+            return dense_matrix(name, &self.tensor(name, &[rows, columns])?, [rows, columns]);
         };
         let place = Place { base, rows, columns };
-        let stored = self.checkpoint.tensor(name);
+        let stored = self.find(name, &[rows, columns])?;
         let is_plain = stored
             .is_some_and(|tensor| matches!(tensor.dtype, Dtype::F32 | Dtype::F16 | Dtype::BF16));
         match self.quantization {
-            _ if is_plain => dense_matrix(name, self.tensor(name, &place.shape())?, place.shape()),
+            _ if is_plain => dense_matrix(name, &self.tensor(name, &place.shape())?, place.shape()),
             Quantization::None => {
-                dense_matrix(name, self.tensor(name, &place.shape())?, place.shape())
+                dense_matrix(name, &self.tensor(name, &place.shape())?, place.shape())
             }
             Quantization::Fp8Block128 => self.fp8_blocks(place),
             Quantization::Fp8 => self.fp8(place),
@@ -90,7 +90,7 @@ impl<'a> Weights<'a> {
             tensor.bytes.slice(expert * bytes..(expert + 1) * bytes)
         };
         let expert = |expert| {
-            let (blocks, scales) = (part(blocks, expert)?, part(scales, expert)?);
+            let (blocks, scales) = (part(&blocks, expert)?, part(&scales, expert)?);
             Ok(AnyMatrix::Mxfp4(Mxfp4Matrix::new(blocks, scales, [rows, columns])?))
         };
         (0..experts).map(expert).collect()
@@ -103,17 +103,17 @@ impl<'a> Weights<'a> {
         shape: &[usize],
         types: &[Dtype],
         expected: &'static str,
-    ) -> Result<&'a StoredTensor> {
+    ) -> Result<StoredTensor> {
         let tensor = self.tensor(name, shape)?;
         if types.contains(&tensor.dtype) {
             Ok(tensor)
         } else {
-            Err(wrong_type_of(name, tensor, expected))
+            Err(wrong_type_of(name, &tensor, expected))
         }
     }
 
     /// A tensor that need not be there, whatever its shape; it counts as used.
-    fn optional(&self, name: &str) -> Result<Option<&'a StoredTensor>> {
+    fn optional(&self, name: &str) -> Result<Option<StoredTensor>> {
         match self.checkpoint.tensor(name) {
             Some(tensor) => self.tensor(name, &tensor.shape).map(Some),
             None => Ok(None),
@@ -127,7 +127,7 @@ impl<'a> Weights<'a> {
             Some(stored) if stored.shape.is_empty() => &[],
             _ => &[1],
         };
-        let value = floats(&name, self.tensor(&name, shape)?)?[0];
+        let value = floats(&name, &self.tensor(&name, shape)?)?[0];
         if value.is_finite() && value > 0.0 {
             return Ok(value);
         }
@@ -137,7 +137,7 @@ impl<'a> Weights<'a> {
     /// Float32 scales of any plain type.
     fn scales(&self, place: Place<'_>, tensor: &str, shape: &[usize]) -> Result<Vec<f32>> {
         let name = place.name(tensor);
-        floats(&name, self.tensor(&name, shape)?)
+        floats(&name, &self.tensor(&name, shape)?)
     }
 
     fn words(&self, place: Place<'_>, tensor: &str, shape: &[usize]) -> Result<Vec<u32>> {

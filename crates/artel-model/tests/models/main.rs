@@ -3,6 +3,7 @@
 mod architectures;
 mod broken;
 mod context;
+mod dummy;
 mod formats;
 mod quantized;
 mod support;

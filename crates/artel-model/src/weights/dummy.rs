@@ -1,0 +1,189 @@
+//! Weights for measurements of checkpoints that are not there: random numbers of the right shapes and
+//! types, out of a few pools that all tensors share, so that a layer costs neither time nor memory.
+//!
+//! A tensor is a window of its pool; its name says where the window begins. Sizes are those of a model
+//! in training: a map leaves rows of about the size that it read, norms are near 1, embeddings are 1 in
+//! size and far larger than what a layer adds, so that tokens stay apart and spread over experts.
+
+use std::collections::BTreeMap;
+
+use artel_device::HostBuffer;
+use artel_moe::quant::e4m3_from_f32;
+use half::bf16;
+use rayon::prelude::*;
+
+use crate::checkpoint::{Dtype, StoredTensor};
+use crate::config::{ConfigReader, Quantization};
+use crate::{ModelError, Result};
+
+/// Windows of a pool begin at multiples of this within [`SLACK_BYTES`].
+const WINDOW_BYTES: usize = 64;
+
+/// How much longer a pool is than its longest tensor.
+const SLACK_BYTES: usize = 1 << 20;
+
+/// Bytes that are made by one task.
+const CHUNK_BYTES: usize = 1 << 18;
+
+/// Largest magnitude of codes.
+const CODE_MAX: f32 = 240.0;
+
+/// Quotient of the largest number and the standard deviation of a uniform distribution.
+const UNIFORM_RANGE: f32 = 1.732_050_8;
+
+/// Modules whose weights are plain numbers in every checkpoint.
+const PLAIN_MODULES: [&str; 4] = ["embed_tokens", "lm_head", "gate", "shared_expert_gate"];
+
+/// What a tensor is filled with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Filling {
+    /// bfloat16 with a standard deviation of `2^-exponent`.
+    Numbers { exponent: u32 },
+    /// bfloat16 from 0.9 to 1.1.
+    Ones,
+    /// e4m3 codes up to [`CODE_MAX`].
+    Codes,
+    /// float32 scales that bring codes to a standard deviation of about `2^-exponent`.
+    Scales { exponent: u32 },
+}
+
+/// The pools of one model while it is loaded.
+#[derive(Debug)]
+pub(super) struct DummyTensors {
+    has_codes: bool,
+    /// Further modules whose weights are plain numbers.
+    plain: Vec<String>,
+    pools: BTreeMap<Filling, HostBuffer>,
+}
+
+impl DummyTensors {
+    /// Pools for a checkpoint that stores its weights as `quantization` says.
+    pub(super) fn new(config: &ConfigReader<'_>, quantization: Quantization) -> Result<Self> {
+        let has_codes = match quantization {
+            Quantization::None => false,
+            Quantization::Fp8Block128 | Quantization::Fp8 => true,
+            other => {
+                let why =
+                    format!("there are no dummy weights for {other:?}, only for plain and FP8");
+                return Err(ModelError::Quantization { why });
+            }
+        };
+        let object = config.object("quantization_config")?;
+        let plain = object.map(|object| object.texts("modules_to_not_convert")).transpose()?;
+        let plain = plain.flatten().unwrap_or_default().into_iter().map(str::to_owned).collect();
+        Ok(Self { has_codes, plain, pools: BTreeMap::new() })
+    }
+
+    /// The tensor `name`.
+    pub(super) fn tensor(&mut self, name: &str, shape: &[usize]) -> Result<StoredTensor> {
+        let filling = self.filling(name, shape);
+        let bytes = shape.iter().product::<usize>() * filling.number_bytes();
+        let windows = SLACK_BYTES / WINDOW_BYTES;
+        let start = hash(name) as usize % windows * WINDOW_BYTES;
+        let pool = self.pools.entry(filling).or_insert_with(|| filling.pool(bytes));
+        if pool.len() < bytes + SLACK_BYTES {
+            *pool = filling.pool(bytes);
+        }
+        Ok(StoredTensor {
+            dtype: filling.dtype(),
+            shape: shape.to_vec(),
+            bytes: pool.slice(start..start + bytes)?,
+            file: "dummy weights".into(),
+        })
+    }
+
+    fn filling(&self, name: &str, shape: &[usize]) -> Filling {
+        let (module, tensor) = name.rsplit_once('.').unwrap_or(("", name));
+        let last = module.rsplit('.').next().unwrap_or_default();
+        let inputs = shape.last().copied().unwrap_or(1);
+        // Rows of so many numbers keep their size.
+        let exponent = |inputs: usize| inputs.max(1).ilog2().div_ceil(2);
+        match tensor {
+            "weight_scale_inv" => Filling::Scales { exponent: exponent(inputs * 128) },
+            "weight_scale" => Filling::Scales { exponent: 5 },
+            "weight" if last.ends_with("norm") => Filling::Ones,
+            "weight" if last == "embed_tokens" => Filling::Numbers { exponent: 0 },
+            "weight" if shape.len() == 2 && self.is_code(module, last) => Filling::Codes,
+            _ if shape.len() >= 2 => Filling::Numbers { exponent: exponent(inputs) },
+            _ => Filling::Numbers { exponent: 6 },
+        }
+    }
+
+    /// Whether the weight of a module is stored as codes.
+    fn is_code(&self, module: &str, last: &str) -> bool {
+        let is_listed = |plain: &String| module == plain || module.ends_with(&format!(".{plain}"));
+        self.has_codes && !PLAIN_MODULES.contains(&last) && !self.plain.iter().any(is_listed)
+    }
+}
+
+impl Filling {
+    fn dtype(self) -> Dtype {
+        match self {
+            Self::Numbers { .. } | Self::Ones => Dtype::BF16,
+            Self::Codes => Dtype::F8_E4M3,
+            Self::Scales { .. } => Dtype::F32,
+        }
+    }
+
+    fn number_bytes(self) -> usize {
+        match self {
+            Self::Numbers { .. } | Self::Ones => 2,
+            Self::Codes => 1,
+            Self::Scales { .. } => 4,
+        }
+    }
+
+    /// A pool for tensors of up to `bytes` bytes.
+    fn pool(self, bytes: usize) -> HostBuffer {
+        let bytes = bytes + SLACK_BYTES;
+        match self {
+            Self::Numbers { exponent } => {
+                let largest = UNIFORM_RANGE / (1u64 << exponent) as f32;
+                HostBuffer::from_vec(random(bytes / 2, |x| bf16::from_f32(x * largest)))
+            }
+            Self::Ones => {
+                HostBuffer::from_vec(random(bytes / 2, |x| bf16::from_f32(1.0 + 0.1 * x)))
+            }
+            Self::Codes => HostBuffer::from_vec(random(bytes, |x| e4m3_from_f32(x * CODE_MAX))),
+            Self::Scales { exponent } => {
+                let size = UNIFORM_RANGE / CODE_MAX / (1u64 << exponent) as f32;
+                HostBuffer::from_vec(random(bytes / 4, |x| size * (1.0 + 0.1 * x)))
+            }
+        }
+    }
+}
+
+/// `count` numbers made of 16 random bits each, as a number from -1 to 1.
+fn random<T: Copy + Send + Sync + bytemuck::Pod>(count: usize, make: impl Fn(f32) -> T) -> Vec<T> {
+    // Every possible number once: making one is a look-up.
+    let table: Vec<T> = (0..1 << 16).map(|bits| make(bits as f32 / 32767.5 - 1.0)).collect();
+    let mut numbers = vec![T::zeroed(); count];
+    let chunks = numbers.par_chunks_mut(CHUNK_BYTES / size_of::<T>()).enumerate();
+    chunks.for_each(|(chunk, numbers)| {
+        let mut state = (chunk as u64).wrapping_mul(0xd134_2543_de82_ef95) | 1;
+        for numbers in numbers.chunks_mut(4) {
+            let word = next(&mut state);
+            for (index, number) in numbers.iter_mut().enumerate() {
+                *number = table[(word >> (16 * index)) as usize & 0xffff];
+            }
+        }
+    });
+    numbers
+}
+
+/// The next word of a random stream: SplitMix64 (Steele, Lea and Flood, 2014).
+fn next(state: &mut u64) -> u64 {
+    *state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
+    let word = (*state ^ (*state >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    let word = (word ^ (word >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    word ^ (word >> 31)
+}
+
+/// A number for each name.
+fn hash(name: &str) -> u64 {
+    let mut state = name.len() as u64;
+    for byte in name.bytes() {
+        state = state.wrapping_add(u64::from(byte)).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    }
+    next(&mut state)
+}
