@@ -322,6 +322,34 @@ impl<T: Pod> PinnedBuffer<T> {
         unsafe { std::slice::from_raw_parts_mut(self.elements, self.len) }
     }
 
+    /// Begins to copy the first `count` elements to the beginning of `target`, in the order of
+    /// `stream`.
+    ///
+    /// # Safety
+    /// The elements stay as they are, and the buffer alive, until the copy has ended.
+    ///
+    /// # Errors
+    /// [`CudaError::Length`] when there are fewer elements here or there.
+    pub unsafe fn write_to(
+        &self,
+        stream: &Stream,
+        count: usize,
+        target: &mut DeviceSliceMut<'_, T>,
+    ) -> Result<(), CudaError> {
+        if count > self.len {
+            let what = "the pinned buffer that is read";
+            return Err(CudaError::Length { what, expected: count, actual: self.len });
+        }
+        target.expect_len("the device slice that is filled", count)?;
+        self.context.bind()?;
+        let (source, bytes) = (self.elements.cast_const().cast(), count * size_of::<T>());
+        // SAFETY: both sides hold `bytes` bytes; the caller keeps the source.
+        let status = unsafe {
+            cuda_bindings::cuMemcpyHtoDAsync_v2(target.address(), source, bytes, stream.handle())
+        };
+        check(status, "copying to the GPU")
+    }
+
     /// Fills it from the device and waits.
     ///
     /// # Errors

@@ -186,6 +186,21 @@ impl Attention {
         &self.shape
     }
 
+    /// What logits are multiplied by.
+    pub fn scale(&self) -> f32 {
+        self.scale
+    }
+
+    /// Keys that a token sees, itself included; `None` without a window.
+    pub fn window(&self) -> Option<usize> {
+        (self.window < usize::MAX).then_some(self.window)
+    }
+
+    /// One more logit for each query head, or none at all.
+    pub fn sinks(&self) -> &[f32] {
+        &self.sinks
+    }
+
     /// Writes keys and values of the new tokens to layer `layer` of the cache, then attends;
     /// `out` is `[T, query_heads * value_dim]`.
     ///

@@ -55,6 +55,11 @@ impl Linear {
         &self.weight
     }
 
+    /// The bias `[N]`, if there is one.
+    pub fn bias(&self) -> Option<&[f32]> {
+        self.bias.as_deref()
+    }
+
     /// Maps `rows` `[T, K]` to `out` `[T, N]`. The input is rounded to what the weight's format is
     /// multiplied with (bfloat16 for bfloat16 weights); sums are float32.
     ///

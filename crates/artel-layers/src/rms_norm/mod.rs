@@ -61,6 +61,16 @@ impl RmsNorm {
         self.weight.len()
     }
 
+    /// The weight of each element.
+    pub fn weight(&self) -> &[f32] {
+        &self.weight
+    }
+
+    /// What is added to the mean square.
+    pub fn epsilon(&self) -> f32 {
+        self.epsilon
+    }
+
     /// Normalises each row of `rows` into the same row of `out`.
     ///
     /// # Errors

@@ -182,6 +182,16 @@ impl Rope {
         })
     }
 
+    /// Which elements turn together.
+    pub fn style(&self) -> RopeStyle {
+        self.style
+    }
+
+    /// Elements of a head that turn.
+    pub fn rotary_dim(&self) -> usize {
+        2 * self.inverse_frequencies.len()
+    }
+
     /// Radians per token, one per pair.
     pub fn inverse_frequencies(&self) -> &[f32] {
         &self.inverse_frequencies
