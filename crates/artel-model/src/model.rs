@@ -110,6 +110,12 @@ impl Model {
         self.decoder.first_experts().map(AnyMoeLayer::plan)
     }
 
+    /// What it computes, part by part.
+    #[cfg(feature = "cuda")]
+    pub(crate) fn decoder(&self) -> &Decoder {
+        &self.decoder
+    }
+
     /// Numbers of the decoder layers that have routed experts, from 0.
     pub fn expert_layers(&self) -> Vec<usize> {
         self.decoder.expert_layers()

@@ -40,13 +40,13 @@ pub(crate) enum QkNorm {
 /// The attention of one layer.
 #[derive(Debug)]
 pub(crate) struct GroupedQueryAttention {
-    query: Linear,
-    key: Linear,
-    value: Linear,
-    output: Linear,
-    norms: Option<(RmsNorm, RmsNorm)>,
-    clip: Option<f32>,
-    attention: Attention,
+    pub(crate) query: Linear,
+    pub(crate) key: Linear,
+    pub(crate) value: Linear,
+    pub(crate) output: Linear,
+    pub(crate) norms: Option<(RmsNorm, RmsNorm)>,
+    pub(crate) clip: Option<f32>,
+    pub(crate) attention: Attention,
 }
 
 impl GroupedQuery {

@@ -22,10 +22,10 @@ pub(crate) const GATE_UP_DOWN: ProjectionNames =
 /// A dense MLP.
 #[derive(Debug)]
 pub(crate) struct DenseMlp {
-    gate: Linear,
-    up: Linear,
-    down: Linear,
-    activation: Activation,
+    pub(crate) gate: Linear,
+    pub(crate) up: Linear,
+    pub(crate) down: Linear,
+    pub(crate) activation: Activation,
 }
 
 impl DenseMlp {

@@ -55,20 +55,20 @@ pub enum LogitsOf {
 /// A decoder-only model.
 #[derive(Debug)]
 pub(crate) struct Decoder {
-    embedding: Embedding,
-    rope: Rope,
-    layers: Vec<DecoderLayer>,
-    norm: RmsNorm,
-    head: Linear,
+    pub(crate) embedding: Embedding,
+    pub(crate) rope: Rope,
+    pub(crate) layers: Vec<DecoderLayer>,
+    pub(crate) norm: RmsNorm,
+    pub(crate) head: Linear,
 }
 
 /// One block: attention, then an MLP or experts, each behind a norm and added to the residual.
 #[derive(Debug)]
-struct DecoderLayer {
-    attention_norm: RmsNorm,
-    attention: Attention,
-    mlp_norm: RmsNorm,
-    mlp: Mlp,
+pub(crate) struct DecoderLayer {
+    pub(crate) attention_norm: RmsNorm,
+    pub(crate) attention: Attention,
+    pub(crate) mlp_norm: RmsNorm,
+    pub(crate) mlp: Mlp,
 }
 
 /// The two kinds of attention.

@@ -35,8 +35,8 @@ pub(crate) struct MoeParts {
 /// The experts of one layer.
 #[derive(Debug)]
 pub(crate) struct MoeBlock {
-    experts: AnyMoeLayer,
-    shared: Option<SharedExpert>,
+    pub(crate) experts: AnyMoeLayer,
+    pub(crate) shared: Option<SharedExpert>,
 }
 
 /// An expert that every token uses.

@@ -190,6 +190,19 @@ impl StepLayout {
         Ok(CudaStep { tokens: real + padding, decode, sequences, tiles, logits })
     }
 
+    /// Checks that there is room for a step.
+    ///
+    /// # Errors
+    /// [`ModelError::StepTooLarge`].
+    pub(super) fn check(&self, step: &CudaStep) -> Result<()> {
+        let CudaLimits { tokens_max, sequences_max, logits_max, .. } = self.limits;
+        check("tokens", step.tokens, tokens_max)?;
+        check("sequences", step.sequences, sequences_max)?;
+        check("decoded sequences", step.decode, step.sequences.min(step.tokens))?;
+        check("tiles of attention", step.tiles, self.section(StepSection::TileRows).len())?;
+        check("rows of logits", step.logits_rows(), logits_max)
+    }
+
     fn check_sequence(&self, input: &SequenceInput<'_>) -> Result<()> {
         let needed = input.cached.saturating_add(input.tokens.len());
         if needed > self.limits.context_max {

@@ -1,0 +1,287 @@
+//! Attention of one layer on the GPU: joint projection, norms, rotation with the write to the cache,
+//! attention, and the map back to hidden states.
+
+use artel_device::cuda::{Context, DeviceBuffer, Kernels, Stream};
+use artel_layers::attention::cuda::{AttentionParameters, CacheSlices};
+use artel_layers::attention::decode::cuda::DecodeAttention;
+use artel_layers::attention::prefill::cuda::PrefillAttention;
+use artel_layers::attention::{Attention as HostMixing, AttentionShape, BLOCK_TOKENS};
+use artel_layers::linear::Linear as HostLinear;
+use artel_layers::linear::cuda::Linear;
+use artel_layers::rms_norm::cuda::{NormalizeColumns, Residual};
+use artel_layers::rms_norm::{NormColumns, RmsNorm};
+use artel_layers::rope::Rope;
+use artel_layers::rope::cuda::{HeadNorm, RotateAndCache, RotateInputs, RotateShape};
+use artel_moe::quant::activations::Granularity;
+use artel_moe::quant::activations::cuda::{InputRows, Placement, Quantize};
+use half::bf16;
+
+use super::CudaLimits;
+use super::inputs::Inputs;
+use super::linear::{MapRows, MapWeights, Products, codes_width, reads_codes, shape_of};
+use super::norm::InputNorm;
+use super::rows::{Rows, Widths};
+use super::upload::Upload;
+use crate::decoder::{Attention, GroupedQueryAttention};
+use crate::{ModelError, Result};
+
+/// The maps to queries, keys and values.
+fn inputs_of(attention: &GroupedQueryAttention) -> [&HostLinear; 3] {
+    [&attention.query, &attention.key, &attention.value]
+}
+
+/// Attention that there are kernels for.
+pub(super) fn grouped_query(attention: &Attention) -> Result<&GroupedQueryAttention> {
+    let refused = |what, why: &str| Err(ModelError::NotOnGpu { what, why: why.to_owned() });
+    match attention {
+        Attention::GroupedQuery(attention) if attention.clip.is_some() => {
+            refused("attention", "it clips queries, keys and values (clip_qkv)")
+        }
+        Attention::GroupedQuery(attention) => Ok(attention),
+        Attention::Latent(_) => refused("attention", "it is latent attention (MLA)"),
+    }
+}
+
+/// How queries and keys are normalised before they turn.
+enum Norms<'a> {
+    None,
+    ByHead(&'a RmsNorm, &'a RmsNorm),
+    Whole(&'a RmsNorm, &'a RmsNorm),
+}
+
+fn norms_of(attention: &GroupedQueryAttention) -> Result<Norms<'_>> {
+    let AttentionShape { query_heads, kv_heads, key_dim, .. } = *attention.attention.shape();
+    let Some((query, key)) = &attention.norms else { return Ok(Norms::None) };
+    match (query.width(), key.width()) {
+        (queries, keys) if (queries, keys) == (key_dim, key_dim) => Ok(Norms::ByHead(query, key)),
+        (queries, keys) if (queries, keys) == (query_heads * key_dim, kv_heads * key_dim) => {
+            Ok(Norms::Whole(query, key))
+        }
+        (queries, keys) => {
+            let why =
+                format!("norms of {queries} and {keys} elements; of a head or of all are known");
+            Err(ModelError::NotOnGpu { what: "the norm of queries and keys", why })
+        }
+    }
+}
+
+/// The kernels.
+#[derive(Debug, Clone)]
+pub(super) struct AttentionKernels {
+    norm: InputNorm,
+    inputs: Linear<bf16>,
+    whole_norms: Option<[NormalizeColumns<bf16>; 2]>,
+    rotate: RotateAndCache<bf16>,
+    decode: DecodeAttention<bf16>,
+    prefill: PrefillAttention<bf16>,
+    /// Of what the last map reads, where it reads codes.
+    quantize: Option<Quantize<bf16>>,
+    output: Linear<bf16>,
+    pub(super) widths: Widths,
+}
+
+impl AttentionKernels {
+    /// Asks for them.
+    pub(super) fn load(
+        kernels: &mut Kernels,
+        (norm, residual): (&RmsNorm, Residual),
+        (attention, rope): (&GroupedQueryAttention, &Rope),
+        limits: &CudaLimits,
+    ) -> Result<Self> {
+        let shape = *attention.attention.shape();
+        let (inputs, output) = (shape_of(&inputs_of(attention)), shape_of(&[&attention.output]));
+        let columns =
+            |first, width| NormColumns { row_width: inputs.outputs, first, heads: 1, width };
+        let (head_norm, whole_norms) = match norms_of(attention)? {
+            Norms::None => (HeadNorm::None, None),
+            Norms::ByHead(query, _) => (HeadNorm::ByHead { epsilon: query.epsilon() }, None),
+            Norms::Whole(query, key) => {
+                let (of_queries, of_keys) =
+                    (columns(0, query.width()), columns(query.width(), key.width()));
+                let of_queries = NormalizeColumns::load(kernels, of_queries, query.epsilon())?;
+                let of_keys = NormalizeColumns::load(kernels, of_keys, key.epsilon())?;
+                (HeadNorm::None, Some([of_queries, of_keys]))
+            }
+        };
+        let rotate = RotateShape {
+            query_heads: shape.query_heads,
+            kv_heads: shape.kv_heads,
+            head_dim: shape.key_dim,
+            rotary_dim: rope.rotary_dim(),
+            style: rope.style(),
+            norm: head_norm,
+        };
+        let has_sinks = !attention.attention.sinks().is_empty();
+        let quantize = |kernels: &mut Kernels| {
+            Quantize::load(kernels, output.inputs, Granularity::Groups, Placement::InPlace)
+        };
+        Ok(Self {
+            norm: InputNorm::load(kernels, norm, residual, reads_codes(&inputs))?,
+            inputs: Linear::load(kernels, inputs, limits.tokens_max)?,
+            whole_norms,
+            rotate: RotateAndCache::load(kernels, rotate)?,
+            decode: DecodeAttention::load(kernels, shape, has_sinks)?,
+            prefill: PrefillAttention::load(kernels, shape, has_sinks)?,
+            quantize: reads_codes(&output).then(|| quantize(kernels)).transpose()?,
+            output: Linear::load(kernels, output, limits.tokens_max)?,
+            widths: Widths {
+                projected: inputs.outputs,
+                codes: codes_width(&inputs).max(codes_width(&output)),
+                rotary: rope.rotary_dim(),
+                ..Widths::default()
+            },
+        })
+    }
+
+    /// Adds what is left to the residual stream, and leaves what attention makes of its norm.
+    pub(super) fn forward(
+        &self,
+        stream: &Stream,
+        inputs: &Inputs<'_>,
+        weights: &AttentionWeights,
+        cache: &mut LayerCache,
+        rows: &mut Rows,
+    ) -> Result<()> {
+        let tokens = inputs.step.tokens;
+        self.norm.launch(stream, tokens, &weights.norm, rows)?; // [T, H]
+        let products = Products { stream, table: &rows.table, tokens };
+        let mut projected = rows.projected.slice_mut();
+        let input = self.norm.input(&rows.normed, &rows.codes);
+        products.launch((&self.inputs, &weights.inputs), input, &mut projected)?; // [T, (Q + 2 KV) D]
+        if let (Some(kernels), QkWeights::Whole(norms)) = (&self.whole_norms, &weights.qk_norms) {
+            for (kernel, weight) in kernels.iter().zip(norms) {
+                kernel.launch(stream, tokens, weight.slice(), &mut projected)?;
+            }
+        }
+        let norm_weights = match &weights.qk_norms {
+            QkWeights::ByHead([query, key]) => Some([query.slice(), key.slice()]),
+            QkWeights::None | QkWeights::Whole(_) => None,
+        };
+        let (angles, slots) = (rows.angles.slice(), inputs.slots);
+        let turned =
+            RotateInputs { rows: projected.as_slice(), tokens, angles, norm_weights, slots };
+        let mut cache = cache.slices();
+        self.rotate.launch(stream, &turned, &mut rows.queries.slice_mut(), &mut cache)?;
+        self.attend(stream, inputs, weights, &cache, rows)?; // [T, Q D]
+        if let Some(quantize) = &self.quantize {
+            let input = InputRows { values: rows.mixed.slice(), rows: tokens, positions: None };
+            quantize.launch(stream, input, &mut rows.codes.rows(tokens))?;
+        }
+        let products = Products { stream, table: &rows.table, tokens };
+        let mixed = match self.quantize {
+            None => MapRows::Plain(&rows.mixed),
+            Some(_) => MapRows::Codes(&rows.codes),
+        };
+        let out = &mut rows.delta.slice_mut();
+        products.launch((&self.output, &weights.output), mixed, out) // [T, H]
+    }
+
+    fn attend(
+        &self,
+        stream: &Stream,
+        inputs: &Inputs<'_>,
+        weights: &AttentionWeights,
+        cache: &CacheSlices<'_, bf16>,
+        rows: &mut Rows,
+    ) -> Result<()> {
+        let parameters = weights.parameters();
+        let step = &inputs.step;
+        let queries = rows.queries.slice();
+        let mut mixed = rows.mixed.slice_mut();
+        if step.decode > 0 {
+            let sequences = inputs.decoded();
+            let parts = &mut rows.parts;
+            let operands = (queries, cache);
+            self.decode.launch(stream, operands, &sequences, &parameters, parts, &mut mixed)?;
+        }
+        if step.tiles > 0 {
+            let sequences = (&inputs.all(), &inputs.tiles);
+            self.prefill.launch(stream, (queries, cache), sequences, &parameters, &mut mixed)?;
+        }
+        Ok(())
+    }
+}
+
+/// The weights.
+#[derive(Debug)]
+pub(super) struct AttentionWeights {
+    norm: DeviceBuffer<f32>,
+    inputs: MapWeights,
+    qk_norms: QkWeights,
+    output: MapWeights,
+    scale: f32,
+    window: Option<usize>,
+    sinks: Option<DeviceBuffer<f32>>,
+}
+
+#[derive(Debug)]
+enum QkWeights {
+    None,
+    ByHead([DeviceBuffer<f32>; 2]),
+    Whole([DeviceBuffer<f32>; 2]),
+}
+
+impl AttentionWeights {
+    /// Copies them.
+    pub(super) fn upload(
+        upload: &mut Upload<'_>,
+        norm: &RmsNorm,
+        attention: &GroupedQueryAttention,
+    ) -> Result<Self> {
+        let mut both = |query: &RmsNorm, key: &RmsNorm| {
+            Ok::<_, ModelError>([upload.vector(query.weight())?, upload.vector(key.weight())?])
+        };
+        let qk_norms = match norms_of(attention)? {
+            Norms::None => QkWeights::None,
+            Norms::ByHead(query, key) => QkWeights::ByHead(both(query, key)?),
+            Norms::Whole(query, key) => QkWeights::Whole(both(query, key)?),
+        };
+        let mixing: &HostMixing = &attention.attention;
+        let sinks = mixing.sinks();
+        Ok(Self {
+            norm: upload.vector(norm.weight())?,
+            inputs: MapWeights::upload(upload, &inputs_of(attention))?,
+            qk_norms,
+            output: MapWeights::upload(upload, &[&attention.output])?,
+            scale: mixing.scale(),
+            window: mixing.window(),
+            sinks: (!sinks.is_empty()).then(|| upload.vector(sinks)).transpose()?,
+        })
+    }
+
+    fn parameters(&self) -> AttentionParameters<'_> {
+        let sinks = self.sinks.as_ref().map(DeviceBuffer::slice);
+        AttentionParameters { scale: self.scale, window: self.window, sinks }
+    }
+}
+
+/// Keys and values of one layer, `[blocks, kv_heads, 16, D]` each.
+#[derive(Debug)]
+pub(super) struct LayerCache {
+    keys: DeviceBuffer<bf16>,
+    values: DeviceBuffer<bf16>,
+}
+
+impl LayerCache {
+    /// Room for `blocks` blocks.
+    pub(super) fn new(context: &Context, shape: &AttentionShape, blocks: usize) -> Result<Self> {
+        let elements = blocks * Self::block_elements(shape);
+        // Zeros, because weights of zero are multiplied with values that nobody has written.
+        let zeros = || DeviceBuffer::zeroed(context, elements);
+        Ok(Self { keys: zeros()?, values: zeros()? })
+    }
+
+    /// Keys of a block.
+    fn block_elements(shape: &AttentionShape) -> usize {
+        BLOCK_TOKENS * shape.key_width()
+    }
+
+    /// Bytes of a block.
+    pub(super) fn block_bytes(shape: &AttentionShape) -> usize {
+        2 * Self::block_elements(shape) * size_of::<bf16>()
+    }
+
+    fn slices(&mut self) -> CacheSlices<'_, bf16> {
+        CacheSlices { keys: self.keys.slice_mut(), values: self.values.slice_mut() }
+    }
+}

@@ -1,0 +1,247 @@
+//! All kernels of a model.
+
+use artel_device::cuda::{DeviceBuffer, Kernels, Stream};
+use artel_layers::LayersError;
+use artel_layers::attention::AttentionShape;
+use artel_layers::embedding::cuda::Embed;
+use artel_layers::linear::cuda::Linear;
+use artel_layers::rms_norm::cuda::Residual;
+use artel_layers::rope::Rope;
+use artel_layers::rope::cuda::RopeAngles;
+use artel_moe::eplb::count::cuda::CountPairs;
+use artel_moe::layer::cuda::ExpertsProgram;
+use half::bf16;
+
+use super::CudaLimits;
+use super::attention::{AttentionKernels, AttentionWeights, LayerCache, grouped_query};
+use super::dense::{DenseKernels, DenseWeights, mlp_reads_codes};
+use super::experts::{MoeKernels, MoeWeights, ProgramKernels, RoutingRows};
+use super::inputs::Inputs;
+use super::linear::shape_of;
+use super::norm::InputNorm;
+use super::rows::{Rows, Widths};
+use super::upload::Upload;
+use crate::decoder::{DecoderLayer, Mlp};
+use crate::{Model, ModelError, Result};
+
+/// Every kernel that steps of a model may launch.
+#[derive(Debug, Clone)]
+pub struct CudaKernels {
+    pub(super) limits: CudaLimits,
+    pub(super) embed: Embed<bf16, f32>,
+    pub(super) angles: RopeAngles,
+    pub(super) layers: Vec<LayerKernels>,
+    pub(super) norm: InputNorm,
+    pub(super) pick: Embed<bf16, bf16>,
+    pub(super) head: Linear<bf16>,
+    pub(super) count: CountPairs,
+    pub(super) programs: Vec<ProgramKernels>,
+    pub(super) widths: Widths,
+    pub(super) attention: AttentionShape,
+}
+
+impl CudaKernels {
+    /// Asks for the kernels of `model` for steps within `limits`. [`Kernels::list`] lists them without a
+    /// GPU: kernels for larger steps include those for smaller ones.
+    ///
+    /// # Errors
+    /// [`ModelError::Part`] with the layer that cannot run on a GPU, and why; [`ModelError::Cuda`] when a
+    /// kernel is missing and cannot be made.
+    pub fn load(kernels: &mut Kernels, model: &Model, limits: &CudaLimits) -> Result<Self> {
+        check(limits)?;
+        let decoder = model.decoder();
+        let hidden = decoder.hidden();
+        let head = shape_of(&[&decoder.head]);
+        let mut widths = Widths { hidden, vocabulary: head.outputs, ..Widths::default() };
+        let (mut layers, mut programs) = (Vec::new(), Vec::new());
+        for (number, layer) in decoder.layers.iter().enumerate() {
+            let residual = if number == 0 { Residual::Alone } else { Residual::Add };
+            let loaded = LayerKernels::load(
+                kernels,
+                (layer, residual),
+                (&decoder.rope, limits),
+                &mut programs,
+            );
+            let loaded = loaded.map_err(|why| why.of_part(&format!("model.layers.{number}")))?;
+            widths = widths.max(loaded.widths());
+            layers.push(loaded);
+        }
+        let of_head = |why: ModelError| why.of_part("lm_head");
+        Ok(Self {
+            limits: *limits,
+            embed: Embed::load(kernels, hidden)?,
+            angles: RopeAngles::load(kernels, &decoder.rope)?,
+            layers,
+            norm: InputNorm::load(kernels, &decoder.norm, Residual::Add, false)?,
+            pick: Embed::load(kernels, hidden)?,
+            head: Linear::load(kernels, head, limits.logits_max)
+                .map_err(ModelError::from)
+                .map_err(of_head)?,
+            count: CountPairs::load(kernels)?,
+            programs,
+            widths,
+            attention: decoder.cache_shape(),
+        })
+    }
+
+    /// What steps they were loaded for.
+    pub fn limits(&self) -> &CudaLimits {
+        &self.limits
+    }
+
+    /// The layers that have routed experts, in order.
+    pub(super) fn expert_layers(&self) -> impl Iterator<Item = &MoeKernels> {
+        self.layers.iter().filter_map(|layer| match &layer.mlp {
+            MlpKernels::Moe(moe) => Some(moe),
+            MlpKernels::Dense(_) => None,
+        })
+    }
+}
+
+fn check(limits: &CudaLimits) -> Result<()> {
+    let CudaLimits { tokens_max, sequences_max, logits_max, context_max } = *limits;
+    let fields = [
+        ("tokens_max", tokens_max, sequences_max),
+        ("sequences_max", sequences_max, 1),
+        ("logits_max", logits_max, sequences_max),
+        ("context_max", context_max, 1),
+    ];
+    for (field, value, least) in fields {
+        // Rows are numbered with 31 bits, padding and all.
+        if value < least || value > 1 << 24 {
+            let allowed = format!("from {least} to {}", 1 << 24);
+            return Err(LayersError::config(field, value, allowed).into());
+        }
+    }
+    Ok(())
+}
+
+/// The kernels of one layer.
+#[derive(Debug, Clone)]
+pub(super) struct LayerKernels {
+    attention: AttentionKernels,
+    mlp_norm: InputNorm,
+    mlp: MlpKernels,
+}
+
+#[derive(Debug, Clone)]
+enum MlpKernels {
+    Dense(Box<DenseKernels>),
+    Moe(MoeKernels),
+}
+
+impl LayerKernels {
+    fn load(
+        kernels: &mut Kernels,
+        (layer, residual): (&DecoderLayer, Residual),
+        (rope, limits): (&Rope, &CudaLimits),
+        programs: &mut Vec<ProgramKernels>,
+    ) -> Result<Self> {
+        let attention = (grouped_query(&layer.attention)?, rope);
+        let norm = (&layer.attention_norm, residual);
+        let attention = AttentionKernels::load(kernels, norm, attention, limits)?;
+        let (mlp, codes) = match &layer.mlp {
+            Mlp::Dense(mlp) => {
+                let dense = DenseKernels::load(kernels, mlp, limits)?;
+                (MlpKernels::Dense(Box::new(dense)), mlp_reads_codes(mlp))
+            }
+            Mlp::Moe(moe) => {
+                if moe.shared.is_some() {
+                    let why = "a shared expert beside the routed ones".to_owned();
+                    return Err(ModelError::NotOnGpu { what: "the MLP", why });
+                }
+                let moe = MoeKernels::load(kernels, &moe.experts, limits, programs)?;
+                (MlpKernels::Moe(moe), false)
+            }
+        };
+        Ok(Self {
+            attention,
+            mlp_norm: InputNorm::load(kernels, &layer.mlp_norm, Residual::Add, codes)?,
+            mlp,
+        })
+    }
+
+    fn widths(&self) -> Widths {
+        match &self.mlp {
+            MlpKernels::Dense(dense) => self.attention.widths.max(dense.widths),
+            MlpKernels::Moe(_) => self.attention.widths,
+        }
+    }
+
+    /// The program of its experts, if it has some.
+    pub(super) fn program(&self) -> Option<usize> {
+        match &self.mlp {
+            MlpKernels::Dense(_) => None,
+            MlpKernels::Moe(moe) => Some(moe.program()),
+        }
+    }
+
+    /// Runs the layer: `rows.hidden` and `rows.delta` to what they are behind it.
+    pub(super) fn forward(
+        &self,
+        stream: &Stream,
+        inputs: &Inputs<'_>,
+        (weights, cache): (&LayerWeights, &mut LayerCache),
+        (rows, routing): (&mut Rows, &mut RoutingRows),
+        programs: &mut [ExpertsProgram<bf16>],
+    ) -> Result<()> {
+        let tokens = inputs.step.tokens;
+        self.attention.forward(stream, inputs, &weights.attention, cache, rows)?;
+        self.mlp_norm.launch(stream, tokens, &weights.mlp_norm, rows)?;
+        match (&self.mlp, &weights.mlp) {
+            (MlpKernels::Dense(kernels), MlpWeights::Dense(weights)) => {
+                kernels.forward(stream, (tokens, &self.mlp_norm), weights, rows)
+            }
+            (MlpKernels::Moe(kernels), MlpWeights::Moe(weights, number)) => {
+                let tokens = (tokens, inputs.unpadded_tokens);
+                kernels.forward(stream, tokens, weights, (routing, *number), (programs, rows))
+            }
+            _ => panic!("this is a bug: kernels and weights of different layers"),
+        }
+    }
+}
+
+/// The weights of one layer.
+#[derive(Debug)]
+pub(super) struct LayerWeights {
+    attention: AttentionWeights,
+    mlp_norm: DeviceBuffer<f32>,
+    mlp: MlpWeights,
+}
+
+#[derive(Debug)]
+enum MlpWeights {
+    Dense(DenseWeights),
+    /// With the number of the layer among those that have experts.
+    Moe(Box<MoeWeights>, usize),
+}
+
+impl LayerWeights {
+    /// Copies them; `experts` layers with experts came before.
+    pub(super) fn upload(
+        upload: &mut Upload<'_>,
+        layer: &DecoderLayer,
+        experts: usize,
+    ) -> Result<Self> {
+        let attention = grouped_query(&layer.attention)?;
+        Ok(Self {
+            attention: AttentionWeights::upload(upload, &layer.attention_norm, attention)?,
+            mlp_norm: upload.vector(layer.mlp_norm.weight())?,
+            mlp: match &layer.mlp {
+                Mlp::Dense(mlp) => MlpWeights::Dense(DenseWeights::upload(upload, mlp)?),
+                Mlp::Moe(moe) => {
+                    let weights = MoeWeights::upload(upload, &moe.experts)?;
+                    MlpWeights::Moe(Box::new(weights), experts)
+                }
+            },
+        })
+    }
+
+    /// Its experts, if it has some.
+    pub(super) fn experts(&self) -> Option<&MoeWeights> {
+        match &self.mlp {
+            MlpWeights::Dense(_) => None,
+            MlpWeights::Moe(weights, _) => Some(weights),
+        }
+    }
+}

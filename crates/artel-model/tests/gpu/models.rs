@@ -1,0 +1,113 @@
+//! The models: the bundled one, and small ones of several architectures with random weights.
+
+use artel_model::{Checkpoint, LoadOptions, Model};
+use serde_json::{Value, json};
+
+/// A small model and how well it is met.
+#[derive(Debug, Clone)]
+pub struct Small {
+    pub name: &'static str,
+    /// Largest `1 - 2 <a, b> / (|a|^2 + |b|^2)` of half of the rows of logits.
+    pub typical: f64,
+    /// And of every row: a token may choose another expert where two are nearly as good.
+    pub largest: f64,
+    config: Option<&'static str>,
+    changes: Value,
+}
+
+/// bfloat16 between operations is a relative error of 2^-9 each, some ten a layer.
+const ROUNDED: f64 = 1e-4;
+
+/// FP8 activations: a code of two is the neighbour of the other's where rows differ by a rounding.
+const CODES: f64 = 1e-3;
+
+/// An expert for another.
+const OTHER_EXPERT: f64 = 5e-2;
+
+impl Small {
+    pub fn load(&self) -> Model {
+        let checkpoint = match self.config {
+            None => Checkpoint::open(TALLY.as_ref()),
+            Some(config) => {
+                let mut config: Value = serde_json::from_str(config).expect("a fixture");
+                let fields = config.as_object_mut().expect("an object");
+                fields.extend(self.changes.as_object().expect("an object").clone());
+                let folder = tempfile::tempdir().expect("a folder");
+                std::fs::write(folder.path().join("config.json"), config.to_string())
+                    .expect("a file");
+                Checkpoint::open_dummy(folder.path())
+            }
+        };
+        let checkpoint = checkpoint.expect("a checkpoint");
+        Model::load(&checkpoint, &LoadOptions::default()).expect("a model")
+    }
+}
+
+/// The bundled model.
+const TALLY: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../models/tally");
+
+/// `config.json` of a fixture.
+macro_rules! fixture {
+    ($name:literal) => {
+        include_str!(concat!("../fixtures/", $name, "/config.json"))
+    };
+}
+
+/// Sizes that kernels take, put over what a fixture says.
+fn sizes(heads: usize, kv_heads: usize, head_dim: usize, further: Value) -> Value {
+    let mut sizes = json!({
+        "hidden_size": 256,
+        "num_attention_heads": heads,
+        "num_key_value_heads": kv_heads,
+        "head_dim": head_dim,
+        "vocab_size": 520,
+        "num_hidden_layers": 3,
+        "max_position_embeddings": 1024,
+    });
+    let fields = sizes.as_object_mut().expect("an object");
+    fields.extend(further.as_object().expect("an object").clone());
+    sizes
+}
+
+pub fn models() -> Vec<Small> {
+    let small = |name, config, typical, changes| {
+        let largest = OTHER_EXPERT;
+        Small { name, typical, largest, config: Some(config), changes }
+    };
+    let experts = |count: usize, top_k: usize| {
+        json!({"num_local_experts": count, "num_experts": count, "num_experts_per_tok": top_k,
+               "moe_intermediate_size": 128, "intermediate_size": 192})
+    };
+    let with = |mut base: Value, further: Value| {
+        let fields = base.as_object_mut().expect("an object");
+        fields.extend(further.as_object().expect("an object").clone());
+        base
+    };
+    vec![
+        Small {
+            name: "tally",
+            config: None,
+            typical: ROUNDED,
+            largest: OTHER_EXPERT,
+            changes: json!({}),
+        },
+        // A norm by head, biases, one dense layer, a tied output layer.
+        small(
+            "qwen3_moe",
+            fixture!("qwen3_moe_norm"),
+            ROUNDED,
+            sizes(8, 2, 64, with(experts(16, 4), json!({"tie_word_embeddings": true}))),
+        ),
+        // Norms over all heads, FP8 in blocks, part of a head turns.
+        small("minimax_m2_fp8", fixture!("minimax_m2_fp8"), CODES, sizes(4, 2, 64, experts(16, 4))),
+        // As many key-value heads as query heads, another scaling of frequencies.
+        small("olmoe", fixture!("olmoe_llama3"), ROUNDED, sizes(4, 4, 64, experts(8, 2))),
+        // A window that is shorter than prompts.
+        small(
+            "mixtral_window",
+            fixture!("mixtral_window"),
+            ROUNDED,
+            sizes(4, 2, 128, with(experts(8, 3), json!({"sliding_window": 37}))),
+        ),
+    ]
+}
