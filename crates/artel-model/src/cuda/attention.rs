@@ -144,7 +144,7 @@ impl AttentionKernels {
     ) -> Result<()> {
         let tokens = inputs.step.tokens;
         self.norm.launch(stream, tokens, &weights.norm, rows)?; // [T, H]
-        let products = Products { stream, table: &rows.table, tokens };
+        let mut products = Products { stream, workspace: &mut rows.linear, tokens };
         let mut projected = rows.projected.slice_mut();
         let input = self.norm.input(&rows.normed, &rows.codes);
         products.launch((&self.inputs, &weights.inputs), input, &mut projected)?; // [T, (Q + 2 KV) D]
@@ -167,7 +167,7 @@ impl AttentionKernels {
             let input = InputRows { values: rows.mixed.slice(), rows: tokens, positions: None };
             quantize.launch(stream, input, &mut rows.codes.rows(tokens))?;
         }
-        let products = Products { stream, table: &rows.table, tokens };
+        let mut products = Products { stream, workspace: &mut rows.linear, tokens };
         let mixed = match self.quantize {
             None => MapRows::Plain(&rows.mixed),
             Some(_) => MapRows::Codes(&rows.codes),

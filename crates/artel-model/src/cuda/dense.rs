@@ -74,7 +74,7 @@ impl DenseKernels {
         weights: &DenseWeights,
         rows: &mut Rows,
     ) -> Result<()> {
-        let products = Products { stream, table: &rows.table, tokens };
+        let mut products = Products { stream, workspace: &mut rows.linear, tokens };
         let input = norm.input(&rows.normed, &rows.codes);
         let mut projected = rows.projected.slice_mut();
         products.launch((&self.inputs, &weights.inputs), input, &mut projected)?; // [T, 2 I]

@@ -3,7 +3,7 @@
 use artel_device::cuda::{DeviceBuffer, DeviceSlice, DeviceSliceMut, Stream};
 use artel_layers::linear::Linear as HostLinear;
 use artel_layers::linear::cuda::{
-    DenseRows, Linear, LinearNumbers, LinearRows, LinearShape, LinearWeight,
+    Linear, LinearNumbers, LinearRows, LinearShape, LinearWeight, LinearWorkspace,
 };
 use artel_moe::quant::{AnyMatrix, BLOCK, WeightMatrix};
 use half::bf16;
@@ -100,18 +100,17 @@ fn biases(maps: &[&HostLinear]) -> Vec<f32> {
     maps.iter().flat_map(bias).collect()
 }
 
-/// The table by which products know their rows, with the stream that they are launched on.
-#[derive(Clone, Copy)]
+/// Products of a step: their stream, the memory that they share, and the rows in use.
 pub(super) struct Products<'a> {
     pub(super) stream: &'a Stream,
-    pub(super) table: &'a DenseRows,
+    pub(super) workspace: &'a mut LinearWorkspace,
     pub(super) tokens: usize,
 }
 
 impl Products<'_> {
     /// Maps plain rows, or codes where the map reads them, to `out`.
     pub(super) fn launch(
-        &self,
+        &mut self,
         (kernels, weights): (&Linear<bf16>, &MapWeights),
         rows: MapRows<'_>,
         out: &mut DeviceSliceMut<'_, bf16>,
@@ -123,7 +122,7 @@ impl Products<'_> {
             }
         };
         let operands = (rows, weights.slices());
-        Ok(kernels.launch(self.stream, self.table, self.tokens, operands, out)?)
+        Ok(kernels.launch(self.stream, self.workspace, self.tokens, operands, out)?)
     }
 }
 

@@ -285,7 +285,7 @@ impl CudaModel {
                 &rows.picked
             }
         };
-        let products = Products { stream, table: &rows.table, tokens: count };
+        let mut products = Products { stream, workspace: &mut rows.linear, tokens: count };
         let logits = &mut rows.logits.slice_mut();
         products.launch((&kernels.head, &self.head), MapRows::Plain(picked), logits)?; // [rows, V]
         self.launch_count(stream, step)

@@ -3,7 +3,7 @@
 use artel_device::cuda::{Context, DeviceBuffer};
 use artel_layers::attention::AttentionShape;
 use artel_layers::attention::decode::cuda::DecodeWorkspace;
-use artel_layers::linear::cuda::{DenseRows, Linear};
+use artel_layers::linear::cuda::{Linear, LinearWorkspace};
 use artel_moe::quant::BLOCK;
 use artel_moe::quant::activations::ScaleBounds;
 use artel_moe::quant::activations::cuda::{QuantizedRows, ScaleLayout};
@@ -65,8 +65,8 @@ impl CodeRows {
 /// Memory of a step. Rows that products read or write are padded to whole tiles.
 #[derive(Debug)]
 pub(super) struct Rows {
-    /// The assignment of all rows to a linear map.
-    pub(super) table: DenseRows,
+    /// Memory of linear maps.
+    pub(super) linear: LinearWorkspace,
     /// The residual stream `[T, H]`.
     pub(super) hidden: DeviceBuffer<f32>,
     /// What a block reads, `[T, H]`.
@@ -110,7 +110,7 @@ impl Rows {
         // Zeros: padding is multiplied with the rows before it, and must not be what it was.
         let zeros = |width: usize| DeviceBuffer::zeroed(context, tokens * width);
         Ok(Self {
-            table: DenseRows::new(context, tokens.max(logits))?,
+            linear: LinearWorkspace::new(context, tokens.max(logits))?,
             hidden: context.buffer(limits.tokens_max * widths.hidden)?,
             normed: zeros(widths.hidden)?,
             delta: zeros(widths.hidden)?,
