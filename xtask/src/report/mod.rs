@@ -4,6 +4,7 @@ mod chart;
 mod cpu;
 mod eplb;
 mod gpu;
+mod serving;
 mod small_steps;
 
 use std::path::Path;
@@ -22,7 +23,8 @@ const COLORS: [RGBColor; 6] = [
     RGBColor(140, 86, 75),
 ];
 
-/// Writes `docs/cpu-layer.*` and, from what there is of it, `docs/gpu-layer*` and `docs/eplb*`. Gives
+/// Writes `docs/cpu-layer.*` and, from what there is of it, `docs/gpu-layer*`, `docs/gpu-serving.md`
+/// and `docs/eplb*`. Gives
 /// back a sentence for every measurement that is missing.
 ///
 /// # Errors
@@ -30,6 +32,7 @@ const COLORS: [RGBColor; 6] = [
 pub fn make(root: &Path) -> anyhow::Result<Vec<String>> {
     cpu::make(root)?;
     let mut missing = gpu::make(root)?;
+    missing.extend(serving::make(root)?);
     missing.extend(eplb::make(root)?);
     Ok(missing)
 }
