@@ -3,7 +3,7 @@
 use artel_gpu_test::{Case, Gpu};
 use artel_moe::MoeError;
 use artel_moe::quant::Element;
-use artel_moe::router::gate::cuda::{GateBuffers, GateElement, GateRoute, PARTS_TOKENS_MAX};
+use artel_moe::router::gate::cuda::{GateBuffers, GateElement, GateRoute, NARROW_TOKENS_MAX};
 use artel_moe::router::{
     Logits, Router, RouterConfig, Routing, RoutingMethod, SelectionBias, reference,
 };
@@ -76,7 +76,7 @@ fn gate<W: Weight>(
     (config, hidden_size, has_bias): (RouterConfig, usize, bool),
 ) -> Case {
     let load = move |kernels: &mut _| {
-        GateRoute::<W>::load(kernels, &config, (hidden_size, has_bias), PARTS_TOKENS_MAX + 1)
+        GateRoute::<W>::load(kernels, &config, (hidden_size, has_bias), 2 * NARROW_TOKENS_MAX + 1)
     };
     Case::new(name, load, move |gpu, gate| {
         let logits = config.num_logits();
@@ -90,7 +90,20 @@ fn gate<W: Weight>(
             weight: noise(logits * hidden_size, 2).into_iter().map(W::round).collect(),
             logit_bias: noise(if has_bias { logits } else { 0 }, 3),
         };
-        for tokens in [0, 1, 5, 16, 17, 64, 65, 129, 300, PARTS_TOKENS_MAX, PARTS_TOKENS_MAX + 1] {
+        for tokens in [
+            0,
+            1,
+            5,
+            16,
+            17,
+            64,
+            65,
+            129,
+            300,
+            NARROW_TOKENS_MAX,
+            NARROW_TOKENS_MAX + 1,
+            2 * NARROW_TOKENS_MAX + 1,
+        ] {
             check(gpu, gate, &problem, tokens)?;
         }
         Ok(())

@@ -3,8 +3,9 @@
 //! A few tokens cannot keep the memory busy while one block after the other adds over `H`. So `H`
 //! is cut into parts, one block for each part, 16 experts and 64 tokens; every block writes its
 //! partial logits, and routing adds the parts in order, so that the result does not depend on which
-//! block was first. Twice the tokens are twice the blocks, so there are half the parts; beyond
-//! [`PARTS_TOKENS_MAX`] tokens there is one, and blocks have 64 experts. Routing is a launch of its own,
+//! block was first. Twice the tokens are twice the blocks, so there are half the parts, until one
+//! is left; beyond [`NARROW_TOKENS_MAX`] tokens blocks have 64 experts, so that hidden states are read less
+//! often. Routing is a launch of its own,
 //! which starts before this one has ended: in one launch the last block alone would have to route
 //! every token.
 
@@ -200,10 +201,10 @@ impl GateElement for f32 {
     const IS_WIDE: bool = true;
 }
 
-/// Beyond so many tokens `H` is not cut into parts.
-pub const PARTS_TOKENS_MAX: usize = 512;
+/// Most tokens of blocks with few experts.
+pub const NARROW_TOKENS_MAX: usize = 512;
 
-/// Experts of one block, where `H` is cut into parts and where it is not.
+/// Experts of one block, of few tokens and of many.
 const BLOCK_EXPERTS: [usize; 2] = [16, 64];
 
 /// Tokens of one block. Fewer would leave the wide matrix instructions of Hopper, which take 64
@@ -280,14 +281,15 @@ impl<W: GateElement> GateRoute<W> {
         let mut cuts: Vec<Cut> = Vec::new();
         let mut tokens = BLOCK_TOKENS;
         while cuts.last().is_none_or(|last| last.tokens_max < tokens_max) {
-            let is_whole = tokens > PARTS_TOKENS_MAX;
-            let block_experts = BLOCK_EXPERTS[usize::from(is_whole)];
+            let block_experts = BLOCK_EXPERTS[usize::from(tokens > NARROW_TOKENS_MAX)];
             let blocks = BLOCKS_MAX[usize::from(W::IS_WIDE)] / (tokens / BLOCK_TOKENS);
-            let parts = if is_whole { 1 } else { parts(hidden_size, logits, blocks) };
+            let wanted = blocks.div_ceil(logits.div_ceil(block_experts));
+            let parts = parts(hidden_size / STEP, wanted);
             let sizes = [BLOCK_TOKENS, block_experts, STEP, hidden_size / STEP / parts];
             let spec = Self::spec(sizes, [hidden_size, logits], has_bias);
             let (gate, route) = (kernels.get(&spec)?, Route::load_parts(kernels, config, parts)?);
-            let tokens_max = if is_whole { usize::MAX } else { tokens };
+            let is_last = parts == 1 && tokens > NARROW_TOKENS_MAX;
+            let tokens_max = if is_last { usize::MAX } else { tokens };
             cuts.push(Cut { tokens_max, block_experts, parts, gate, route });
             tokens *= 2;
         }
@@ -365,9 +367,7 @@ impl<W: GateElement> GateRoute<W> {
     }
 }
 
-/// Equal parts of `H`, in whole steps, as many as `blocks_max` allows.
-fn parts(hidden_size: usize, logits: usize, blocks_max: usize) -> usize {
-    let steps = hidden_size / STEP;
-    let wanted = blocks_max.div_ceil(logits.div_ceil(BLOCK_EXPERTS[0]));
+/// Equal parts of so many steps, as many as are wanted if that is possible.
+fn parts(steps: usize, wanted: usize) -> usize {
     (1..=steps).rfind(|&parts| steps.is_multiple_of(parts) && parts <= wanted).unwrap_or(1)
 }
