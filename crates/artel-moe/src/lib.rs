@@ -17,6 +17,7 @@ pub mod quant;
 pub mod grouped_gemm;
 pub mod activation;
 pub mod combine;
+pub mod shared;
 pub mod weights;
 pub mod dispatch;
 pub mod backend;

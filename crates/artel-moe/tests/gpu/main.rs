@@ -13,6 +13,7 @@ mod packing;
 mod prefill;
 mod quant_activations;
 mod router;
+mod shared;
 
 use std::process::ExitCode;
 
@@ -24,6 +25,7 @@ fn cases() -> Vec<Case> {
         packing::cases(),
         prefill::cases(),
         router::cases(),
+        shared::cases(),
         gate::cases(),
         map_and_record::cases(),
         combine::cases(),
