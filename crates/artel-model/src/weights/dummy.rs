@@ -1,9 +1,10 @@
 //! Weights for measurements of checkpoints that are not there: random numbers of the right shapes and
 //! types, out of a few pools that all tensors share, so that a layer costs neither time nor memory.
 //!
-//! A tensor is a window of its pool; its name says where the window begins. Sizes are those of a model
-//! in training: a map leaves rows of about the size that it read, norms are near 1, embeddings are 1 in
-//! size and far larger than what a layer adds, so that tokens stay apart and spread over experts.
+//! A tensor is a window of its pool; its name says where the window begins. A map leaves rows of about the
+//! size that it read, embeddings are 1 in size and norms near 1. The last maps of attention and MLPs leave
+//! less, the more layers there are: attention adds nearly the same to all tokens, which would be all that
+//! is left of them after some layers, and all would choose the same experts.
 
 use std::collections::BTreeMap;
 
@@ -51,6 +52,7 @@ enum Filling {
 #[derive(Debug)]
 pub(super) struct DummyTensors {
     has_codes: bool,
+    layers: usize,
     /// Further modules whose weights are plain numbers.
     plain: Vec<String>,
     pools: BTreeMap<Filling, HostBuffer>,
@@ -71,7 +73,8 @@ impl DummyTensors {
         let object = config.object("quantization_config")?;
         let plain = object.map(|object| object.texts("modules_to_not_convert")).transpose()?;
         let plain = plain.flatten().unwrap_or_default().into_iter().map(str::to_owned).collect();
-        Ok(Self { has_codes, plain, pools: BTreeMap::new() })
+        let layers = config.size("num_hidden_layers")?;
+        Ok(Self { has_codes, layers, plain, pools: BTreeMap::new() })
     }
 
     /// The tensor `name`.
@@ -96,8 +99,14 @@ impl DummyTensors {
         let (module, tensor) = name.rsplit_once('.').unwrap_or(("", name));
         let last = module.rsplit('.').next().unwrap_or_default();
         let inputs = shape.last().copied().unwrap_or(1);
-        // Rows of so many numbers keep their size.
-        let exponent = |inputs: usize| inputs.max(1).ilog2().div_ceil(2);
+        let depth = self.layers.next_power_of_two().ilog2();
+        let less = match last {
+            "o_proj" => depth,
+            "down_proj" | "w2" => depth.div_ceil(2),
+            _ => 0,
+        };
+        // Rows of so many numbers keep their size, or become less.
+        let exponent = |inputs: usize| inputs.max(1).ilog2().div_ceil(2) + less;
         match tensor {
             "weight_scale_inv" => Filling::Scales { exponent: exponent(inputs * 128) },
             "weight_scale" => Filling::Scales { exponent: 5 },
