@@ -18,7 +18,7 @@ use half::bf16;
 
 use super::CudaLimits;
 use super::inputs::Inputs;
-use super::linear::{MapRows, MapWeights, Products, codes_width, reads_codes, shape_of};
+use super::linear::{self, MapRows, MapWeights, Products, codes_width, reads_codes, shape_of};
 use super::norm::InputNorm;
 use super::rows::{Rows, Widths};
 use super::upload::Upload;
@@ -90,6 +90,8 @@ impl AttentionKernels {
     ) -> Result<Self> {
         let shape = *attention.attention.shape();
         let (inputs, output) = (shape_of(&inputs_of(attention)), shape_of(&[&attention.output]));
+        let load = |kernels: &mut Kernels, shape| linear::load(kernels, shape, limits.tokens_max);
+        let (of_inputs, of_output) = (load(kernels, inputs)?, load(kernels, output)?);
         let columns =
             |first, width| NormColumns { row_width: inputs.outputs, first, heads: 1, width };
         let (head_norm, whole_norms) = match norms_of(attention)? {
@@ -117,13 +119,13 @@ impl AttentionKernels {
         };
         Ok(Self {
             norm: InputNorm::load(kernels, norm, residual, reads_codes(&inputs))?,
-            inputs: Linear::load(kernels, inputs, limits.tokens_max)?,
+            inputs: of_inputs,
             whole_norms,
             rotate: RotateAndCache::load(kernels, rotate)?,
             decode: DecodeAttention::load(kernels, shape, has_sinks)?,
             prefill: PrefillAttention::load(kernels, shape, has_sinks)?,
             quantize: reads_codes(&output).then(|| quantize(kernels)).transpose()?,
-            output: Linear::load(kernels, output, limits.tokens_max)?,
+            output: of_output,
             widths: Widths {
                 projected: inputs.outputs,
                 codes: codes_width(&inputs).max(codes_width(&output)),

@@ -1,4 +1,4 @@
-//! The dense gated MLP of one layer on the GPU.
+//! The dense gated MLP on the GPU: of a layer without experts, or an expert that every token uses.
 
 use artel_device::cuda::{Kernels, Stream};
 use artel_layers::linear::Linear as HostLinear;
@@ -9,8 +9,7 @@ use artel_moe::quant::activations::cuda::{InputRows, Placement, Quantize};
 use half::bf16;
 
 use super::CudaLimits;
-use super::linear::{MapRows, MapWeights, Products, codes_width, reads_codes, shape_of};
-use super::norm::InputNorm;
+use super::linear::{self, MapRows, MapWeights, Products, codes_width, reads_codes, shape_of};
 use super::rows::{Rows, Widths};
 use super::upload::Upload;
 use crate::Result;
@@ -26,9 +25,22 @@ pub(super) fn mlp_reads_codes(mlp: &DenseMlp) -> bool {
     reads_codes(&shape_of(&inputs_of(mlp)))
 }
 
+/// What a dense MLP is in its layer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Role {
+    /// All there is behind attention: it reads what the norm left, codes perhaps.
+    Layer,
+    /// Beside routed experts: it reads the same rows, and its own are added to theirs.
+    Shared,
+}
+
 /// The kernels.
 #[derive(Debug, Clone)]
 pub(super) struct DenseKernels {
+    role: Role,
+    reads_codes: bool,
+    /// Of the rows that it reads, where these are not codes but should be.
+    quantize_input: Option<Quantize<bf16>>,
     inputs: Linear<bf16>,
     activate: Activate<bf16>,
     intermediate: usize,
@@ -40,7 +52,11 @@ pub(super) struct DenseKernels {
 
 impl DenseKernels {
     /// Asks for them.
-    pub(super) fn load(kernels: &mut Kernels, mlp: &DenseMlp, limits: &CudaLimits) -> Result<Self> {
+    pub(super) fn load(
+        kernels: &mut Kernels,
+        (mlp, role): (&DenseMlp, Role),
+        limits: &CudaLimits,
+    ) -> Result<Self> {
         let (inputs, output) = (shape_of(&inputs_of(mlp)), shape_of(&[&mlp.down]));
         let intermediate = output.inputs;
         let form = ActivationForm {
@@ -48,34 +64,49 @@ impl DenseKernels {
             intermediate_size: intermediate,
             sorted: false,
         };
-        let quantize = |kernels: &mut Kernels| {
-            Quantize::load(kernels, intermediate, Granularity::Groups, Placement::InPlace)
+        let mut quantize = |is_needed: bool, columns: usize| {
+            let load = || Quantize::load(kernels, columns, Granularity::Groups, Placement::InPlace);
+            is_needed.then(load).transpose()
         };
+        let reads = reads_codes(&inputs);
+        let quantize_input = quantize(reads && role == Role::Shared, inputs.inputs)?;
+        let quantize = quantize(reads_codes(&output), intermediate)?;
         Ok(Self {
-            inputs: Linear::load(kernels, inputs, limits.tokens_max)?,
+            role,
+            reads_codes: reads,
+            quantize_input,
+            inputs: linear::load(kernels, inputs, limits.tokens_max)?,
             activate: Activate::load(kernels, form)?,
             intermediate,
-            quantize: reads_codes(&output).then(|| quantize(kernels)).transpose()?,
-            output: Linear::load(kernels, output, limits.tokens_max)?,
+            quantize,
+            output: linear::load(kernels, output, limits.tokens_max)?,
             widths: Widths {
                 projected: inputs.outputs,
                 activated: intermediate,
+                shared: if role == Role::Shared { output.outputs } else { 0 },
                 codes: codes_width(&inputs).max(codes_width(&output)),
                 ..Widths::default()
             },
         })
     }
 
-    /// Leaves what the MLP makes of what `norm` left.
+    /// Leaves what the MLP makes of what the norm left.
     pub(super) fn forward(
         &self,
         stream: &Stream,
-        (tokens, norm): (usize, &InputNorm),
+        tokens: usize,
         weights: &DenseWeights,
         rows: &mut Rows,
     ) -> Result<()> {
+        if let Some(quantize) = &self.quantize_input {
+            let input = InputRows { values: rows.normed.slice(), rows: tokens, positions: None };
+            quantize.launch(stream, input, &mut rows.codes.rows(tokens))?;
+        }
         let mut products = Products { stream, workspace: &mut rows.linear, tokens };
-        let input = norm.input(&rows.normed, &rows.codes);
+        let input = match self.reads_codes {
+            false => MapRows::Plain(&rows.normed),
+            true => MapRows::Codes(&rows.codes),
+        };
         let mut projected = rows.projected.slice_mut();
         products.launch((&self.inputs, &weights.inputs), input, &mut projected)?; // [T, 2 I]
         let gate_up = projected.as_slice().range(0, tokens * 2 * self.intermediate)?;
@@ -90,7 +121,11 @@ impl DenseKernels {
                 MapRows::Codes(&rows.codes)
             }
         };
-        let out = &mut rows.delta.slice_mut();
+        let out = match self.role {
+            Role::Layer => &mut rows.delta,
+            Role::Shared => &mut rows.shared,
+        };
+        let out = &mut out.slice_mut();
         products.launch((&self.output, &weights.output), input, out) // [T, H]
     }
 }

@@ -1,4 +1,4 @@
-//! Routed experts of one layer on the GPU.
+//! Routed experts of one layer on the GPU, and the expert beside them that every token uses.
 
 use artel_device::cuda::{Architecture, Context, DeviceBuffer, DeviceSlice, Kernels, Stream};
 use artel_moe::config::MoeConfig;
@@ -9,12 +9,15 @@ use artel_moe::plan::gpu::{GpuPlan, TOKENS_PER_STEP};
 use artel_moe::quant::{AnyMatrix, Format};
 use artel_moe::router::RouterConfig;
 use artel_moe::router::gate::cuda::{GateBuffers, GateElement, GateRoute};
+use artel_moe::shared::cuda::AddShared;
 use artel_moe::weights::cuda::DeviceExperts;
 use half::bf16;
 
 use super::CudaLimits;
-use super::rows::Rows;
+use super::dense::{DenseKernels, DenseWeights, Role};
+use super::rows::{Rows, Widths};
 use super::upload::Upload;
+use crate::decoder::{MoeBlock, SharedExpert};
 use crate::{ModelError, Result};
 
 /// The kernels of experts of one kind, which layers share.
@@ -80,16 +83,25 @@ pub(super) struct MoeKernels {
     gate: GateKernels,
     program: usize,
     router: RouterConfig,
+    shared: Option<Box<SharedKernels>>,
+}
+
+/// The kernels of a shared expert.
+#[derive(Debug, Clone)]
+struct SharedKernels {
+    mlp: DenseKernels,
+    add: AddShared<bf16>,
 }
 
 impl MoeKernels {
     /// Asks for them.
     pub(super) fn load(
         kernels: &mut Kernels,
-        layer: &AnyMoeLayer,
+        block: &MoeBlock,
         limits: &CudaLimits,
         programs: &mut Vec<ProgramKernels>,
     ) -> Result<Self> {
+        let layer = &block.experts;
         let (router, gate) = (*layer.router().config(), layer.gate());
         if router.zero_experts() > 0 {
             let why = "tokens may choose zero experts".to_owned();
@@ -104,7 +116,21 @@ impl MoeKernels {
             _ => GateKernels::Wide(GateRoute::load(kernels, &router, sizes, tokens)?),
         };
         let program = ProgramKernels::load(kernels, layer, limits, programs)?;
-        Ok(Self { gate, program, router })
+        let shared = match &block.shared {
+            None => None,
+            Some(shared) => {
+                let mlp = DenseKernels::load(kernels, (&shared.mlp, Role::Shared), limits)?;
+                let width = layer.config().shape().hidden_size;
+                let add = AddShared::load(kernels, width, shared.gate.is_some())?;
+                Some(Box::new(SharedKernels { mlp, add }))
+            }
+        };
+        Ok(Self { gate, program, router, shared })
+    }
+
+    /// Rows that its shared expert needs.
+    pub(super) fn widths(&self) -> Widths {
+        self.shared.as_ref().map_or(Widths::default(), |shared| shared.mlp.widths)
     }
 
     /// Numbers that partial logits of a step are.
@@ -139,12 +165,32 @@ impl MoeKernels {
         let out = &mut rows.delta.slice_mut();
         let program = &mut programs[self.program];
         program.forward(stream, &weights.experts, (hidden, routing), tokens, out)?;
-        Ok(())
+        match (&self.shared, &weights.shared) {
+            (None, None) => Ok(()),
+            (Some(kernels), Some(weights)) => kernels.forward(stream, tokens, weights, rows),
+            _ => panic!("this is a bug: a shared expert and its weights must come together"),
+        }
     }
 
     /// The program that computes its experts.
     pub(super) fn program(&self) -> usize {
         self.program
+    }
+}
+
+impl SharedKernels {
+    /// Adds what the shared expert makes of the normed rows.
+    fn forward(
+        &self,
+        stream: &Stream,
+        tokens: usize,
+        weights: &SharedWeights,
+        rows: &mut Rows,
+    ) -> Result<()> {
+        self.mlp.forward(stream, tokens, &weights.mlp, rows)?;
+        let gate = weights.gate.as_ref().map(|gate| (rows.normed.slice(), gate.slice()));
+        let out = &mut rows.delta.slice_mut();
+        Ok(self.add.launch(stream, tokens, rows.shared.slice(), gate, out)?)
     }
 }
 
@@ -162,11 +208,28 @@ pub(super) struct MoeWeights {
     logit_bias: DeviceBuffer<f32>,
     selection_bias: DeviceBuffer<f32>,
     experts: DeviceExperts,
+    shared: Option<SharedWeights>,
+}
+
+/// The weights of a shared expert.
+#[derive(Debug)]
+struct SharedWeights {
+    mlp: DenseWeights,
+    gate: Option<DeviceBuffer<f32>>,
+}
+
+impl SharedWeights {
+    fn upload(upload: &mut Upload<'_>, shared: &SharedExpert) -> Result<Self> {
+        let mlp = DenseWeights::upload(upload, &shared.mlp)?;
+        let gate = shared.gate.as_ref().map(|gate| upload.wide_matrix(gate.weight()));
+        Ok(Self { mlp, gate: gate.transpose()? })
+    }
 }
 
 impl MoeWeights {
     /// Copies them.
-    pub(super) fn upload(upload: &mut Upload<'_>, layer: &AnyMoeLayer) -> Result<Self> {
+    pub(super) fn upload(upload: &mut Upload<'_>, block: &MoeBlock) -> Result<Self> {
+        let layer = &block.experts;
         let gate = layer.gate();
         Ok(Self {
             gate: match gate.weight() {
@@ -176,6 +239,10 @@ impl MoeWeights {
             logit_bias: upload.vector(gate.bias().unwrap_or_default())?,
             selection_bias: upload.vector(layer.router().bias())?,
             experts: upload.experts(layer)?,
+            shared: match &block.shared {
+                None => None,
+                Some(shared) => Some(SharedWeights::upload(upload, shared)?),
+            },
         })
     }
 

@@ -14,7 +14,7 @@ use half::bf16;
 
 use super::CudaLimits;
 use super::attention::{AttentionKernels, AttentionWeights, LayerCache, grouped_query};
-use super::dense::{DenseKernels, DenseWeights, mlp_reads_codes};
+use super::dense::{DenseKernels, DenseWeights, Role, mlp_reads_codes};
 use super::experts::{MoeKernels, MoeWeights, ProgramKernels, RoutingRows};
 use super::inputs::Inputs;
 use super::linear::shape_of;
@@ -142,15 +142,11 @@ impl LayerKernels {
         let attention = AttentionKernels::load(kernels, norm, attention, limits)?;
         let (mlp, codes) = match &layer.mlp {
             Mlp::Dense(mlp) => {
-                let dense = DenseKernels::load(kernels, mlp, limits)?;
+                let dense = DenseKernels::load(kernels, (mlp, Role::Layer), limits)?;
                 (MlpKernels::Dense(Box::new(dense)), mlp_reads_codes(mlp))
             }
             Mlp::Moe(moe) => {
-                if moe.shared.is_some() {
-                    let why = "a shared expert beside the routed ones".to_owned();
-                    return Err(ModelError::NotOnGpu { what: "the MLP", why });
-                }
-                let moe = MoeKernels::load(kernels, &moe.experts, limits, programs)?;
+                let moe = MoeKernels::load(kernels, moe, limits, programs)?;
                 (MlpKernels::Moe(moe), false)
             }
         };
@@ -164,7 +160,7 @@ impl LayerKernels {
     fn widths(&self) -> Widths {
         match &self.mlp {
             MlpKernels::Dense(dense) => self.attention.widths.max(dense.widths),
-            MlpKernels::Moe(_) => self.attention.widths,
+            MlpKernels::Moe(moe) => self.attention.widths.max(moe.widths()),
         }
     }
 
@@ -190,7 +186,7 @@ impl LayerKernels {
         self.mlp_norm.launch(stream, tokens, &weights.mlp_norm, rows)?;
         match (&self.mlp, &weights.mlp) {
             (MlpKernels::Dense(kernels), MlpWeights::Dense(weights)) => {
-                kernels.forward(stream, (tokens, &self.mlp_norm), weights, rows)
+                kernels.forward(stream, tokens, weights, rows)
             }
             (MlpKernels::Moe(kernels), MlpWeights::Moe(weights, number)) => {
                 let tokens = (tokens, inputs.unpadded_tokens);
@@ -211,7 +207,7 @@ pub(super) struct LayerWeights {
 
 #[derive(Debug)]
 enum MlpWeights {
-    Dense(DenseWeights),
+    Dense(Box<DenseWeights>),
     /// With the number of the layer among those that have experts.
     Moe(Box<MoeWeights>, usize),
 }
@@ -228,9 +224,9 @@ impl LayerWeights {
             attention: AttentionWeights::upload(upload, &layer.attention_norm, attention)?,
             mlp_norm: upload.vector(layer.mlp_norm.weight())?,
             mlp: match &layer.mlp {
-                Mlp::Dense(mlp) => MlpWeights::Dense(DenseWeights::upload(upload, mlp)?),
+                Mlp::Dense(mlp) => MlpWeights::Dense(Box::new(DenseWeights::upload(upload, mlp)?)),
                 Mlp::Moe(moe) => {
-                    let weights = MoeWeights::upload(upload, &moe.experts)?;
+                    let weights = MoeWeights::upload(upload, moe)?;
                     MlpWeights::Moe(Box::new(weights), experts)
                 }
             },

@@ -1,6 +1,6 @@
 //! Linear maps on the GPU: maps that read the same rows are one, their outputs side by side.
 
-use artel_device::cuda::{DeviceBuffer, DeviceSlice, DeviceSliceMut, Stream};
+use artel_device::cuda::{DeviceBuffer, DeviceSlice, DeviceSliceMut, Kernels, Stream};
 use artel_layers::linear::Linear as HostLinear;
 use artel_layers::linear::cuda::{
     Linear, LinearNumbers, LinearRows, LinearShape, LinearWeight, LinearWorkspace,
@@ -10,7 +10,7 @@ use half::bf16;
 
 use super::rows::CodeRows;
 use super::upload::Upload;
-use crate::Result;
+use crate::{ModelError, Result};
 
 /// What the kernels of `maps` must know, which read the same rows.
 ///
@@ -39,6 +39,20 @@ pub(super) fn reads_codes(shape: &LinearShape) -> bool {
 /// Codes of a row that the map reads.
 pub(super) fn codes_width(shape: &LinearShape) -> usize {
     if reads_codes(shape) { shape.inputs } else { 0 }
+}
+
+/// Asks for the kernels of a map.
+pub(super) fn load(
+    kernels: &mut Kernels,
+    shape: LinearShape,
+    tokens_max: usize,
+) -> Result<Linear<bf16>> {
+    let architecture = kernels.architecture();
+    if reads_codes(&shape) && !architecture.has_fp8() {
+        let why = format!("{architecture} does not multiply it; convert with --format bf16");
+        return Err(ModelError::NotOnGpu { what: "a linear map in FP8", why });
+    }
+    Ok(Linear::load(kernels, shape, tokens_max)?)
 }
 
 /// The weights of maps that read the same rows, one below the other.

@@ -21,6 +21,8 @@ pub(super) struct Widths {
     pub(super) projected: usize,
     /// What a dense MLP's last map reads.
     pub(super) activated: usize,
+    /// What shared experts make; 0 without any.
+    pub(super) shared: usize,
     /// Inputs of maps that read codes; 0 without any.
     pub(super) codes: usize,
     /// Vocabulary.
@@ -36,6 +38,7 @@ impl Widths {
             hidden: self.hidden.max(other.hidden),
             projected: self.projected.max(other.projected),
             activated: self.activated.max(other.activated),
+            shared: self.shared.max(other.shared),
             codes: self.codes.max(other.codes),
             vocabulary: self.vocabulary.max(other.vocabulary),
             rotary: self.rotary.max(other.rotary),
@@ -79,6 +82,8 @@ pub(super) struct Rows {
     pub(super) projected: DeviceBuffer<bf16>,
     /// Between gate and up and the last map of a dense MLP.
     pub(super) activated: DeviceBuffer<bf16>,
+    /// What a shared expert makes of rows.
+    pub(super) shared: DeviceBuffer<bf16>,
     /// Turned queries.
     pub(super) queries: DeviceBuffer<bf16>,
     /// Outputs of attention.
@@ -117,6 +122,7 @@ impl Rows {
             codes,
             projected: zeros(widths.projected)?,
             activated: zeros(widths.activated)?,
+            shared: zeros(widths.shared)?,
             queries: zeros(attention.query_width())?,
             mixed: zeros(attention.output_width())?,
             parts: DecodeWorkspace::new(context, attention, limits.sequences_max)?,

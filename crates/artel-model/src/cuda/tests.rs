@@ -10,10 +10,19 @@ const LIMITS: CudaLimits =
 
 /// Lists the kernels of a checkpoint in `folder` of the repository.
 fn list(folder: &str, format: Option<Format>, limits: CudaLimits) -> Result<usize> {
+    list_for(Architecture::Sm90, folder, format, limits)
+}
+
+fn list_for(
+    architecture: Architecture,
+    folder: &str,
+    format: Option<Format>,
+    limits: CudaLimits,
+) -> Result<usize> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..").join(folder);
     let options = LoadOptions { format, ..LoadOptions::default() };
     let model = Model::load(&Checkpoint::open(&folder)?, &options)?;
-    let mut kernels = Kernels::list(Architecture::Sm90);
+    let mut kernels = Kernels::list(architecture);
     CudaKernels::load(&mut kernels, &model, &limits)?;
     Ok(kernels.specs().len())
 }
@@ -41,6 +50,14 @@ fn experts_that_are_not_bfloat16_or_codes_are_refused() {
         |format| list("models/tally", Some(format), LIMITS).expect_err("no kernels").to_string();
     assert!(error(Format::F16).contains("--format bf16"), "{}", error(Format::F16));
     assert!(error(Format::F32).contains("f32"), "{}", error(Format::F32));
+}
+
+#[test]
+fn codes_need_matrix_units_for_them() {
+    let list = |format| list_for(Architecture::Sm80, "models/tally", format, LIMITS);
+    assert!(list(None).expect("a model with kernels") > 20);
+    let error = list(Some(Format::Fp8Block128)).expect_err("no kernels").to_string();
+    assert!(error.contains("sm_80") && error.contains("--format bf16"), "{error}");
 }
 
 #[test]

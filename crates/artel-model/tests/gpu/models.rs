@@ -103,6 +103,16 @@ pub fn models() -> Vec<Small> {
         small("minimax_m2_fp8", fixture!("minimax_m2_fp8"), CODES, sizes(4, 2, 64, experts(16, 4))),
         // As many key-value heads as query heads, another scaling of frequencies.
         small("olmoe", fixture!("olmoe_llama3"), ROUNDED, sizes(4, 4, 64, experts(8, 2))),
+        // A shared expert behind a gate, biases, a dense layer.
+        small("qwen2_moe", fixture!("qwen2_moe_shared"), ROUNDED, {
+            let shared = json!({"shared_expert_intermediate_size": 160});
+            sizes(4, 2, 64, with(experts(8, 2), shared))
+        }),
+        // Two shared experts, a bias and groups in the router.
+        small("glm4_moe", fixture!("glm4_moe_bias"), ROUNDED, {
+            let routed = json!({"n_routed_experts": 16, "n_group": 4, "topk_group": 2});
+            sizes(4, 2, 64, with(experts(16, 2), routed))
+        }),
         // A window that is shorter than prompts.
         small(
             "mixtral_window",
