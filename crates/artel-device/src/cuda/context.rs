@@ -252,6 +252,16 @@ impl Event {
         check(status, "recording an event")
     }
 
+    /// Waits until it has happened; one that was never recorded has.
+    ///
+    /// # Errors
+    /// [`CudaError::Driver`], also for a kernel before it that failed.
+    pub fn synchronize(&self) -> Result<(), CudaError> {
+        // SAFETY: the event is valid as long as this value.
+        let status = unsafe { cuda_bindings::cuEventSynchronize(self.inner.cu_event()) };
+        check(status, "waiting for an event")
+    }
+
     /// Milliseconds from this event to `end`, waiting for both.
     ///
     /// # Errors

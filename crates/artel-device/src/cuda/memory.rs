@@ -284,6 +284,19 @@ impl Context {
     }
 }
 
+/// The first columns of all rows of a table that is a part of a buffer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct TableColumns {
+    /// Where the table begins.
+    pub start: usize,
+    /// Its rows.
+    pub rows: usize,
+    /// Elements of a row.
+    pub stride: usize,
+    /// Those of them that are copied.
+    pub columns: usize,
+}
+
 /// Page-locked host memory, which the GPU copies from and to without a detour.
 pub struct PinnedBuffer<T: Pod> {
     elements: *mut T,
@@ -293,6 +306,8 @@ pub struct PinnedBuffer<T: Pod> {
 
 // SAFETY: the buffer owns its memory; elements are plain data.
 unsafe impl<T: Pod + Send> Send for PinnedBuffer<T> {}
+// SAFETY: shared use only reads the elements.
+unsafe impl<T: Pod + Sync> Sync for PinnedBuffer<T> {}
 
 impl<T: Pod> PinnedBuffer<T> {
     /// `len` elements of zero bytes.
@@ -350,11 +365,61 @@ impl<T: Pod> PinnedBuffer<T> {
         check(status, "copying to the GPU")
     }
 
-    /// Fills it from the device and waits.
+    /// Begins to copy a part of each row of a table to the same place of `target`, in the order of
+    /// `stream`.
+    ///
+    /// # Safety
+    /// As for [`write_to`](Self::write_to).
+    ///
+    /// # Errors
+    /// [`CudaError::Length`] when the table ends behind the end of either side.
+    pub unsafe fn write_columns_to(
+        &self,
+        stream: &Stream,
+        table: TableColumns,
+        target: &mut DeviceSliceMut<'_, T>,
+    ) -> Result<(), CudaError> {
+        let TableColumns { start, rows, stride, columns } = table;
+        let end = start + rows * stride;
+        if end > self.len || columns > stride {
+            let what = "the pinned buffer that holds a table";
+            return Err(CudaError::Length { what, expected: end.max(columns), actual: self.len });
+        }
+        target.expect_len("the device slice that holds a table", end)?;
+        self.context.bind()?;
+        let size = size_of::<T>();
+        let copy = cuda_bindings::CUDA_MEMCPY2D {
+            srcXInBytes: 0,
+            srcY: 0,
+            srcDevice: 0,
+            srcArray: std::ptr::null_mut(),
+            dstXInBytes: 0,
+            dstY: 0,
+            dstHost: std::ptr::null_mut(),
+            dstArray: std::ptr::null_mut(),
+            srcMemoryType: cuda_bindings::CUmemorytype_enum_CU_MEMORYTYPE_HOST,
+            srcHost: self.elements.wrapping_add(start).cast_const().cast(),
+            srcPitch: stride * size,
+            dstMemoryType: cuda_bindings::CUmemorytype_enum_CU_MEMORYTYPE_DEVICE,
+            dstDevice: target.address() + (start * size) as u64,
+            dstPitch: stride * size,
+            WidthInBytes: columns * size,
+            Height: rows,
+        };
+        // SAFETY: both sides hold the whole table; the caller keeps the source.
+        let status = unsafe { cuda_bindings::cuMemcpy2DAsync_v2(&copy, stream.handle()) };
+        check(status, "copying columns to the GPU")
+    }
+
+    /// Lets the device fill its first elements, behind what was launched on `stream` before.
+    ///
+    /// # Safety
+    /// Until that has happened, which the caller waits for, nobody reads, writes or frees the buffer,
+    /// and nothing on another stream writes `source`.
     ///
     /// # Errors
     /// [`CudaError::Length`] when `source` is longer.
-    pub fn read_from(
+    pub unsafe fn begin_read(
         &mut self,
         stream: &Stream,
         source: DeviceSlice<'_, T>,
@@ -365,12 +430,25 @@ impl<T: Pod> PinnedBuffer<T> {
         }
         self.context.bind()?;
         let bytes = source.len() * size_of::<T>();
-        // SAFETY: the target holds `bytes` bytes and is not freed before the wait below.
+        // SAFETY: the target holds `bytes` bytes; the caller leaves it alone until they are there.
         let status = unsafe {
             let target = self.elements.cast();
             cuda_bindings::cuMemcpyDtoHAsync_v2(target, source.address(), bytes, stream.handle())
         };
-        check(status, "copying from the GPU")?;
+        check(status, "copying from the GPU")
+    }
+
+    /// Fills it from the device and waits.
+    ///
+    /// # Errors
+    /// [`CudaError::Length`] when `source` is longer.
+    pub fn read_from(
+        &mut self,
+        stream: &Stream,
+        source: DeviceSlice<'_, T>,
+    ) -> Result<(), CudaError> {
+        // SAFETY: borrowed exclusively until the wait below.
+        unsafe { self.begin_read(stream, source) }?;
         stream.synchronize()
     }
 }

@@ -23,6 +23,6 @@ pub use context::{Architecture, Context, Event, Stream, device_count};
 pub use error::CudaError;
 pub use graph::Graph;
 pub use kernels::{Kernel, Kernels};
-pub use memory::{DeviceBuffer, DeviceSlice, DeviceSliceMut, PinnedBuffer};
+pub use memory::{DeviceBuffer, DeviceSlice, DeviceSliceMut, PinnedBuffer, TableColumns};
 pub use pack::{KernelPack, PackedKernel};
 pub use spec::KernelSpec;

@@ -130,13 +130,18 @@ impl TokenHistory {
         Self { prompt: ids.iter().copied().collect(), output: BTreeMap::new() }
     }
 
+    /// Tokens that [`seen`](Self::seen) may have, at most.
+    pub fn seen_max(&self) -> usize {
+        self.prompt.len() + self.output.len()
+    }
+
     /// Records a token of the output.
     pub fn push(&mut self, id: u32) {
         *self.output.entry(id).or_default() += 1;
     }
 
     /// Every token of prompt and output once, with its occurrences in the output.
-    fn seen(&self) -> impl Iterator<Item = (u32, u32)> {
+    pub fn seen(&self) -> impl Iterator<Item = (u32, u32)> {
         let prompt = self.prompt.iter().filter(|id| !self.output.contains_key(id));
         prompt.map(|&id| (id, 0)).chain(self.output.iter().map(|(&id, &count)| (id, count)))
     }

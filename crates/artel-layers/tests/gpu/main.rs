@@ -2,6 +2,7 @@
 
 mod attention;
 mod embedding;
+mod feed;
 mod linear;
 mod numbers;
 mod rms_norm;
@@ -20,6 +21,7 @@ fn cases() -> Vec<Case> {
         rope::cases(),
         attention::cases(),
         embedding::cases(),
+        feed::cases(),
         sample::cases(),
     ]
     .into_iter()
