@@ -18,8 +18,9 @@ pub struct EngineConfig {
     /// Tokens of a request, prompt and answer together. `usize::MAX` is what the model and the
     /// memory allow.
     pub max_model_len: usize,
-    /// Bytes for keys and values, taken as they fill. `None` holds every running request at full
-    /// length, but no more than 4 GiB unless a single one needs more.
+    /// Bytes for keys and values. `None`: on a device what it has left; on the host, where memory is
+    /// taken as they fill, every running request at full length, but no more than 4 GiB unless a
+    /// single one needs more.
     pub kv_cache_memory: Option<usize>,
     /// Requests that wait; more are refused.
     pub max_waiting: usize,
@@ -69,7 +70,8 @@ impl EngineConfig {
         let wanted = self.max_model_len.min(info.max_positions);
         let block_bytes = BLOCK_TOKENS * info.kv_bytes_per_token;
         let one = KvCache::blocks_for(wanted);
-        let blocks = match self.kv_cache_memory {
+        let memory = self.kv_cache_memory.or(info.kv_cache_memory);
+        let blocks = match memory {
             Some(bytes) => bytes / block_bytes,
             None => {
                 one.saturating_mul(self.max_num_seqs).min(one.max(KV_CACHE_MEMORY / block_bytes))
@@ -77,7 +79,7 @@ impl EngineConfig {
         };
         let fits = blocks * BLOCK_TOKENS;
         let asked_for_more = self.max_model_len != usize::MAX && wanted > fits;
-        if let Some(bytes) = self.kv_cache_memory
+        if let Some(bytes) = memory
             && (blocks == 0 || asked_for_more)
         {
             let tokens = if asked_for_more { wanted } else { BLOCK_TOKENS };
@@ -93,8 +95,12 @@ impl EngineConfig {
 mod tests {
     use super::*;
 
-    const INFO: RunnerInfo =
-        RunnerInfo { vocabulary: 100, max_positions: 1000, kv_bytes_per_token: 1 << 20 };
+    const INFO: RunnerInfo = RunnerInfo {
+        vocabulary: 100,
+        max_positions: 1000,
+        kv_bytes_per_token: 1 << 20,
+        kv_cache_memory: None,
+    };
 
     #[test]
     fn memory_for_everybody_but_not_without_end() {
@@ -120,6 +126,18 @@ mod tests {
         assert!(why.contains("117440512 bytes to hold 97 tokens"), "{why}");
         let none = EngineConfig { kv_cache_memory: Some(1000), ..config };
         assert!(none.resolve(&INFO).unwrap_err().to_string().contains("16777216"));
+    }
+
+    #[test]
+    fn a_device_says_what_it_has_left() {
+        let device = RunnerInfo { kv_cache_memory: Some(100 << 20), ..INFO };
+        let (resolved, blocks) = EngineConfig::default().resolve(&device).unwrap();
+        assert_eq!((resolved.max_model_len, blocks), (96, 6));
+        let asked = EngineConfig { kv_cache_memory: Some(32 << 20), ..EngineConfig::default() };
+        assert_eq!(asked.resolve(&device).unwrap().1, 2);
+        let full = RunnerInfo { kv_cache_memory: Some(0), ..INFO };
+        let why = EngineConfig::default().resolve(&full).unwrap_err().to_string();
+        assert!(why.starts_with("kv_cache_memory is 0"), "{why}");
     }
 
     #[test]

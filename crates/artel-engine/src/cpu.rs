@@ -102,6 +102,7 @@ impl Runner for CpuRunner {
             vocabulary: config.vocabulary,
             max_positions: config.max_positions,
             kv_bytes_per_token: config.cache_bytes_per_token,
+            kv_cache_memory: None,
         }
     }
 
@@ -126,7 +127,7 @@ impl Runner for CpuRunner {
         panic!("this is a bug: a step on the host is done when it is launched")
     }
 
-    fn report(&self) -> RunReport<'_> {
+    fn report(&mut self) -> RunReport<'_> {
         let path = self.paths.iter().find(|(tokens_max, _)| self.tokens <= *tokens_max);
         let path = path.or(self.paths.last()).map_or("", |(_, path)| path);
         let ranks = self.ranks.as_ref().map(ExpertRanks::metrics);
@@ -165,7 +166,10 @@ fn read(step: &SequenceStep<'_>, logits: &mut [f32], vocabulary: usize) -> Seque
 }
 
 /// The next token, from the logits `[V]` of the last one.
-fn choose(choice: Choice<'_>, logits: &mut [f32]) -> std::result::Result<TokenLogprobs, String> {
+pub(crate) fn choose(
+    choice: Choice<'_>,
+    logits: &mut [f32],
+) -> std::result::Result<TokenLogprobs, String> {
     let Choice { sampler, history, position, adjustments, logprobs } = choice;
     if adjustments.allowed.is_some_and(|allowed| allowed.is_empty()) {
         return Err("the required form of the answer allows no token here".to_owned());

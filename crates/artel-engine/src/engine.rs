@@ -78,6 +78,11 @@ impl Engine {
         self.intake.metrics()
     }
 
+    /// A part of that, without a copy of all of it.
+    pub fn read_metrics<T>(&self, read: impl FnOnce(&Metrics) -> T) -> T {
+        self.intake.read(read)
+    }
+
     /// Whether any request waits or runs, or a device computes.
     pub fn has_work(&self) -> bool {
         let idle = self.scheduler.waiting.is_empty() && self.scheduler.running.is_empty();

@@ -34,6 +34,13 @@ pub enum EngineError {
     /// The trace of experts cannot be written.
     #[error("the trace of experts: {0}")]
     Trace(#[from] TraceError),
+    /// A layer of the model has no kernel, or failed.
+    #[error(transparent)]
+    Layers(#[from] LayersError),
+    /// The GPU failed.
+    #[cfg(feature = "cuda")]
+    #[error(transparent)]
+    Cuda(#[from] artel_device::cuda::CudaError),
     /// The thread of the engine does not start.
     #[error("the thread of the engine does not start: {0}")]
     Thread(#[from] std::io::Error),

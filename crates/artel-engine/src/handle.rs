@@ -97,6 +97,10 @@ impl Intake {
         lock(&self.metrics).clone()
     }
 
+    pub(crate) fn read<T>(&self, read: impl FnOnce(&Metrics) -> T) -> T {
+        read(&lock(&self.metrics))
+    }
+
     pub(crate) fn update(&self, change: impl FnOnce(&mut Metrics)) {
         change(&mut lock(&self.metrics));
     }

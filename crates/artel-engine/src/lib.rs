@@ -38,6 +38,8 @@ mod sequence;
 mod blocks;
 mod runner;
 mod cpu;
+#[cfg(feature = "cuda")]
+mod cuda;
 mod ranks;
 mod request;
 mod event;
@@ -51,6 +53,8 @@ mod tests;
 pub use artel_layers::sample::{SamplingParams, TokenLogprobs, TokenMask};
 pub use config::EngineConfig;
 pub use cpu::CpuRunner;
+#[cfg(feature = "cuda")]
+pub use cuda::{CudaRunner, CudaRunnerKernels};
 pub use engine::Engine;
 pub use error::{EngineError, Result, SubmitError};
 pub use event::{Event, FinishReason, Finished, StoppedBy, Timings, Token, Usage};

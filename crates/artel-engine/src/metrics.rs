@@ -108,6 +108,11 @@ impl StepTimes {
     pub fn sum(&self) -> Duration {
         self.schedule + self.run + self.postprocess
     }
+
+    /// All of it but waiting for a device: what the host does for a step on one.
+    pub fn host(&self) -> Duration {
+        self.sum().saturating_sub(self.wait)
+    }
 }
 
 impl Metrics {

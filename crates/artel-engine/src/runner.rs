@@ -14,6 +14,9 @@ pub struct RunnerInfo {
     pub max_positions: usize,
     /// Bytes that keys and values of one token take.
     pub kv_bytes_per_token: usize,
+    /// Bytes for keys and values unless the caller wants otherwise; `None` where memory is only taken
+    /// as they fill.
+    pub kv_cache_memory: Option<usize>,
 }
 
 /// Computes steps: the model and the choice of tokens, on one device. Only what was chosen leaves
@@ -47,8 +50,8 @@ pub trait Runner: Send {
     /// When no step runs.
     fn collect(&mut self) -> Result<Vec<SequenceOutput>>;
 
-    /// How the latest step that is complete was computed.
-    fn report(&self) -> RunReport<'_>;
+    /// How the latest step that is complete was computed. Asked once for each.
+    fn report(&mut self) -> RunReport<'_>;
 }
 
 /// How far a step is when its launch returns. Outputs are one entry a sequence, in the order of the

@@ -53,7 +53,7 @@ pub fn answer(prompt: &[u32], count: usize) -> Vec<u32> {
 impl Runner for HashRunner {
     fn info(&self) -> RunnerInfo {
         let vocabulary = VOCABULARY as usize;
-        RunnerInfo { vocabulary, max_positions: 4096, kv_bytes_per_token: 1 }
+        RunnerInfo { vocabulary, max_positions: 4096, kv_bytes_per_token: 1, kv_cache_memory: None }
     }
 
     fn allocate(&mut self, blocks: usize) -> Result<()> {
@@ -75,7 +75,7 @@ impl Runner for HashRunner {
         self.running.pop_front().expect("a step that runs")
     }
 
-    fn report(&self) -> RunReport<'_> {
+    fn report(&mut self) -> RunReport<'_> {
         RunReport { expert_pairs: &[], expert_steps: 0, path: "hash", ranks: None }
     }
 }
