@@ -4,6 +4,7 @@
 mod bench;
 mod cli;
 mod commands;
+mod compute;
 mod eval;
 mod interrupt;
 mod npy;

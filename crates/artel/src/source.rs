@@ -1,13 +1,12 @@
 //! The model that a command works on: a folder, or the one that is part of the program.
 
-use anyhow::Context;
+use anyhow::{Context, bail};
 use artel_device::cpu::CpuFeatures;
 use artel_device::host::available_memory_bytes;
-use artel_engine::{CpuRunner, Engine, EngineConfig, EngineHandle};
-use artel_model::{Checkpoint, LoadOptions, Model, Progress, Tokenizer};
+use artel_model::{Checkpoint, LoadOptions, Model, Progress};
 use indicatif::{HumanBytes, ProgressBar, ProgressStyle};
 
-use crate::cli::ModelArgs;
+use crate::cli::{LoadFormat, ModelArgs};
 
 /// Name of the model that ships with the program.
 pub const BUNDLED_NAME: &str = "tally";
@@ -33,9 +32,13 @@ static BUNDLED: [(&str, &[u8]); 5] = bundled![
 /// # Errors
 /// When it cannot be opened; the message names the file.
 pub fn open(args: &ModelArgs) -> anyhow::Result<Checkpoint> {
-    match &args.model {
-        Some(folder) => Ok(Checkpoint::open(folder)?),
-        None => bundled(),
+    match (&args.model, args.load_format) {
+        (Some(folder), LoadFormat::Auto) => Ok(Checkpoint::open(folder)?),
+        (Some(folder), LoadFormat::Dummy) => Ok(Checkpoint::open_dummy(folder)?),
+        (None, LoadFormat::Auto) => bundled(),
+        (None, LoadFormat::Dummy) => {
+            bail!("--load-format dummy needs MODEL, a folder with config.json")
+        }
     }
 }
 
@@ -55,7 +58,7 @@ pub fn bundled() -> anyhow::Result<Checkpoint> {
 /// When a weight is missing, too many, or of the wrong shape or type.
 pub fn load(args: &ModelArgs, checkpoint: &Checkpoint) -> anyhow::Result<Model> {
     let model = load_mapped(args, checkpoint)?;
-    if args.model.is_some() {
+    if args.model.is_some() && !checkpoint.is_dummy() {
         let bytes: usize = checkpoint.tensors().map(|(_, tensor)| tensor.bytes.len()).sum();
         match available_memory_bytes() {
             Some(available) if bytes > available => tracing::warn!(
@@ -96,18 +99,6 @@ pub fn load_mapped(args: &ModelArgs, checkpoint: &Checkpoint) -> anyhow::Result<
         HumanBytes(model.parameters().bytes() as u64)
     );
     Ok(model)
-}
-
-/// Starts an engine on what computes a model.
-///
-/// # Errors
-/// When a size makes no sense or there is no thread to have.
-pub fn start(
-    runner: CpuRunner,
-    tokenizer: &Tokenizer,
-    config: EngineConfig,
-) -> anyhow::Result<EngineHandle> {
-    Ok(Engine::new(Box::new(runner), tokenizer.clone(), config)?.spawn()?)
 }
 
 /// A bar of bytes on standard error; nothing where that is not a terminal.

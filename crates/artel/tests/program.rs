@@ -272,11 +272,11 @@ fn a_server_answers_until_it_is_interrupted() {
         .unwrap();
     let mut log = BufReader::new(child.stderr.take().unwrap()).lines().map(Result::unwrap);
     let mut told = Vec::new();
-    while !told.last().is_some_and(|line: &String| line.ends_with("ready")) {
+    while !told.last().is_some_and(|line: &String| line.contains("ready after")) {
         told.push(log.next().expect("the server says that it is ready"));
     }
     let told = told.join("\n");
-    for decision in ["device: CPU", "plan: ", "memory: ", "batch: 4 requests", "key needed"] {
+    for decision in ["device: CPU", "plan: ", "cache: ", "batch: 4 requests", "key needed"] {
         assert!(told.contains(decision), "{told}");
     }
     let (_, address) = told.split_once("http://").unwrap();

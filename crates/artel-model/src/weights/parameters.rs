@@ -115,6 +115,11 @@ impl Parameters {
         self.by_group().map(active).sum()
     }
 
+    /// Whether the embedding table is the output layer too.
+    pub fn is_tied(&self) -> bool {
+        self.tied
+    }
+
     /// Bytes of all weights.
     pub fn bytes(&self) -> usize {
         self.counts.values().map(|count| count.bytes).sum()

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use artel_moe::quant::Format;
 use clap::{Args, Subcommand, ValueEnum};
 
-use super::number_format;
+use super::{LoadFormat, number_format};
 
 /// Generations of GPUs that kernels are made for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -50,9 +50,14 @@ pub struct KernelsBuildArgs {
     /// Layers by name, MODEL[-tpN]-FORMAT [default: m2.5-tp2-fp8,qwen3-30b-bf16,qwen3-30b-fp8]
     #[arg(long, value_delimiter = ',', value_name = "NAMES")]
     pub shapes: Vec<String>,
-    /// The layers of a checkpoint instead
+    /// All that serves a checkpoint instead, of which config.json is enough with --load-format dummy;
+    /// tally: the bundled model
     #[arg(long, value_name = "MODEL", conflicts_with = "shapes")]
     pub model: Option<PathBuf>,
+    /// What the weights of the checkpoint are
+    #[arg(long, value_enum, value_name = "WAY", default_value_t = LoadFormat::Auto,
+          requires = "model")]
+    pub load_format: LoadFormat,
     /// Number format that the checkpoint is converted to [default: as stored]
     #[arg(long, value_parser = number_format(), value_name = "FORMAT", requires = "model")]
     pub format: Option<Format>,

@@ -1,6 +1,7 @@
 //! What the user types. Exactly that: nothing here opens a file or decides anything.
 
 mod bench;
+mod compute;
 mod eplb;
 mod kernels;
 mod ranks;
@@ -13,6 +14,7 @@ use artel_moe::quant::Format;
 pub use bench::*;
 use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
 use clap::{Args, Parser, Subcommand, ValueEnum};
+pub use compute::*;
 pub use eplb::*;
 pub use kernels::*;
 pub use ranks::*;
@@ -88,10 +90,29 @@ pub struct ModelArgs {
     /// Convert the weights of experts and linear layers while loading [default: as stored]
     #[arg(long, value_parser = number_format(), value_name = "FORMAT")]
     pub format: Option<Format>,
+    /// What the weights are; dummy ones need no files but config.json
+    #[arg(long, value_enum, value_name = "WAY", default_value_t = LoadFormat::Auto)]
+    pub load_format: LoadFormat,
     /// Take faster kernels for few tokens, which round in another way: what is answered may then
     /// depend on what else is answered at the same time
     #[arg(long)]
     pub fast: bool,
+}
+
+impl ModelArgs {
+    /// A model as it is stored.
+    pub fn of(model: Option<PathBuf>) -> Self {
+        Self { model, format: None, load_format: LoadFormat::Auto, fast: false }
+    }
+}
+
+/// What the weights of a model are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum LoadFormat {
+    /// Those of the checkpoint.
+    Auto,
+    /// Random numbers of the same shapes and types, for measurements.
+    Dummy,
 }
 
 /// Number formats by name.
@@ -163,7 +184,7 @@ pub struct RunArgs {
     #[command(flatten)]
     pub sampling: SamplingArgs,
     #[command(flatten)]
-    pub ranks: RankArgs,
+    pub compute: ComputeArgs,
 }
 
 /// `artel inspect`.
@@ -259,7 +280,7 @@ pub struct ArithmeticArgs {
     #[command(flatten)]
     pub evaluation: EvaluationArgs,
     #[command(flatten)]
-    pub ranks: RankArgs,
+    pub compute: ComputeArgs,
 }
 
 /// The two halves of all arithmetic problems.
@@ -288,7 +309,7 @@ pub struct Gsm8kArgs {
     #[command(flatten)]
     pub evaluation: EvaluationArgs,
     #[command(flatten)]
-    pub ranks: RankArgs,
+    pub compute: ComputeArgs,
 }
 
 /// Where the worked problems of a prompt come from.

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use clap::Args;
 
-use super::{ModelArgs, RankArgs};
+use super::{ComputeArgs, ModelArgs};
 
 /// `artel serve`.
 #[derive(Debug, Args)]
@@ -41,7 +41,7 @@ pub struct ServeArgs {
     #[command(flatten)]
     pub engine: EngineArgs,
     #[command(flatten)]
-    pub ranks: RankArgs,
+    pub compute: ComputeArgs,
 }
 
 /// How much the engine does at a time.
@@ -51,13 +51,14 @@ pub struct EngineArgs {
     /// Requests that run at the same time; others wait [default: 64]
     #[arg(long, value_name = "N")]
     pub max_num_seqs: Option<usize>,
-    /// Tokens of one step, prompts and answers together [default: 512]
+    /// Tokens of one step, prompts and answers together [default: 512, on a GPU 8192]
     #[arg(long, value_name = "N")]
     pub max_num_batched_tokens: Option<usize>,
     /// Tokens of a request, prompt and answer together [default: what the model and memory allow]
     #[arg(long, value_name = "N")]
     pub max_model_len: Option<usize>,
-    /// Memory for keys and values, such as 2G [default: for every request at full length, up to 4G]
+    /// Memory for keys and values, such as 2G [default: for every request at full length, up to 4G;
+    /// on a GPU what --gpu-memory-utilization leaves]
     #[arg(long, value_name = "SIZE", value_parser = bytes)]
     pub kv_cache_memory: Option<usize>,
     /// Requests that wait; more are refused [default: 1024]

@@ -14,7 +14,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use serde::Serialize;
 
 use crate::cli::{
-    ArithmeticArgs, EvalCommand, EvaluationArgs, ExamplesArg, Gsm8kArgs, ModelArgs, RankArgs,
+    ArithmeticArgs, ComputeArgs, EvalCommand, EvaluationArgs, ExamplesArg, Gsm8kArgs, ModelArgs,
     SplitArg,
 };
 use crate::eval::arithmetic::{self, Exam, Score, Split};
@@ -23,7 +23,7 @@ use crate::eval::gsm8k::{self, Dataset, Shots};
 use crate::eval::remote::RemoteModel;
 use crate::interrupt::{EXIT_INTERRUPTED, Interrupt};
 use crate::record::{self, Provenance};
-use crate::{ranks, source};
+use crate::{compute, source};
 
 /// Runs the evaluation that was asked for.
 ///
@@ -82,12 +82,13 @@ struct Subject {
 }
 
 impl Subject {
-    fn load(args: &ModelArgs, ranks: &RankArgs, batch_size: usize) -> anyhow::Result<Self> {
-        let checkpoint = source::open(args)?;
-        let model = source::load(args, &checkpoint)?;
-        let (model, runner) = ranks::runner(ranks, model, &checkpoint.name())?;
+    fn load(model: &ModelArgs, args: &ComputeArgs, batch_size: usize) -> anyhow::Result<Self> {
+        let checkpoint = source::open(model)?;
         let tokenizer = Tokenizer::read(&checkpoint)?;
-        let engine = source::start(runner, &tokenizer, EngineConfig::offline(batch_size))?;
+        let config = compute::usual_steps(args, EngineConfig::offline(batch_size));
+        let subject = compute::Subject { model, compute: args, checkpoint: &checkpoint };
+        let (model, engine) = compute::engine(subject, &tokenizer, config)?;
+        let engine = engine.spawn()?;
         let end_tokens = GenerationConfig::read(&checkpoint)?.end_tokens;
         Ok(Self { checkpoint, model, engine, tokenizer, end_tokens })
     }
@@ -157,7 +158,7 @@ fn solve_here(
     cancellation: &Cancellation,
     done: impl FnMut(&arithmetic::Report, &arithmetic::Sample<'_>) -> anyhow::Result<()>,
 ) -> anyhow::Result<Solved> {
-    let subject = Subject::load(&args.model, &args.ranks, args.evaluation.batch_size)?;
+    let subject = Subject::load(&args.model, &args.compute, args.evaluation.batch_size)?;
     let template = ChatTemplate::read(&subject.checkpoint)?;
     let started = Instant::now();
     let candidate = Candidate {
@@ -217,7 +218,7 @@ fn gsm8k(args: &Gsm8kArgs) -> anyhow::Result<ExitCode> {
         args.data.join("test.jsonl").display()
     );
     let interrupt = Interrupt::listen()?;
-    let subject = Subject::load(&args.model, &args.ranks, args.evaluation.batch_size)?;
+    let subject = Subject::load(&args.model, &args.compute, args.evaluation.batch_size)?;
     let mut samples = SampleFile::create(&args.evaluation)?;
     let shots = match args.examples {
         ExamplesArg::Drawn => Shots::HARNESS,

@@ -13,7 +13,7 @@ pub mod tune;
 
 /// The answer of a command that needs a GPU's kernels in a program without them.
 #[cfg(not(feature = "cuda"))]
-fn without_gpu_support(command: &str) -> anyhow::Error {
+pub fn without_gpu_support(command: &str) -> anyhow::Error {
     anyhow::anyhow!(
         "{command} needs GPU support, which this program was built without: run `cargo xtask \
          toolkit` once, then `cargo build --release --features cuda`"

@@ -13,8 +13,7 @@ use crate::source;
 /// # Errors
 /// When the model does not load or cannot be quantised, or the folder cannot be written.
 pub fn quantize(args: &QuantizeArgs) -> anyhow::Result<()> {
-    let checkpoint =
-        source::open(&ModelArgs { model: args.model.clone(), format: None, fast: false })?;
+    let checkpoint = source::open(&ModelArgs::of(args.model.clone()))?;
     let options = QuantizeOptions {
         format: args.format,
         group: args.group_size.get(),

@@ -11,8 +11,9 @@ use artel_model::{Chat, ChatTemplate, GenerationConfig, Message, ModelError, Tok
 use rustyline::error::ReadlineError;
 
 use crate::cli::RunArgs;
+use crate::compute::Subject;
 use crate::interrupt::Interrupt;
-use crate::{ranks, sampling, source};
+use crate::{compute, sampling, source};
 
 const CHAT_HELP: &str = "Ctrl-C stops an answer, /new forgets the chat, Ctrl-D or /exit leaves.";
 
@@ -23,13 +24,15 @@ const CHAT_HELP: &str = "Ctrl-C stops an answer, /new forgets the chat, Ctrl-D o
 pub fn run(args: &RunArgs) -> anyhow::Result<ExitCode> {
     let interrupt = Interrupt::listen()?;
     let checkpoint = source::open(&args.model)?;
-    let model = source::load(&args.model, &checkpoint)?;
-    let (_, runner) = ranks::runner(&args.ranks, model, &checkpoint.name())?;
     let tokenizer = Tokenizer::read(&checkpoint)?;
+    let config = compute::usual_steps(&args.compute, EngineConfig::default());
+    let (model, compute) = (&args.model, &args.compute);
+    let subject = Subject { model, compute, checkpoint: &checkpoint };
+    let (_, engine) = compute::engine(subject, &tokenizer, config)?;
     let advice = GenerationConfig::read(&checkpoint)?;
     let template = find_template(args, ChatTemplate::read(&checkpoint))?;
     let mut conversation = Conversation {
-        engine: source::start(runner, &tokenizer, EngineConfig::default())?,
+        engine: engine.spawn()?,
         tokenizer: &tokenizer,
         template,
         args,

@@ -2,17 +2,20 @@
 
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::time::Instant;
 
 use anyhow::Context;
-use artel_engine::EngineConfig;
-use artel_model::{ChatTemplate, Checkpoint, GenerationConfig, Model, ModelError, Tokenizer};
+use artel_engine::{EngineConfig, EngineHandle};
+use artel_model::{
+    BLOCK_TOKENS, ChatTemplate, Checkpoint, GenerationConfig, ModelError, Tokenizer,
+};
 use artel_server::{ServedModel, Server, ServerConfig};
-use indicatif::HumanBytes;
 use tokio::sync::Notify;
 
-use crate::cli::{EngineArgs, ServeArgs, VERSION};
+use crate::cli::{ServeArgs, VERSION};
+use crate::compute::Subject;
 use crate::interrupt::Interrupt;
-use crate::{ranks, source};
+use crate::{compute, source};
 
 /// Files that are open at the same time at most; each connection is one.
 const OPEN_FILES: u64 = 65_536;
@@ -22,6 +25,7 @@ const OPEN_FILES: u64 = 65_536;
 /// # Errors
 /// When the model does not load, a setting makes no sense or the address cannot be had.
 pub fn serve(args: &ServeArgs) -> anyhow::Result<ExitCode> {
+    let started = Instant::now();
     let stopped = Arc::new(Notify::new());
     let notified = Arc::clone(&stopped);
     Interrupt::listen_and(move || notified.notify_one())?;
@@ -29,11 +33,12 @@ pub fn serve(args: &ServeArgs) -> anyhow::Result<ExitCode> {
         tracing::warn!("the limit of open files stays: {why}");
     }
     let checkpoint = source::open(&args.model)?;
-    let model = source::load(&args.model, &checkpoint)?;
-    let (model, runner) = ranks::runner(&args.ranks, model, &checkpoint.name())?;
     let tokenizer = Tokenizer::read(&checkpoint)?;
-    let engine = source::start(runner, &tokenizer, engine_config(&args.engine))?;
-    tell(&model, engine.config());
+    let (model, compute) = (&args.model, &args.compute);
+    let subject = Subject { model, compute, checkpoint: &checkpoint };
+    let (model, engine) = compute::engine(subject, &tokenizer, engine_config(args))?;
+    let engine = engine.spawn()?;
+    tell(&engine);
     let served = ServedModel {
         engine,
         tokenizer,
@@ -54,7 +59,7 @@ pub fn serve(args: &ServeArgs) -> anyhow::Result<ExitCode> {
         let needs_key = if config.api_keys.is_empty() { "no key needed" } else { "key needed" };
         let server = Server::bind(&address, config, served).await?;
         tracing::info!("serving {names} and default at http://{}, {needs_key}", server.address());
-        tracing::info!("ready");
+        tracing::info!("ready after {:.1} s", started.elapsed().as_secs_f64());
         server.run(stopped.notified(), args.shutdown_grace).await;
         tracing::info!("stopped");
         Ok(ExitCode::SUCCESS)
@@ -62,27 +67,27 @@ pub fn serve(args: &ServeArgs) -> anyhow::Result<ExitCode> {
 }
 
 /// One line a decision, beside those of the model, which have been told.
-fn tell(model: &Model, engine: &EngineConfig) {
-    tracing::info!("device: CPU, {} threads", rayon::current_num_threads());
-    let EngineConfig { max_num_seqs, max_num_batched_tokens, max_model_len, .. } = engine;
-    let usual = max_num_seqs.saturating_mul(*max_model_len);
-    let cache = usual.saturating_mul(model.config().cache_bytes_per_token) as u64;
-    let cache = engine.kv_cache_memory.map_or(cache, |bytes| bytes as u64);
-    tracing::info!("memory: up to {} for keys and values, taken as they fill", HumanBytes(cache));
+fn tell(engine: &EngineHandle) {
+    let EngineConfig { max_num_seqs, max_num_batched_tokens, max_model_len, .. } = engine.config();
+    tracing::info!(
+        "cache: keys and values of {} tokens",
+        engine.metrics().kv_blocks_total * BLOCK_TOKENS
+    );
     tracing::info!(
         "batch: {max_num_seqs} requests, {max_num_batched_tokens} tokens a step, {max_model_len} \
          tokens a request, {} may wait",
-        engine.max_waiting
+        engine.config().max_waiting
     );
 }
 
-fn engine_config(args: &EngineArgs) -> EngineConfig {
+fn engine_config(args: &ServeArgs) -> EngineConfig {
     let usual = EngineConfig::default();
+    let (compute, args) = (&args.compute, &args.engine);
     let max_num_seqs = args.max_num_seqs.unwrap_or(usual.max_num_seqs);
-    let tokens = usual.max_num_batched_tokens.max(max_num_seqs);
+    let usual = compute::usual_steps(compute, EngineConfig { max_num_seqs, ..usual });
     EngineConfig {
         max_num_seqs,
-        max_num_batched_tokens: args.max_num_batched_tokens.unwrap_or(tokens),
+        max_num_batched_tokens: args.max_num_batched_tokens.unwrap_or(usual.max_num_batched_tokens),
         max_model_len: args.max_model_len.unwrap_or(usual.max_model_len),
         kv_cache_memory: args.kv_cache_memory,
         max_waiting: args.max_waiting.unwrap_or(usual.max_waiting),

@@ -4,13 +4,16 @@
 use std::fmt::Write;
 use std::time::Instant;
 
-use anyhow::{Result, ensure};
+use anyhow::{Result, bail, ensure};
+use artel_engine::{Engine, Event, EventStream, FinishReason};
 use indicatif::ProgressBar;
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use serde_json::{Value, json};
 
-use super::{Job, Offline};
+use super::Job;
+use super::floors::{Floor, Floors};
+use super::steps::{StepTimes, Watch};
 use crate::bench::statistics::percentile;
 
 /// What is reported besides the mean.
@@ -35,34 +38,66 @@ pub struct Options {
     pub seed: u64,
 }
 
-/// Seconds of each run.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Latencies(Vec<f64>);
+/// Seconds of each run, and of its steps.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Latencies {
+    seconds: Vec<f64>,
+    steps: StepTimes,
+}
 
 /// Runs the batch; prompts are tokens drawn from `ids`.
 ///
 /// # Errors
 /// When a size is 0 or does not fit the context, or the engine fails.
 pub fn measure(
-    engine: &Offline,
+    engine: &mut Engine,
     ids: &[u32],
     options: &Options,
     bar: &ProgressBar,
 ) -> Result<Latencies> {
     ensure!(options.iterations > 0, "--num-iters is 0: there is nothing to measure");
     let mut random = ChaCha8Rng::seed_from_u64(options.seed);
-    let mut seconds = Vec::with_capacity(options.iterations);
+    let mut latencies = Latencies::default();
     for run in 0..options.warmups + options.iterations {
         // New prompts for each run: a cache of prefixes must not have seen them.
         let jobs = jobs(options, ids, &mut random);
-        let started = Instant::now();
-        engine.work_off(&jobs, || {})?;
+        let (seconds, steps) = work_off(engine, &jobs)?;
         if run >= options.warmups {
-            seconds.push(started.elapsed().as_secs_f64());
+            latencies.seconds.push(seconds);
+            latencies.steps.extend(steps);
         }
         bar.inc(1);
     }
-    Ok(Latencies(seconds))
+    Ok(latencies)
+}
+
+/// All jobs together, watched step by step.
+fn work_off(engine: &mut Engine, jobs: &[Job]) -> Result<(f64, StepTimes)> {
+    let started = Instant::now();
+    let mut watch = Watch::new(engine, jobs.len());
+    let mut steps = StepTimes::default();
+    let streams =
+        jobs.iter().map(|job| engine.submit(job.request())).collect::<Result<Vec<_>, _>>()?;
+    while engine.has_work() {
+        engine.step();
+        watch.look(engine, &mut steps);
+    }
+    watch.end(&mut steps);
+    let seconds = started.elapsed().as_secs_f64();
+    streams.into_iter().try_for_each(expect_full_length)?;
+    Ok((seconds, steps))
+}
+
+fn expect_full_length(mut stream: EventStream) -> Result<()> {
+    while let Some(event) = stream.try_recv() {
+        match event {
+            Event::Finished(end) if end.reason != FinishReason::Length => {
+                bail!("a request ended early: {:?}", end.reason)
+            }
+            _ => {}
+        }
+    }
+    Ok(())
 }
 
 fn jobs(options: &Options, ids: &[u32], random: &mut ChaCha8Rng) -> Vec<Job> {
@@ -80,11 +115,11 @@ fn jobs(options: &Options, ids: &[u32], random: &mut ChaCha8Rng) -> Vec<Job> {
 
 impl Latencies {
     fn mean(&self) -> f64 {
-        self.0.iter().sum::<f64>() / self.0.len() as f64
+        self.seconds.iter().sum::<f64>() / self.seconds.len() as f64
     }
 
     fn percentiles(&self) -> impl Iterator<Item = (u32, f64)> {
-        let mut sorted = self.0.clone();
+        let mut sorted = self.seconds.clone();
         sorted.sort_by(f64::total_cmp);
         PERCENTILES.into_iter().map(move |p| (p, percentile(&sorted, f64::from(p))))
     }
@@ -103,8 +138,75 @@ impl Latencies {
     pub fn value(&self) -> Value {
         let percentiles = self.percentiles().map(|(p, seconds)| (p.to_string(), seconds.into()));
         let percentiles: serde_json::Map<String, Value> = percentiles.collect();
-        json!({"avg_latency": self.mean(), "latencies": self.0, "percentiles": percentiles})
+        json!({"avg_latency": self.mean(), "latencies": self.seconds, "percentiles": percentiles})
     }
+
+    /// What the steps took, beside the floors of a GPU.
+    pub fn steps(&self, options: &Options, floors: Option<Floors<'_>>) -> Steps {
+        let sequences = options.batch_size * options.answers;
+        let context = options.input_tokens as f64 + options.output_tokens as f64 / 2.0;
+        let experts = self.steps.active_experts();
+        Steps {
+            sequences,
+            input_tokens: options.input_tokens,
+            times: self.steps.clone(),
+            prefill: floors.map(|floors| floors.prefill(options.batch_size, options.input_tokens)),
+            decode: floors.map(|floors| floors.decode(sequences, context, experts)),
+        }
+    }
+}
+
+/// Times of steps, and their floors where a GPU computes.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Steps {
+    sequences: usize,
+    input_tokens: usize,
+    times: StepTimes,
+    prefill: Option<Floor>,
+    decode: Option<Floor>,
+}
+
+impl Steps {
+    /// A line for each kind of step, with a line end after the last.
+    pub fn text(&self) -> String {
+        let Self { sequences, input_tokens, times, .. } = self;
+        let mut text = String::new();
+        if let Some(seconds) = times.first_token() {
+            let floor = beside(self.prefill, seconds, "TFLOP");
+            text += &format!(
+                "Time to first token, {sequences} x {input_tokens} tokens: {:.3} ms{floor}\n",
+                seconds * 1e3
+            );
+        }
+        if let (Some(seconds), Some(host)) = (times.decode(), times.host()) {
+            let floor = beside(self.decode, seconds, "TB");
+            text += &format!(
+                "Time per output token, {sequences} sequences: {:.3} ms{floor}, work of the host \
+                 {:.3} ms\n",
+                seconds * 1e3,
+                host * 1e3
+            );
+        }
+        text
+    }
+
+    /// For the record.
+    pub fn value(&self) -> Value {
+        let floor = |floor: Option<Floor>| floor.map(|floor| floor.seconds);
+        json!({
+            "times": self.times.value(),
+            "first_token_floor_seconds": floor(self.prefill),
+            "decode_step_floor_seconds": floor(self.decode),
+        })
+    }
+}
+
+/// A floor, and how near `seconds` come to it.
+fn beside(floor: Option<Floor>, seconds: f64, unit: &str) -> String {
+    floor.map_or_else(String::new, |Floor { work, seconds: least }| {
+        let (work, percent) = (work / 1e12, 100.0 * least / seconds);
+        format!(" (floor {:.3} ms for {work:.4} {unit}: {percent:.0} %)", least * 1e3)
+    })
 }
 
 #[cfg(test)]
@@ -113,7 +215,8 @@ mod tests {
 
     #[test]
     fn the_report_and_the_keys_are_those_of_the_peer() {
-        let latencies = Latencies(vec![0.5, 0.25, 1.25]);
+        let seconds = vec![0.5, 0.25, 1.25];
+        let latencies = Latencies { seconds, ..Latencies::default() };
         let expected = "\
 Avg latency: 0.6666666666666666 seconds
 10% percentile latency: 0.3 seconds

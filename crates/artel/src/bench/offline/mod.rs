@@ -1,6 +1,8 @@
 //! The engine without a server: how long one batch takes, and how much many requests get through.
 
+pub mod floors;
 pub mod latency;
+pub mod steps;
 pub mod throughput;
 
 use anyhow::{Result, bail};
@@ -18,6 +20,17 @@ pub struct Job {
     /// Seed of the answer: tokens are drawn from the model's own distribution. The most likely ones
     /// soon repeat themselves, and a mixture of experts then uses few of its experts.
     pub seed: u64,
+}
+
+impl Job {
+    fn request(&self) -> Request {
+        Request {
+            max_tokens: Some(self.output_tokens),
+            sampling: SamplingParams { seed: self.seed, ..SamplingParams::default() },
+            ignore_eos: true,
+            ..Request::new(self.prompt_ids.clone())
+        }
+    }
 }
 
 /// Tokens of many jobs.
@@ -40,14 +53,7 @@ impl Offline {
     /// # Errors
     /// When a job does not fit the context or the engine fails.
     pub fn work_off(&self, jobs: &[Job], mut done: impl FnMut()) -> Result<Tokens> {
-        let requests = jobs.iter().map(|job| {
-            Ok(Request {
-                max_tokens: Some(job.output_tokens),
-                sampling: SamplingParams { seed: job.seed, ..SamplingParams::default() },
-                ignore_eos: true,
-                ..Request::new(job.prompt_ids.clone())
-            })
-        });
+        let requests = jobs.iter().map(|job| Ok(job.request()));
         let mut total = Tokens::default();
         complete_all(&self.0, requests, |reply| {
             if reply.reason != FinishReason::Length {

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use clap::Args;
 
 use super::DatasetArgs;
-use crate::cli::{ModelArgs, RankArgs};
+use crate::cli::{ComputeArgs, ModelArgs};
 
 /// `artel bench latency`.
 #[derive(Debug, Args)]
@@ -22,9 +22,9 @@ pub struct BenchLatencyArgs {
     /// Tokens of each answer
     #[arg(long, value_name = "N", default_value = "128")]
     pub output_len: NonZeroUsize,
-    /// Prompts in the batch
-    #[arg(long, value_name = "N", default_value = "8")]
-    pub batch_size: NonZeroUsize,
+    /// Prompts in the batch; several sizes are measured one after the other
+    #[arg(long, value_name = "N", value_delimiter = ',', default_value = "8")]
+    pub batch_size: Vec<NonZeroUsize>,
     /// Answers to each prompt
     #[arg(short, long = "n", value_name = "N", default_value = "1")]
     pub n: NonZeroUsize,
@@ -43,9 +43,9 @@ pub struct BenchLatencyArgs {
     /// Write the result as JSON
     #[arg(long, value_name = "FILE.json")]
     pub output_json: Option<PathBuf>,
-    /// Who computes the experts.
+    /// What computes it.
     #[command(flatten)]
-    pub ranks: RankArgs,
+    pub compute: ComputeArgs,
 }
 
 /// `artel bench throughput`.
@@ -67,7 +67,7 @@ pub struct BenchThroughputArgs {
     /// What is asked.
     #[command(flatten)]
     pub dataset: DatasetArgs,
-    /// Who computes the experts.
+    /// What computes it.
     #[command(flatten)]
-    pub ranks: RankArgs,
+    pub compute: ComputeArgs,
 }

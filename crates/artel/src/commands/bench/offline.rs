@@ -4,26 +4,26 @@ use std::num::NonZeroUsize;
 use std::path::Path;
 use std::sync::Arc;
 
-use anyhow::ensure;
-use artel_engine::EngineConfig;
+use anyhow::{Context, ensure};
+use artel_engine::{Engine, EngineConfig};
 use artel_model::{Checkpoint, Model};
 use indicatif::{ProgressBar, ProgressStyle};
 use serde::Serialize;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::dataset::{Format, dataset};
 use crate::bench::dataset;
+use crate::bench::offline::floors::Floors;
 use crate::bench::offline::{Offline, latency, throughput};
 use crate::bench::texts::Texts;
-use crate::cli::{BenchLatencyArgs, BenchThroughputArgs, ModelArgs, RankArgs};
+use crate::cli::{BenchLatencyArgs, BenchThroughputArgs, ComputeArgs, ModelArgs};
 use crate::record::{self, Provenance};
-use crate::{ranks, source};
+use crate::{compute, source};
 
-/// A loaded model.
+/// What is measured, beside its engine.
 struct Subject {
     checkpoint: Checkpoint,
     model: Arc<Model>,
-    engine: Offline,
     texts: Texts,
 }
 
@@ -40,38 +40,51 @@ struct Record {
 
 impl Subject {
     fn load(
-        args: &ModelArgs,
-        ranks: &RankArgs,
-        sequences: Option<NonZeroUsize>,
-        step_tokens: Option<NonZeroUsize>,
-    ) -> anyhow::Result<Self> {
-        let checkpoint = source::open(args)?;
-        let texts = Texts::read(&checkpoint)?;
-        let model = source::load(args, &checkpoint)?;
-        let (model, runner) = ranks::runner(ranks, model, &checkpoint.name())?;
-        let sequences = sequences.map_or(EngineConfig::default().max_num_seqs, usize::from);
-        let mut config = EngineConfig::offline(sequences);
-        if let Some(tokens) = step_tokens {
+        model: &ModelArgs,
+        compute: &ComputeArgs,
+        sizes: Sizes,
+    ) -> anyhow::Result<(Self, Engine)> {
+        let checkpoint = source::open(model)?;
+        // Random weights have nothing to say; any tokenizer can write that down.
+        let texts = match checkpoint.is_dummy() {
+            true => Texts::read(&source::bundled()?)?,
+            false => Texts::read(&checkpoint)?,
+        };
+        let sequences = sizes.sequences.map_or(EngineConfig::default().max_num_seqs, usize::from);
+        let mut config = compute::usual_steps(compute, EngineConfig::offline(sequences));
+        if let Some(tokens) = sizes.step_tokens {
             config.max_num_batched_tokens = tokens.get();
         }
-        let engine = Offline(source::start(runner, &texts.tokenizer, config)?);
-        Ok(Self { checkpoint, model, engine, texts })
+        if let Some(tokens) = sizes.context {
+            config.max_model_len = tokens.get();
+        }
+        let subject = compute::Subject { model, compute, checkpoint: &checkpoint };
+        let (model, engine) = compute::engine(subject, &texts.tokenizer, config)?;
+        Ok((Self { checkpoint, model, texts }, engine))
     }
 
     /// Prints the report and writes the result where that is wanted.
-    fn tell(&self, text: &str, result: Value, path: Option<&Path>) -> anyhow::Result<()> {
-        print!("{text}");
-        let Some(path) = path else { return Ok(()) };
-        record::save(
-            path,
-            &Record {
-                result,
-                model: self.checkpoint.name(),
-                format: self.model.moe_plan().map(|plan| plan.format()),
-                provenance: Provenance::here(),
-            },
-        )
+    fn record(&self, result: Value) -> Record {
+        Record {
+            result,
+            model: self.checkpoint.name(),
+            format: self.model.moe_plan().map(|plan| plan.format()),
+            provenance: Provenance::here(),
+        }
     }
+}
+
+/// How much runs at the same time; the usual where nothing is said.
+struct Sizes {
+    sequences: Option<NonZeroUsize>,
+    step_tokens: Option<NonZeroUsize>,
+    /// Tokens of a sequence.
+    context: Option<NonZeroUsize>,
+}
+
+/// Writes the record where that is wanted.
+fn save(record: &Record, path: Option<&Path>) -> anyhow::Result<()> {
+    path.map_or(Ok(()), |path| record::save(path, record))
 }
 
 /// Measures one batch.
@@ -79,24 +92,44 @@ impl Subject {
 /// # Errors
 /// When the model does not load, the batch does not fit or the result cannot be written.
 pub fn latency(args: &BenchLatencyArgs) -> anyhow::Result<()> {
-    let sequences = args.batch_size.saturating_mul(args.n);
-    let subject =
-        Subject::load(&args.model, &args.ranks, Some(sequences), args.max_num_batched_tokens)?;
+    let largest = args.batch_size.iter().max().context("--batch-size has no size")?;
+    let sequences = largest.saturating_mul(args.n);
+    let sizes = Sizes {
+        sequences: Some(sequences),
+        step_tokens: args.max_num_batched_tokens,
+        context: Some(args.input_len.saturating_add(args.output_len.get())),
+    };
+    let (subject, mut engine) = Subject::load(&args.model, &args.compute, sizes)?;
     let ids = subject.texts.tokenizer.text_ids();
     ensure!(!ids.is_empty(), "the tokenizer has no token that stands for text");
-    let options = latency::Options {
-        input_tokens: args.input_len.get(),
-        output_tokens: args.output_len.get(),
-        batch_size: args.batch_size.get(),
-        answers: args.n.get(),
-        warmups: args.num_iters_warmup,
-        iterations: args.num_iters.get(),
-        seed: args.seed,
+    let ceilings = compute::ceilings(&args.compute)?;
+    let floors = ceilings.map(|ceilings| Floors::new(&subject.model, ceilings));
+    let mut results = Vec::new();
+    for batch_size in &args.batch_size {
+        let options = latency::Options {
+            input_tokens: args.input_len.get(),
+            output_tokens: args.output_len.get(),
+            batch_size: batch_size.get(),
+            answers: args.n.get(),
+            warmups: args.num_iters_warmup,
+            iterations: args.num_iters.get(),
+            seed: args.seed,
+        };
+        let bar = progress_bar(options.warmups + options.iterations);
+        let latencies = latency::measure(&mut engine, &ids, &options, &bar)?;
+        bar.finish_and_clear();
+        let steps = latencies.steps(&options, floors);
+        print!("{}{}", latencies.text(), steps.text());
+        let mut result = latencies.value();
+        result["batch_size"] = options.batch_size.into();
+        result["steps"] = steps.value();
+        results.push(result);
+    }
+    let result = match results.len() {
+        1 => results.remove(0),
+        _ => json!({ "batches": results }),
     };
-    let bar = progress_bar(options.warmups + options.iterations);
-    let latencies = latency::measure(&subject.engine, &ids, &options, &bar)?;
-    bar.finish_and_clear();
-    subject.tell(&latencies.text(), latencies.value(), args.output_json.as_deref())
+    save(&subject.record(result), args.output_json.as_deref())
 }
 
 /// Measures many requests.
@@ -106,15 +139,18 @@ pub fn latency(args: &BenchLatencyArgs) -> anyhow::Result<()> {
 /// written.
 pub fn throughput(args: &BenchThroughputArgs) -> anyhow::Result<()> {
     let (sequences, step_tokens) = (args.max_num_seqs, args.max_num_batched_tokens);
-    let subject = Subject::load(&args.model, &args.ranks, sequences, step_tokens)?;
+    let sizes = Sizes { sequences, step_tokens, context: None };
+    let (subject, engine) = Subject::load(&args.model, &args.compute, sizes)?;
+    let engine = Offline(engine.spawn()?);
     let context = subject.model.config().max_positions;
     let dataset = dataset(&args.dataset, Format::Prompt, 0, Some(context))?;
     let prompts = dataset::load(&dataset, Some(&subject.texts))?.measured;
     let bar = progress_bar(prompts.len());
     let tokenizer = &subject.texts.tokenizer;
-    let throughput = throughput::measure(&subject.engine, tokenizer, &prompts, &bar)?;
+    let throughput = throughput::measure(&engine, tokenizer, &prompts, &bar)?;
     bar.finish_and_clear();
-    subject.tell(&throughput.text(), throughput.value(), args.output_json.as_deref())
+    print!("{}", throughput.text());
+    save(&subject.record(throughput.value()), args.output_json.as_deref())
 }
 
 fn progress_bar(count: usize) -> ProgressBar {

@@ -4,6 +4,8 @@ use std::time::Instant;
 
 use anyhow::{Context, ensure};
 use artel_device::cuda::{Architecture, Compiler, KernelPack, KernelSpec, Kernels, compile_all};
+use artel_engine::{CudaRunnerKernels, EngineConfig};
+use artel_model::Model;
 use artel_moe::cuda::shipped;
 use indicatif::{HumanBytes, ProgressBar, ProgressStyle};
 
@@ -12,8 +14,14 @@ use crate::cli::{KernelsBuildArgs, ModelArgs};
 use crate::shapes::{NamedLayer, SHIPPED};
 use crate::source;
 
+/// Tokens of the largest step that a pack is for.
+const STEP_TOKENS_MAX: usize = 1 << 16;
+
+/// Sequences of the largest step.
+const SEQUENCES_MAX: usize = 1024;
+
 pub(super) fn build(args: &KernelsBuildArgs) -> anyhow::Result<()> {
-    let layers = layers(args)?;
+    let subject = subject(args)?;
     let compiler = Compiler::find()?;
     let known = known(args);
     if let Some(folder) = args.output.parent() {
@@ -24,7 +32,7 @@ pub(super) fn build(args: &KernelsBuildArgs) -> anyhow::Result<()> {
     for architecture in &args.arch {
         let architecture: Architecture = architecture.name().parse()?;
         let start = Instant::now();
-        let Wanted { specs, left_out } = wanted(architecture, &layers, args.tune)?;
+        let Wanted { specs, left_out } = wanted(architecture, &subject, args.tune)?;
         let (mut kept, mut missing) = (Vec::new(), Vec::new());
         for spec in specs {
             let found = known.find(&spec, architecture);
@@ -61,19 +69,38 @@ struct Wanted {
     left_out: Vec<String>,
 }
 
-fn layers(args: &KernelsBuildArgs) -> anyhow::Result<Vec<NamedLayer>> {
-    if args.model.is_some() {
-        let model = ModelArgs { model: args.model.clone(), format: args.format, fast: false };
-        let checkpoint = source::open(&model)?;
-        let model = source::load_mapped(&model, &checkpoint)?;
-        let layer = model.moe_layer().context("the model has no experts")?;
-        let ranks = args.tensor_parallel.get();
-        return Ok(vec![NamedLayer::of_model(checkpoint.name(), layer, ranks)?]);
-    }
-    match args.shapes.as_slice() {
-        [] => SHIPPED.iter().map(|name| name.parse()).collect(),
-        names => names.iter().map(|name| name.parse()).collect(),
-    }
+/// What kernels are for.
+struct Subject {
+    layers: Vec<NamedLayer>,
+    /// All of a model, unless GPUs share its experts.
+    model: Option<Model>,
+}
+
+fn subject(args: &KernelsBuildArgs) -> anyhow::Result<Subject> {
+    let Some(path) = &args.model else {
+        let layers = match args.shapes.as_slice() {
+            [] => SHIPPED.iter().map(|name| name.parse()).collect::<anyhow::Result<_>>()?,
+            names => names.iter().map(|name| name.parse()).collect::<anyhow::Result<_>>()?,
+        };
+        return Ok(Subject { layers, model: None });
+    };
+    let is_bundled = path.as_os_str() == source::BUNDLED_NAME && !path.exists();
+    let model = ModelArgs {
+        format: args.format,
+        load_format: args.load_format,
+        ..ModelArgs::of((!is_bundled).then(|| path.clone()))
+    };
+    let checkpoint = source::open(&model)?;
+    let model = source::load_mapped(&model, &checkpoint)?;
+    let layer = model.moe_layer().context("the model has no experts")?;
+    let ranks = args.tensor_parallel.get();
+    let layers = vec![NamedLayer::of_model(checkpoint.name(), layer, ranks)?];
+    Ok(Subject { layers, model: (ranks == 1).then_some(model) })
+}
+
+/// Steps that kernels of a model serve; those of smaller ones are among them.
+fn largest_steps() -> EngineConfig {
+    EngineConfig { max_num_batched_tokens: STEP_TOKENS_MAX, ..EngineConfig::offline(SEQUENCES_MAX) }
 }
 
 /// What an earlier call made; nothing when there is no such file or it is damaged.
@@ -88,11 +115,16 @@ fn known(args: &KernelsBuildArgs) -> KernelPack {
 }
 
 /// Every kernel of every layer, asked for by the code that loads them on a GPU.
-fn wanted(architecture: Architecture, layers: &[NamedLayer], tune: bool) -> anyhow::Result<Wanted> {
+fn wanted(architecture: Architecture, subject: &Subject, tune: bool) -> anyhow::Result<Wanted> {
     let mut kernels = Kernels::list(architecture);
     gpu::load_ceilings(&mut kernels)?;
     let mut left_out = Vec::new();
-    for layer in layers {
+    if let Some(model) = &subject.model
+        && let Err(error) = CudaRunnerKernels::load(&mut kernels, model, &largest_steps())
+    {
+        left_out.push(format!("the model as a whole: {error}"));
+    }
+    for layer in &subject.layers {
         let asked = shipped::load(&mut kernels, &layer.config, &layer.router, layer.format)
             .map_err(anyhow::Error::from)
             .and_then(|()| if tune { gpu::load_ways(&mut kernels, layer) } else { Ok(()) });

@@ -1,0 +1,98 @@
+//! What computes a model, as flags describe it.
+
+#[cfg(feature = "cuda")]
+mod gpu;
+
+use std::sync::Arc;
+
+use anyhow::Result;
+use artel_engine::{Engine, EngineConfig, Runner};
+use artel_model::{Checkpoint, Model, Tokenizer};
+use artel_moe::plan::gpu::GpuCeilings;
+
+use crate::cli::{ComputeArgs, Device, ModelArgs};
+use crate::{ranks, source};
+
+/// Tokens of a step on a GPU, unless the user wants otherwise: enough to keep it busy.
+const GPU_STEP_TOKENS: usize = 8192;
+
+/// Where a model comes from and what computes it.
+#[derive(Debug, Clone, Copy)]
+pub struct Subject<'a> {
+    /// The model, and in which format.
+    pub model: &'a ModelArgs,
+    /// What computes it.
+    pub compute: &'a ComputeArgs,
+    /// The model's files.
+    pub checkpoint: &'a Checkpoint,
+}
+
+/// `config` with the usual size of a step of the device.
+pub fn usual_steps(args: &ComputeArgs, config: EngineConfig) -> EngineConfig {
+    let tokens = match args.device.device {
+        Device::Cpu => config.max_num_batched_tokens,
+        Device::Cuda(_) => GPU_STEP_TOKENS,
+    };
+    EngineConfig { max_num_batched_tokens: tokens.max(config.max_num_seqs), ..config }
+}
+
+/// Loads the model and makes an engine of it.
+///
+/// # Errors
+/// When the model does not load, a flag makes no sense for it, or the device is not there or has not
+/// enough memory.
+pub fn engine(
+    subject: Subject<'_>,
+    tokenizer: &Tokenizer,
+    config: EngineConfig,
+) -> Result<(Arc<Model>, Engine)> {
+    let Subject { model: args, compute, checkpoint } = subject;
+    let (model, runner): (Arc<Model>, Box<dyn Runner>) = match compute.device.device {
+        Device::Cpu => {
+            let model = source::load(args, checkpoint)?;
+            let (model, runner) = ranks::runner(&compute.ranks, model, &checkpoint.name())?;
+            tracing::info!("device: CPU, {} threads", rayon::current_num_threads());
+            (model, Box::new(runner))
+        }
+        Device::Cuda(ordinal) => on_gpu(subject, ordinal, &config)?,
+    };
+    Ok((model, Engine::new(runner, tokenizer.clone(), config)?))
+}
+
+/// What the GPU can do at most; `None` for the CPU, or for a GPU of which that is not known.
+///
+/// # Errors
+/// When the GPU is not there.
+pub fn ceilings(args: &ComputeArgs) -> Result<Option<GpuCeilings>> {
+    match args.device.device {
+        Device::Cpu => Ok(None),
+        Device::Cuda(ordinal) => ceilings_of_gpu(ordinal),
+    }
+}
+
+#[cfg(feature = "cuda")]
+use gpu::ceilings as ceilings_of_gpu;
+
+#[cfg(not(feature = "cuda"))]
+fn ceilings_of_gpu(_ordinal: usize) -> Result<Option<GpuCeilings>> {
+    Ok(None)
+}
+
+#[cfg(feature = "cuda")]
+fn on_gpu(
+    subject: Subject<'_>,
+    ordinal: usize,
+    config: &EngineConfig,
+) -> Result<(Arc<Model>, Box<dyn Runner>)> {
+    let (model, runner) = gpu::runner(subject, ordinal, config)?;
+    Ok((model, Box::new(runner)))
+}
+
+#[cfg(not(feature = "cuda"))]
+fn on_gpu(
+    _subject: Subject<'_>,
+    ordinal: usize,
+    _config: &EngineConfig,
+) -> Result<(Arc<Model>, Box<dyn Runner>)> {
+    Err(crate::commands::without_gpu_support(&format!("--device cuda:{ordinal}")))
+}
