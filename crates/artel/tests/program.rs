@@ -202,7 +202,11 @@ fn a_batch_is_timed_without_a_server() {
     let sizes = ["--input-len", "8", "--output-len", "4", "--batch-size", "2", "--n", "2"];
     let runs = ["--num-iters", "3", "--num-iters-warmup", "1"];
     let (result, text) = benchmark(&[&["latency"], &sizes[..], &runs].concat());
-    assert!(text.starts_with("Avg latency: 0.") && text.lines().count() == 7, "{text}");
+    assert!(text.starts_with("Avg latency: 0.") && text.lines().count() == 9, "{text}");
+    for kind in ["Time to first token, 4 x 8 tokens: ", "Time per output token, 4 sequences: "] {
+        assert!(text.contains(kind), "{text}");
+    }
+    assert!(result["steps"]["times"]["decode_step_seconds"].as_f64().unwrap() > 0.0, "{result}");
     assert_eq!(result["latencies"].as_array().unwrap().len(), 3);
     assert!(result["percentiles"]["99"].as_f64().unwrap() > 0.0 && result["commit"].is_string());
     let errors = fail(&["bench", "latency", "--input-len", "100000"], 1);

@@ -42,7 +42,8 @@ impl Subject {
     fn load(
         model: &ModelArgs,
         compute: &ComputeArgs,
-        sizes: Sizes,
+        sequences: Option<NonZeroUsize>,
+        step_tokens: Option<NonZeroUsize>,
     ) -> anyhow::Result<(Self, Engine)> {
         let checkpoint = source::open(model)?;
         // Random weights have nothing to say; any tokenizer can write that down.
@@ -50,13 +51,10 @@ impl Subject {
             true => Texts::read(&source::bundled()?)?,
             false => Texts::read(&checkpoint)?,
         };
-        let sequences = sizes.sequences.map_or(EngineConfig::default().max_num_seqs, usize::from);
+        let sequences = sequences.map_or(EngineConfig::default().max_num_seqs, usize::from);
         let mut config = compute::usual_steps(compute, EngineConfig::offline(sequences));
-        if let Some(tokens) = sizes.step_tokens {
+        if let Some(tokens) = step_tokens {
             config.max_num_batched_tokens = tokens.get();
-        }
-        if let Some(tokens) = sizes.context {
-            config.max_model_len = tokens.get();
         }
         let subject = compute::Subject { model, compute, checkpoint: &checkpoint };
         let (model, engine) = compute::engine(subject, &texts.tokenizer, config)?;
@@ -74,14 +72,6 @@ impl Subject {
     }
 }
 
-/// How much runs at the same time; the usual where nothing is said.
-struct Sizes {
-    sequences: Option<NonZeroUsize>,
-    step_tokens: Option<NonZeroUsize>,
-    /// Tokens of a sequence.
-    context: Option<NonZeroUsize>,
-}
-
 /// Writes the record where that is wanted.
 fn save(record: &Record, path: Option<&Path>) -> anyhow::Result<()> {
     path.map_or(Ok(()), |path| record::save(path, record))
@@ -94,12 +84,9 @@ fn save(record: &Record, path: Option<&Path>) -> anyhow::Result<()> {
 pub fn latency(args: &BenchLatencyArgs) -> anyhow::Result<()> {
     let largest = args.batch_size.iter().max().context("--batch-size has no size")?;
     let sequences = largest.saturating_mul(args.n);
-    let sizes = Sizes {
-        sequences: Some(sequences),
-        step_tokens: args.max_num_batched_tokens,
-        context: Some(args.input_len.saturating_add(args.output_len.get())),
-    };
-    let (subject, mut engine) = Subject::load(&args.model, &args.compute, sizes)?;
+    let step_tokens = args.max_num_batched_tokens;
+    let (subject, mut engine) =
+        Subject::load(&args.model, &args.compute, Some(sequences), step_tokens)?;
     let ids = subject.texts.tokenizer.text_ids();
     ensure!(!ids.is_empty(), "the tokenizer has no token that stands for text");
     let ceilings = compute::ceilings(&args.compute)?;
@@ -139,8 +126,7 @@ pub fn latency(args: &BenchLatencyArgs) -> anyhow::Result<()> {
 /// written.
 pub fn throughput(args: &BenchThroughputArgs) -> anyhow::Result<()> {
     let (sequences, step_tokens) = (args.max_num_seqs, args.max_num_batched_tokens);
-    let sizes = Sizes { sequences, step_tokens, context: None };
-    let (subject, engine) = Subject::load(&args.model, &args.compute, sizes)?;
+    let (subject, engine) = Subject::load(&args.model, &args.compute, sequences, step_tokens)?;
     let engine = Offline(engine.spawn()?);
     let context = subject.model.config().max_positions;
     let dataset = dataset(&args.dataset, Format::Prompt, 0, Some(context))?;
