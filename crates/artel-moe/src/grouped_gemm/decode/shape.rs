@@ -78,6 +78,9 @@ pub(super) fn tile_limit([rows, columns]: [usize; 2], features_in: usize) -> [us
     }
 }
 
+/// From so many rows on, tiles are as tall as the registers hold.
+const MANY_ROWS: usize = 64;
+
 /// More columns than a tile has.
 const ANY_COLUMNS: usize = 1 << 16;
 
@@ -124,7 +127,8 @@ impl DecodeTile {
         let (rows, tiles) = match (shape.numbers, share) {
             (WeightNumbers::Plain, 0..=4) => (8, [[64, 128, 4, 1], [128, 64, 4, 3]]),
             (WeightNumbers::Plain, 5..=8) => (16, [[64, 128, 4, 1], [128, 64, 4, 3]]),
-            (WeightNumbers::Plain, _) => (32, [[64, 64, 4, 1], [128, 64, 4, 2]]),
+            (WeightNumbers::Plain, 9..=16) => (32, [[64, 128, 4, 1], [64, 64, 4, 3]]),
+            (WeightNumbers::Plain, _) => (64, [[128, 64, 8, 1], [128, 64, 4, 1]]),
             (_, 0..=4) => (8, [[128, 128, 4, 2], [128, 128, 4, 4]]),
             _ => (16, [[128, 128, 4, 2], [128, 128, 4, 3]]),
         };
@@ -132,9 +136,14 @@ impl DecodeTile {
     }
 
     /// All tiles of the first and of the second product that are worth measuring for blocks of
-    /// `rows` rows.
+    /// `rows` rows; none for many rows of FP8, whose sums need the registers of two tiles.
     pub fn candidates(shape: &DecodeShape, direct: bool, rows: usize) -> [Vec<Self>; 2] {
+        let many = rows >= MANY_ROWS && !direct;
+        if many && shape.numbers != WeightNumbers::Plain {
+            return [Vec::new(), Vec::new()];
+        }
         let pairs: &[[usize; 4]] = match (shape.numbers, direct) {
+            (WeightNumbers::Plain, _) if many => &[[128, 64, 8, 1], [128, 64, 4, 1]],
             (WeightNumbers::Plain, true) => {
                 &[[32, 128, 4, 4], [32, 128, 4, 3], [64, 64, 4, 2], [64, 128, 4, 2]]
             }
@@ -145,9 +154,16 @@ impl DecodeTile {
             (_, false) => &[[128, 128, 4, 2], [128, 128, 8, 2], [128, 128, 8, 1]],
         };
         let seconds: &[[usize; 4]] = match shape.numbers {
-            WeightNumbers::Plain => {
-                &[[128, 64, 4, 2], [128, 64, 4, 3], [64, 64, 4, 4], [128, 128, 4, 2]]
+            WeightNumbers::Plain if many => {
+                &[[128, 64, 4, 1], [128, 64, 8, 1], [256, 64, 8, 1], [64, 64, 4, 3]]
             }
+            WeightNumbers::Plain => &[
+                [128, 64, 4, 2],
+                [128, 64, 4, 3],
+                [64, 64, 4, 4],
+                [64, 64, 4, 3],
+                [128, 128, 4, 2],
+            ],
             _ => &[[128, 128, 4, 2], [128, 128, 4, 3], [128, 128, 4, 4], [64, 128, 4, 3]],
         };
         let fitted = |tiles: &[[usize; 4]], product: usize| {

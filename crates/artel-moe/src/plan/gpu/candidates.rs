@@ -13,7 +13,7 @@ use crate::quant::Format;
 /// Most tokens of the direct form, whose tiles have a row for every token.
 pub(super) const DIRECT_TOKENS_MAX: usize = 64;
 /// Rows of a block where experts have few.
-const DECODE_ROWS: [usize; 3] = [8, 16, 32];
+const DECODE_ROWS: [usize; 4] = [8, 16, 32, 64];
 
 impl From<DecodeTile> for GemmKernel {
     fn from(DecodeTile { rows, columns, depth, warps, occupancy }: DecodeTile) -> Self {

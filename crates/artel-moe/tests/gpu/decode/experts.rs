@@ -4,11 +4,11 @@ use artel_device::cuda::{DeviceBuffer, Kernels};
 use artel_gpu_test::{Case, Gpu};
 use artel_moe::MoeError;
 use artel_moe::assignment::{AlignOptions, Assignment, Workspace, cpu};
-use artel_moe::grouped_gemm::decode::DecodeTile;
 use artel_moe::grouped_gemm::decode::cuda::{
     AlignedExperts, AlignedStep, BlockSlices, DecodeWorkspace, DirectExperts, DirectForm,
     DirectOut, DirectStep, ExpertSlices, WeightSlices,
 };
+use artel_moe::grouped_gemm::decode::{DecodeShape, DecodeTile};
 use artel_moe::packing::reference::pack;
 use artel_moe::quant::{Bf16, Element, F16, Fp8Block128, Fp8Channel};
 
@@ -53,11 +53,10 @@ fn of_format<F: TestFormat>() -> Vec<Case> {
                 Ok(())
             }));
         }
-        for rows in [8, 16] {
+        for tiles in aligned_tiles(&shape_of::<F>(sizes)) {
+            let rows = tiles[0].rows;
             let load = move |kernels: &mut Kernels| {
-                let shape = shape_of::<F>(sizes);
-                let tiles = DecodeTile::aligned(&shape, 1).map(|tile| DecodeTile { rows, ..tile });
-                AlignedExperts::<F::Activation>::load(kernels, shape, tiles)
+                AlignedExperts::<F::Activation>::load(kernels, shape_of::<F>(sizes), tiles)
             };
             let name = format!("decode::aligned_{}_{name}_{rows}", F::NAME);
             cases.push(Case::new(name, load, move |gpu, experts| {
@@ -73,6 +72,15 @@ fn of_format<F: TestFormat>() -> Vec<Case> {
         }
     }
     cases
+}
+
+/// Few rows, and as many as a format has tiles for.
+fn aligned_tiles(shape: &DecodeShape) -> Vec<[DecodeTile; 2]> {
+    let few = DecodeTile::aligned(shape, 1);
+    let few = [8, 16].map(|rows| few.map(|tile| DecodeTile { rows, ..tile }));
+    let [firsts, seconds] = DecodeTile::candidates(shape, false, 64);
+    let many = firsts.first().zip(seconds.first()).map(|(&first, &second)| [first, second]);
+    few.into_iter().chain(many).collect()
 }
 
 /// Spread, all on one expert (every token lists it again and again), and some that do not exist.
