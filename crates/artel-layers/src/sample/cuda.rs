@@ -5,19 +5,17 @@
 //!    That is all a greedy row needs.
 //! 2. What a request adds to logits, and its penalties, are applied to a float32 copy.
 //! 3. Where a row is cut by top-k, then by top-p, and which token its random number means, is found by
-//!    [`Descend`](descend::cuda::Descend): tokens are ordered as the CPU orders them, and each launch
-//!    finds four bits of the place of the one that is looked for.
+//!    [`Draw`](draw::cuda::Draw).
 //!
 //! Random numbers are the CPU's: they depend on seed and position only, so the host brings them.
 //!
-//! Bytes: a greedy row `V` logits; with the copy `4 V` more, and `4 V` for each launch of a descent,
-//! which stay in the second cache for some hundred rows. A descent is 5 or 13 launches.
+//! Bytes: a greedy row `V` logits; where logits are adjusted `4 V` more for the copy.
 
 // The launchers that the macro generates carry no documentation.
 #![allow(missing_docs)]
 
 mod adjust;
-pub mod descend;
+pub mod draw;
 mod run;
 
 use std::marker::PhantomData;
@@ -71,13 +69,16 @@ mod kernels {
         reduce_min(ids.reshape(const_shape![1, B]), 1i32)
     }
 
-    /// Largest logit of a chunk, its lowest id, and the sum of `e^(logit - largest)`. `COPY`: the
-    /// logits are stored as float32. Grid: rows, chunks of `C`.
+    /// Largest logit of a chunk, its lowest id, the sum of `e^(logit - largest)`, and the least of the
+    /// largest logits of its `G` groups. `COPY`: the logits are stored as float32. Grid: rows, chunks of
+    /// `C`.
     #[cutile::entry(unchecked_accesses = true)]
     pub unsafe fn scan_chunk<
         L: ElementType,
         const V: i32,
         const C: i32,
+        const G: i32,
+        const GB: i32,
         const COPY: i32,
         const PDL: i32,
     >(
@@ -86,6 +87,7 @@ mod kernels {
         largests: *mut f32,
         ids: *mut i32,
         sums: *mut f32,
+        floors: *mut f32,
     ) {
         let (row, chunk, _): (i32, i32, i32) = get_tile_block_id();
         // SAFETY: launched as its specification says, after whatever wrote the logits.
@@ -118,16 +120,27 @@ mod kernels {
         unsafe { scatter(ids, place, always, first, ready) };
         // SAFETY: as above.
         unsafe { scatter(sums, place, always, sum, ready) };
+        let group: Tile<f32, { [G] }> = reduce_max(logit.reshape(const_shape![G, GB]), 1i32);
+        let first_id: Tile<i32, { [G] }> = count_from::<G>(0i32)
+            * broadcast_scalar(GB, const_shape![G])
+            + broadcast_scalar(chunk * C, const_shape![G]);
+        let group: Tile<f32, { [G] }> =
+            select(below(first_id, V), group, largest.broadcast(const_shape![G]));
+        let floor: Tile<f32, { [1] }> = reduce_min(group.reshape(const_shape![1, G]), 1i32);
+        // SAFETY: as above.
+        unsafe { scatter(floors, place, always, floor, ready) };
     }
 
-    /// Joins the chunks of a row: largest logit, its id (-1 when no logit is above negative infinity)
-    /// and its logarithmic probability. With `keep` the normalizer of an earlier launch is used.
+    /// Joins the chunks of a row: largest logit, the least of the chunks' floors, the id of the largest
+    /// (-1 when no logit is above negative infinity) and its logarithmic probability. With `keep` the normalizer of an earlier launch is used.
     #[cutile::entry(unchecked_accesses = true)]
     pub unsafe fn join_chunks<const CP: i32, const PDL: i32>(
         largests: *mut f32,
         ids: *mut i32,
         sums: *mut f32,
+        chunk_floors: *mut f32,
         row_largests: *mut f32,
+        floors: *mut f32,
         normalizers: *mut f32,
         tokens: *mut i32,
         logprobs: *mut f32,
@@ -170,6 +183,13 @@ mod kernels {
         unsafe { scatter(normalizers, here, always, normalizer, ready) };
         // SAFETY: as above.
         unsafe { scatter(row_largests, here, always, top, ready) };
+        // SAFETY: as above.
+        let floor: Tile<f32, { [CP] }> =
+            unsafe { gather(chunk_floors, place, is_chunk, 0.0f32, ready) };
+        let floor: Tile<f32, { [CP] }> = select(is_chunk, floor, top.broadcast(const_shape![CP]));
+        let floor: Tile<f32, { [1] }> = reduce_min(floor.reshape(const_shape![1, CP]), 1i32);
+        // SAFETY: as above.
+        unsafe { scatter(floors, here, always, floor, ready) };
         // SAFETY: as above.
         unsafe { scatter(tokens, here, always, first, ready) };
         // SAFETY: as above.
@@ -279,9 +299,12 @@ mod kernels {
 }
 
 /// Logits that one block looks at.
-pub const CHUNK: usize = 4096;
+pub const CHUNK: usize = 2048;
 
-/// Largest vocabulary: an id has 20 bits in a descent.
+/// Tokens of a group, whose largest logit counts for the floor.
+const GROUP: usize = 256;
+
+/// Largest vocabulary: an id has 20 bits of a place.
 pub const VOCABULARY_MAX: usize = 1 << 20;
 
 /// Entries of a step of adjustment.
@@ -313,6 +336,8 @@ pub struct ChunkSlices<'a> {
     pub ids: DeviceSliceMut<'a, i32>,
     /// Sums of `e^(logit - largest)`.
     pub sums: DeviceSliceMut<'a, f32>,
+    /// Least of the largest logits of their groups.
+    pub floors: DeviceSliceMut<'a, f32>,
 }
 
 /// What is known of each row; `[rows]` each.
@@ -320,6 +345,8 @@ pub struct ChunkSlices<'a> {
 pub struct RowSlices<'a> {
     /// Largest logit.
     pub largests: DeviceSliceMut<'a, f32>,
+    /// Least of the largest logits of groups.
+    pub floors: DeviceSliceMut<'a, f32>,
     /// `ln Σ e^logit` of the logits as they were given.
     pub normalizers: DeviceSliceMut<'a, f32>,
     /// Chosen tokens; -1 when there is nothing to choose from.
@@ -331,6 +358,7 @@ pub struct RowSlices<'a> {
 impl RowSlices<'_> {
     fn check(&self, rows: usize) -> Result<(), LayersError> {
         self.largests.expect_len("largest logits of rows", rows)?;
+        self.floors.expect_len("floors of rows", rows)?;
         self.normalizers.expect_len("normalizers of rows", rows)?;
         self.tokens.expect_len("chosen tokens", rows)?;
         self.logprobs.expect_len("probabilities of chosen tokens", rows)?;
@@ -362,14 +390,17 @@ impl<L: Element> Greedy<L> {
         check_vocabulary(vocabulary)?;
         let scan = spec("scan_chunk")
             .element(L::NAME)
-            .generics([vocabulary as i32, CHUNK as i32, i32::from(copies)])
-            .pointers(["logits", "copy", "largests", "ids", "sums"]);
+            .generics([vocabulary, CHUNK, CHUNK / GROUP, GROUP].map(|size| size as i32))
+            .generics([i32::from(copies)])
+            .pointers(["logits", "copy", "largests", "ids", "sums", "floors"]);
         let padded = vocabulary.div_ceil(CHUNK).next_power_of_two();
         let join = spec("join_chunks").generics([padded as i32]).pointers([
             "largests",
             "ids",
             "sums",
+            "chunk_floors",
             "row_largests",
+            "floors",
             "normalizers",
             "tokens",
             "logprobs",
@@ -405,6 +436,7 @@ impl<L: Element> Greedy<L> {
         chunks.largests.expect_len("largest logits of chunks", parts)?;
         chunks.ids.expect_len("ids of chunks", parts)?;
         chunks.sums.expect_len("sums of chunks", parts)?;
+        chunks.floors.expect_len("floors of chunks", parts)?;
         let arguments = Arguments::new().slice(logits);
         let arguments = match (self.copies, copy) {
             (false, None) => arguments.no_slice(),
@@ -416,13 +448,16 @@ impl<L: Element> Greedy<L> {
         };
         let arguments =
             arguments.slice_mut(&chunks.largests).slice_mut(&chunks.ids).slice_mut(&chunks.sums);
+        let arguments = arguments.slice_mut(&chunks.floors);
         // SAFETY: the arguments are the kernel's, with the lengths checked above.
         unsafe { self.scan.launch(stream, [count, self.chunks(), 1], arguments) }?;
         let arguments = Arguments::new()
             .slice_mut(&chunks.largests)
             .slice_mut(&chunks.ids)
             .slice_mut(&chunks.sums)
+            .slice_mut(&chunks.floors)
             .slice_mut(&rows.largests)
+            .slice_mut(&rows.floors)
             .slice_mut(&rows.normalizers)
             .slice_mut(&rows.tokens)
             .slice_mut(&rows.logprobs)

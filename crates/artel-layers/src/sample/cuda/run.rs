@@ -4,8 +4,8 @@ use artel_device::cuda::{Context, DeviceBuffer, DeviceSlice, DeviceSliceMut, Ker
 use artel_moe::quant::Element;
 
 use super::adjust::cuda::Adjust;
-use super::descend::cuda::{Descend, DescentRows, DescentState, Level};
-use super::descend::{LEVELS, RANK_LEVELS, Stage};
+use super::draw::BINS;
+use super::draw::cuda::{Draw, DrawRows, DrawState};
 use super::{ChunkSlices, Greedy, RowSlices};
 use crate::LayersError;
 
@@ -50,32 +50,24 @@ pub struct SampleSteps {
     pub top_p: bool,
 }
 
-impl SampleSteps {
-    /// The levels of all descents in order.
-    fn levels(self) -> Vec<Level> {
-        let stages = [(self.top_k, Stage::TopK), (self.top_p, Stage::TopP), (true, Stage::Draw)];
-        let wanted = stages.into_iter().filter(|(is_wanted, _)| *is_wanted);
-        // Where no row is cut, tokens are drawn in the order of their ids.
-        let first = if self.top_k || self.top_p { 0 } else { RANK_LEVELS };
-        let levels = |stage| {
-            (first..LEVELS).map(move |level| Level { stage, level, is_first: level == first })
-        };
-        wanted.flat_map(|(_, stage)| levels(stage)).collect()
-    }
-}
-
 /// Memory that sampling needs between its launches.
 #[derive(Debug)]
 pub struct SampleWorkspace {
     chunk_largests: DeviceBuffer<f32>,
     chunk_ids: DeviceBuffer<i32>,
     chunk_sums: DeviceBuffer<f32>,
+    chunk_floors: DeviceBuffer<f32>,
     largests: DeviceBuffer<f32>,
+    floors: DeviceBuffer<f32>,
     normalizers: DeviceBuffer<f32>,
     copy: DeviceBuffer<f32>,
-    partials: DeviceBuffer<f64>,
-    words: DeviceBuffer<i32>,
-    numbers: DeviceBuffer<f64>,
+    counts: DeviceBuffer<i32>,
+    sums: DeviceBuffer<i64>,
+    bins: DeviceBuffer<i32>,
+    bin_sums: DeviceBuffer<i64>,
+    cursors: DeviceBuffer<i32>,
+    limits: DeviceBuffer<i32>,
+    ids: DeviceBuffer<i32>,
     rows: usize,
 }
 
@@ -86,8 +78,8 @@ pub struct SampleKernels<L> {
     copying: Greedy<L>,
     adjusted: Greedy<f32>,
     adjust: Adjust<L>,
-    descend: Descend,
-    levels: [Vec<Level>; 4],
+    draw: Draw<L>,
+    draw_adjusted: Draw<f32>,
     vocabulary: usize,
 }
 
@@ -98,14 +90,13 @@ impl<L: Element> SampleKernels<L> {
     /// [`LayersError::Config`] for a vocabulary without kernels, [`LayersError::Cuda`] when a kernel is
     /// missing and cannot be made.
     pub fn load(kernels: &mut Kernels, vocabulary: usize) -> Result<Self, LayersError> {
-        let levels = [(false, false), (false, true), (true, false), (true, true)];
         Ok(Self {
             greedy: Greedy::load(kernels, vocabulary, false)?,
             copying: Greedy::load(kernels, vocabulary, true)?,
             adjusted: Greedy::load(kernels, vocabulary, false)?,
             adjust: Adjust::load(kernels, vocabulary)?,
-            descend: Descend::load(kernels, vocabulary)?,
-            levels: levels.map(|(top_k, top_p)| SampleSteps { draws: true, top_k, top_p }.levels()),
+            draw: Draw::load(kernels, vocabulary)?,
+            draw_adjusted: Draw::load(kernels, vocabulary)?,
             vocabulary,
         })
     }
@@ -124,12 +115,18 @@ impl<L: Element> SampleKernels<L> {
             chunk_largests: DeviceBuffer::new(context, chunks)?,
             chunk_ids: DeviceBuffer::new(context, chunks)?,
             chunk_sums: DeviceBuffer::new(context, chunks)?,
+            chunk_floors: DeviceBuffer::new(context, chunks)?,
             largests: DeviceBuffer::new(context, rows)?,
+            floors: DeviceBuffer::new(context, rows)?,
             normalizers: DeviceBuffer::new(context, rows)?,
             copy: DeviceBuffer::new(context, rows * self.vocabulary)?,
-            partials: DeviceBuffer::new(context, self.descend.partials_len(rows))?,
-            words: DeviceBuffer::new(context, 16 * rows)?,
-            numbers: DeviceBuffer::new(context, 8 * rows)?,
+            counts: DeviceBuffer::new(context, 2 * chunks)?,
+            sums: DeviceBuffer::new(context, 2 * chunks)?,
+            bins: DeviceBuffer::zeroed(context, BINS * rows)?,
+            bin_sums: DeviceBuffer::zeroed(context, BINS * rows)?,
+            cursors: DeviceBuffer::new(context, BINS * rows)?,
+            limits: DeviceBuffer::new(context, rows)?,
+            ids: DeviceBuffer::new(context, rows * self.vocabulary)?,
             rows,
         })
     }
@@ -156,42 +153,71 @@ impl<L: Element> SampleKernels<L> {
             largests: workspace.chunk_largests.slice_mut(),
             ids: workspace.chunk_ids.slice_mut(),
             sums: workspace.chunk_sums.slice_mut(),
+            floors: workspace.chunk_floors.slice_mut(),
         };
         let mut rows = RowSlices {
             largests: workspace.largests.slice_mut(),
+            floors: workspace.floors.slice_mut(),
             normalizers: workspace.normalizers.slice_mut(),
             tokens,
             logprobs,
         };
-        if !steps.draws && adjustments.is_none() {
-            return self.greedy.launch(stream, (logits, None), &mut chunks, &mut rows, false);
-        }
+        let mut state = DrawState {
+            counts: workspace.counts.slice_mut(),
+            sums: workspace.sums.slice_mut(),
+            bins: workspace.bins.slice_mut(),
+            bin_sums: workspace.bin_sums.slice_mut(),
+            cursors: workspace.cursors.slice_mut(),
+            limits: workspace.limits.slice_mut(),
+            ids: workspace.ids.slice_mut(),
+        };
+        let Some(adjustments) = adjustments else {
+            self.greedy.launch(stream, (logits, None), &mut chunks, &mut rows, false)?;
+            if steps.draws {
+                steps.draw(stream, (logits, &self.draw), parameters, &mut state, &mut rows)?;
+                self.adjust.measure(stream, logits, &mut rows)?;
+            }
+            return Ok(());
+        };
         let mut copy = workspace.copy.slice_mut();
         let place = Some(copy.reborrow());
         self.copying.launch(stream, (logits, place), &mut chunks, &mut rows, false)?;
-        if let Some(adjustments) = adjustments {
-            self.adjust.adjust(stream, count, adjustments, &mut copy)?;
-            let adjusted = copy.as_slice().range(0, count * self.vocabulary)?;
-            self.adjusted.launch(stream, (adjusted, None), &mut chunks, &mut rows, true)?;
-        }
+        self.adjust.adjust(stream, count, adjustments, &mut copy)?;
+        let adjusted = copy.as_slice().range(0, count * self.vocabulary)?;
+        self.adjusted.launch(stream, (adjusted, None), &mut chunks, &mut rows, true)?;
         if steps.draws {
-            let levels = &self.levels[2 * usize::from(steps.top_k) + usize::from(steps.top_p)];
-            let wanted = DescentRows {
-                largests: rows.largests.as_slice(),
-                temperatures: parameters.temperatures,
-                top_ks: parameters.top_ks,
-                top_ps: parameters.top_ps,
-                least: parameters.least,
-                uniforms: parameters.uniforms,
-            };
-            let mut state = DescentState {
-                partials: workspace.partials.slice_mut(),
-                words: workspace.words.slice_mut(),
-                numbers: workspace.numbers.slice_mut(),
-            };
-            let copy = copy.as_slice().range(0, count * self.vocabulary)?;
-            self.descend.launch(stream, copy, &wanted, levels, &mut state, &mut rows.tokens)?;
+            steps.draw(
+                stream,
+                (adjusted, &self.draw_adjusted),
+                parameters,
+                &mut state,
+                &mut rows,
+            )?;
         }
         self.adjust.measure(stream, logits, &mut rows)
+    }
+}
+
+impl SampleSteps {
+    /// Draws from logits as they are or as they were adjusted.
+    fn draw<L: Element>(
+        self,
+        stream: &Stream,
+        (logits, draw): (DeviceSlice<'_, L>, &Draw<L>),
+        parameters: &RowParameters<'_>,
+        state: &mut DrawState<'_>,
+        rows: &mut RowSlices<'_>,
+    ) -> Result<(), LayersError> {
+        let wanted = DrawRows {
+            largests: rows.largests.as_slice(),
+            floors: rows.floors.as_slice(),
+            temperatures: parameters.temperatures,
+            top_ks: parameters.top_ks,
+            top_ps: parameters.top_ps,
+            least: parameters.least,
+            uniforms: parameters.uniforms,
+        };
+        let cuts = self.top_k || self.top_p;
+        draw.launch(stream, logits, (&wanted, cuts), state, &mut rows.tokens)
     }
 }

@@ -1,17 +1,26 @@
-//! The kernel's search, written for the host, against the CPU's sampler: what the ranges, targets and
+//! The kernels' search, written for the host, against the CPU's sampler: what units, bins, targets and
 //! cuts mean is checked without a GPU.
 
-use super::{LEVELS, RANK_LEVELS, Stage, shift};
+use std::collections::BTreeMap;
+
+use super::BINS;
 use crate::sample::{Adjustments, Sampler, SamplingParams, TokenHistory};
 use crate::vector;
 
-/// A candidate: both parts of its place and its weight.
-type Placed = ([u32; 2], f64);
+/// Rank and id.
+type Place = (u32, u32);
 
-/// A row as the kernel sees it.
+/// Candidates of a row in the order of their places, with their units.
 struct Row {
-    candidates: Vec<Placed>,
-    cut: Option<[u32; 2]>,
+    tokens: BTreeMap<Place, i64>,
+}
+
+fn bin_of(rank: u32) -> usize {
+    ((rank >> 17) as i32 - 7552).clamp(0, BINS as i32 - 1) as usize
+}
+
+fn share_of(total: i64, share: f64) -> f64 {
+    share * total as f64
 }
 
 impl Row {
@@ -22,70 +31,64 @@ impl Row {
             let relative =
                 if logit == largest { 0.0 } else { (logit - largest) / params.temperature };
             let is_candidate = relative > f32::NEG_INFINITY && relative >= least;
-            let rank = relative.to_bits() & 0x7fff_ffff;
-            is_candidate.then(|| ([rank, id as u32], f64::from(vector::exp(relative))))
+            let place = (relative.to_bits() & 0x7fff_ffff, id as u32);
+            is_candidate.then(|| (place, (vector::exp(relative) * 2f32.powi(42)) as i64))
         };
-        Self { candidates: logits.iter().enumerate().filter_map(placed).collect(), cut: None }
+        Self { tokens: logits.iter().enumerate().filter_map(placed).collect() }
     }
 
-    /// One stage: the place of the first token with which the sum reaches the target, and the sum of
-    /// all.
-    fn find(
-        &self,
-        stage: Stage,
-        first_level: usize,
-        target: impl Fn(f64) -> f64,
-    ) -> ([u32; 2], f64) {
-        let is_ranked = stage != Stage::Draw || self.cut.is_some();
-        let (mut place, mut base, mut total, mut wanted) = ([0u32; 2], 0.0, 0.0, 0.0);
-        for level in first_level..LEVELS {
-            let (part, shift) = (usize::from(level >= RANK_LEVELS), shift(level));
-            let mut sums = [0f64; 16];
-            for &(whole, weight) in &self.candidates {
-                if self.cut.is_some_and(|cut| whole > cut) {
-                    continue;
-                }
-                let ranked = [if is_ranked { whole[0] } else { 0 }, whole[1]];
-                let is_near = (part == 0 || ranked[0] == place[0])
-                    && ranked[part] >> shift >> 4 == place[part] >> shift >> 4;
-                if is_near {
-                    let range = ranked[part] >> shift & 15;
-                    sums[range as usize] += if stage == Stage::TopK { 1.0 } else { weight };
-                }
-            }
-            if level == first_level {
-                total = sums.iter().sum();
-                wanted = target(total);
-            }
-            let mut up_to = base;
-            let reached = sums.iter().position(|&sum| {
-                up_to += sum;
-                sum > 0.0 && (up_to > wanted || stage != Stage::Draw && up_to == wanted)
-            });
-            let last = sums.iter().rposition(|&sum| sum > 0.0).unwrap_or(0);
-            let range = reached.unwrap_or(last);
-            base += sums[..range].iter().sum::<f64>();
-            place[part] |= (range as u32) << shift;
-        }
-        (place, total)
+    /// The place up to which amounts reach `wanted`: first its bin, then the place within it.
+    fn reached(&self, amount: impl Fn(i64) -> i64, wanted: i64) -> Place {
+        let mut bins = [0i64; BINS];
+        self.tokens.iter().for_each(|(place, units)| bins[bin_of(place.0)] += amount(*units));
+        let mut before = 0;
+        let bin = bins.iter().position(|sum| {
+            before += sum;
+            before >= wanted
+        });
+        let bin = bin.expect("no more is wanted than there is");
+        before -= bins[bin];
+        let mut inside = self.tokens.iter().filter(|(place, _)| bin_of(place.0) == bin);
+        let found = inside.find(|(_, units)| {
+            before += amount(**units);
+            before >= wanted
+        });
+        *found.expect("the bin reaches it").0
+    }
+
+    fn cut_after(&mut self, place: Place) {
+        self.tokens.retain(|other, _| *other <= place);
+    }
+
+    fn total(&self) -> i64 {
+        self.tokens.values().sum()
     }
 }
 
-fn descend(params: &SamplingParams, logits: &[f32], uniform: f64) -> u32 {
+fn draw(params: &SamplingParams, logits: &[f32], uniform: f64) -> u32 {
     let mut row = Row::new(params, logits);
-    let cuts = params.top_k > 0 || params.top_p < 1.0;
-    let first_level = if cuts { 0 } else { RANK_LEVELS };
-    if params.top_k > 0 {
-        let (place, total) = row.find(Stage::TopK, first_level, |_| params.top_k as f64);
-        if (params.top_k as f64) < total {
-            row.cut = Some(place);
-        }
+    let is_cut = (1..row.tokens.len()).contains(&params.top_k);
+    if is_cut {
+        row.cut_after(row.reached(|_| 1, params.top_k as i64));
     }
     if params.top_p < 1.0 {
-        let target = |total| f64::from(params.top_p) * total;
-        row.cut = Some(row.find(Stage::TopP, first_level, target).0);
+        let total = row.total();
+        let wanted = share_of(total, f64::from(params.top_p)).ceil() as i64;
+        row.cut_after(row.reached(|units| units, wanted.min(total).max(1)));
     }
-    row.find(Stage::Draw, first_level, |total| uniform * total).0[1]
+    let total = row.total();
+    let wanted = (share_of(total, uniform).floor() as i64 + 1).min(total);
+    if is_cut || params.top_p < 1.0 {
+        return row.reached(|units| units, wanted).1;
+    }
+    let mut by_id: Vec<(u32, i64)> = row.tokens.iter().map(|(place, u)| (place.1, *u)).collect();
+    by_id.sort_unstable();
+    let mut up_to = 0;
+    let found = by_id.iter().find(|(_, units)| {
+        up_to += units;
+        up_to >= wanted
+    });
+    found.expect("no more is wanted than there is").0
 }
 
 fn logits(vocabulary: usize, seed: u64) -> Vec<f32> {
@@ -133,7 +136,7 @@ fn the_search_finds_the_token_of_the_cpu() {
                     assert!(vector::max(&logits) == f32::NEG_INFINITY);
                     continue;
                 };
-                let found = descend(&request, &logits, sampler.uniform(3));
+                let found = draw(&request, &logits, sampler.uniform(3));
                 assert_eq!(found, expected.id, "{vocabulary} {seed} {request:?}");
             }
         }
@@ -148,5 +151,5 @@ fn the_example_of_the_documentation() {
     let params = SamplingParams { top_k: 5, ..SamplingParams::default() };
     // The row holds three candidates, so only top-p would cut it: nearly all of them.
     let params = SamplingParams { top_p: 0.999, ..params };
-    assert_eq!(descend(&params, &logits, 0.6), 3);
+    assert_eq!(draw(&params, &logits, 0.6), 3);
 }
