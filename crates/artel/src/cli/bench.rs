@@ -36,6 +36,9 @@ pub struct BenchStepsArgs {
     /// Packs to load kernels from; what they lack is compiled where the toolkit is installed
     #[arg(long, value_delimiter = ',', value_name = "FILES")]
     pub kernels: Vec<PathBuf>,
+    /// Measure only these: route, gate, rows, norm, linear, attention, sample [default: all]
+    #[arg(long, value_delimiter = ',', value_name = "NAMES")]
+    pub only: Vec<String>,
     /// Only compile the kernels into a pack, for a GPU on a machine without the toolkit
     #[arg(long, value_name = "FILE", conflicts_with_all = ["kernels", "save_result"])]
     pub prepare: Option<PathBuf>,

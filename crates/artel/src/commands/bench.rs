@@ -29,11 +29,15 @@ pub fn bench(command: &BenchCommand) -> anyhow::Result<()> {
 
 #[cfg(feature = "cuda")]
 fn steps(args: &BenchStepsArgs) -> anyhow::Result<()> {
-    use crate::bench::steps::{self, Options};
+    use crate::bench::steps::{self, Only, Options};
     if let Some(path) = &args.prepare {
         return steps::prepare(path);
     }
-    steps::run(&Options { packs: args.kernels.clone(), save_result: args.save_result.clone() })
+    steps::run(&Options {
+        only: Only::new(args.only.clone())?,
+        packs: args.kernels.clone(),
+        save_result: args.save_result.clone(),
+    })
 }
 
 #[cfg(not(feature = "cuda"))]

@@ -9,13 +9,13 @@ use artel_layers::linear::cuda::{
     Linear, LinearNumbers, LinearRows, LinearShape, LinearWeight, LinearWorkspace,
 };
 use artel_layers::rms_norm::cuda::{NormRows, Normalize, Residual};
-use artel_layers::sample::cuda::{RowParameters, SampleKernels, SampleSteps};
 use half::bf16;
 
 use super::attention::AttentionSteps;
 use super::cuda::{Report, noise, times, upload};
 use super::rows::numbers as numbers_of;
-use super::{Floor, LAUNCHES};
+use super::sample::SampleStep;
+use super::{Floor, LAUNCHES, Only};
 
 /// Bytes that launches go through before they come back to the first: four times the cache.
 const COLD_BYTES: usize = 200 << 20;
@@ -79,7 +79,7 @@ struct ShapeSteps {
     maps: Vec<(&'static str, LinearShape, Linear<bf16>)>,
     head: (LinearShape, Linear<bf16>),
     attention: AttentionSteps,
-    sample: SampleKernels<bf16>,
+    sample: SampleStep,
 }
 
 impl BlockSteps {
@@ -88,8 +88,13 @@ impl BlockSteps {
         Ok(Self { shapes: shapes.collect::<Result<_>>()? })
     }
 
-    pub(super) fn measure(&self, stream: &Stream, report: &mut Report<'_>) -> Result<()> {
-        self.shapes.iter().try_for_each(|steps| steps.measure(stream, report))
+    pub(super) fn measure(
+        &self,
+        stream: &Stream,
+        only: &Only,
+        report: &mut Report<'_>,
+    ) -> Result<()> {
+        self.shapes.iter().try_for_each(|steps| steps.measure(stream, only, report))
     }
 }
 
@@ -110,15 +115,32 @@ impl ShapeSteps {
             maps: loaded,
             head: (head, Linear::load(kernels, head, 64)?),
             attention: AttentionSteps::load(kernels, shape)?,
-            sample: SampleKernels::load(kernels, vocabulary)?,
+            sample: SampleStep::load(kernels, shape.name, vocabulary)?,
         })
     }
 
-    fn measure(&self, stream: &Stream, report: &mut Report<'_>) -> Result<()> {
-        let name = self.shape.name;
-        for tokens in [1, 64, 8192] {
-            self.norm(stream, tokens, report)?;
+    fn measure(&self, stream: &Stream, only: &Only, report: &mut Report<'_>) -> Result<()> {
+        if only.wants("norm") {
+            for tokens in [1, 64, 8192] {
+                self.norm(stream, tokens, report)?;
+            }
         }
+        if only.wants("linear") {
+            self.linear(stream, report)?;
+        }
+        if only.wants("attention") {
+            self.attention.measure(stream, report)?;
+        }
+        if only.wants("sample") {
+            for rows in [1, 64] {
+                self.sample.measure(stream, rows, report)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn linear(&self, stream: &Stream, report: &mut Report<'_>) -> Result<()> {
+        let name = self.shape.name;
         let mut workspace = LinearWorkspace::new(stream.context(), TOKENS_MAX)?;
         for (map, shape, linear) in &self.maps {
             let weights = Weights::new(stream.context(), shape)?;
@@ -132,10 +154,6 @@ impl ShapeSteps {
         for tokens in [1, 64] {
             let times = weights.times(stream, (linear, &mut workspace), tokens)?;
             report(&format!("{name} head"), tokens, weights.floor(tokens), &times);
-        }
-        self.attention.measure(stream, report)?;
-        for rows in [1, 64] {
-            self.sample(stream, rows, report)?;
         }
         Ok(())
     }
@@ -153,38 +171,6 @@ impl ShapeSteps {
         })?;
         let bytes = tokens * hidden * (4 + 4 + 2 + 2);
         report(&format!("{name} add and norm"), tokens, Floor::bytes(bytes), &times);
-        Ok(())
-    }
-
-    /// A greedy step, and one in which every row draws among the 50 most probable tokens.
-    fn sample(&self, stream: &Stream, rows: usize, report: &mut Report<'_>) -> Result<()> {
-        let BlockShape { name, vocabulary, .. } = self.shape;
-        let logits = upload(stream, &numbers_of(rows * vocabulary))?;
-        let of_rows = |value: f32| upload(stream, &vec![value; rows]);
-        let (temperatures, top_ps) = (of_rows(0.7)?, of_rows(1.0)?);
-        let least = of_rows(f32::NEG_INFINITY)?;
-        let (top_ks, uniforms) =
-            (upload(stream, &vec![50; rows])?, upload(stream, &vec![0.3; rows])?);
-        let parameters = RowParameters {
-            temperatures: temperatures.slice(),
-            top_ks: top_ks.slice(),
-            top_ps: top_ps.slice(),
-            least: least.slice(),
-            uniforms: uniforms.slice(),
-        };
-        let mut workspace = self.sample.workspace(stream.context(), rows)?;
-        let mut tokens = DeviceBuffer::<i32>::zeroed(stream.context(), rows)?;
-        let mut logprobs = DeviceBuffer::<f32>::zeroed(stream.context(), rows)?;
-        let top_k = SampleSteps { draws: true, top_k: true, top_p: false };
-        for (step, steps) in [("greedy", SampleSteps::default()), ("top 50", top_k)] {
-            let times = times(stream, |stream, _| {
-                let out = (tokens.slice_mut(), logprobs.slice_mut());
-                let (logits, parameters) = (logits.slice(), (&parameters, None));
-                self.sample.launch(stream, logits, parameters, steps, &mut workspace, out)
-            })?;
-            let floor = Floor::bytes(rows * vocabulary * 2);
-            report(&format!("{name} sample, {step}"), rows, floor, &times);
-        }
         Ok(())
     }
 }

@@ -14,7 +14,7 @@ use rand::{RngExt, SeedableRng, rngs::StdRng};
 
 use super::block::BlockSteps;
 use super::rows::RowSteps;
-use super::{Floor, LAUNCHES, REPLAYS};
+use super::{Floor, LAUNCHES, Only, REPLAYS};
 
 pub(super) const EXPERTS: usize = 256;
 pub(super) const TOP_K: usize = 8;
@@ -66,23 +66,30 @@ impl Steps {
     pub(super) fn measure(
         &self,
         stream: &Stream,
+        only: &Only,
         mut report: impl FnMut(&str, usize, Floor, &[f64]),
     ) -> Result<()> {
-        for tokens in [1, 64, 8192] {
-            self.pack(stream, tokens, &mut report)?;
+        if only.wants("route") {
+            for tokens in [1, 64, 8192] {
+                self.pack(stream, tokens, &mut report)?;
+            }
+            for tokens in [1, 8, 64, 512, 4096, 65536] {
+                self.route(stream, tokens, &mut report)?;
+            }
+            for tokens in [1, 64, 1024, 8192] {
+                self.map(stream, tokens, &mut report)?;
+            }
         }
-        for tokens in [1, 8, 64, 512, 4096, 65536] {
-            self.route(stream, tokens, &mut report)?;
+        if only.wants("gate") {
+            for tokens in GATE_TOKENS {
+                gate(&self.narrow_gate, "gate bf16 and route", stream, tokens, &mut report)?;
+                gate(&self.wide_gate, "gate f32 and route", stream, tokens, &mut report)?;
+            }
         }
-        for tokens in GATE_TOKENS {
-            gate(&self.narrow_gate, "gate bf16 and route", stream, tokens, &mut report)?;
-            gate(&self.wide_gate, "gate f32 and route", stream, tokens, &mut report)?;
+        if only.wants("rows") {
+            self.rows.measure(stream, &mut report)?;
         }
-        for tokens in [1, 64, 1024, 8192] {
-            self.map(stream, tokens, &mut report)?;
-        }
-        self.rows.measure(stream, &mut report)?;
-        self.block.measure(stream, &mut report)
+        self.block.measure(stream, only, &mut report)
     }
 
     fn pack(&self, stream: &Stream, tokens: usize, report: &mut Report<'_>) -> Result<()> {

@@ -10,6 +10,7 @@ mod block;
 mod cuda;
 mod peer;
 mod rows;
+mod sample;
 
 use std::path::{Path, PathBuf};
 
@@ -59,9 +60,39 @@ impl Floor {
     }
 }
 
+/// Kernels that are measured together.
+const SECTIONS: [&str; 7] = ["route", "gate", "rows", "norm", "linear", "attention", "sample"];
+
+/// The sections that are wanted.
+#[derive(Debug, Clone, Default)]
+pub struct Only {
+    sections: Vec<String>,
+}
+
+impl Only {
+    /// These sections; all when there is none.
+    ///
+    /// # Errors
+    /// When there is no section of a name.
+    pub fn new(sections: Vec<String>) -> anyhow::Result<Self> {
+        for name in &sections {
+            let known = SECTIONS.contains(&name.as_str());
+            anyhow::ensure!(known, "--only {name}: there are {}", SECTIONS.join(", "));
+        }
+        Ok(Self { sections })
+    }
+
+    fn wants(&self, section: &str) -> bool {
+        debug_assert!(SECTIONS.contains(&section), "{section} has no name");
+        self.sections.is_empty() || self.sections.iter().any(|wanted| wanted == section)
+    }
+}
+
 /// What to measure with.
 #[derive(Debug)]
 pub struct Options {
+    /// What is measured.
+    pub only: Only,
     /// Packs to load kernels from.
     pub packs: Vec<PathBuf>,
     /// Where the record goes.
@@ -123,7 +154,7 @@ pub fn run(options: &Options) -> anyhow::Result<()> {
         rows: Vec::new(),
     };
     println!("{}: us, floor us, peer us", record.gpu);
-    steps.measure(&context.stream()?, |step, tokens, floor, times| {
+    steps.measure(&context.stream()?, &options.only, |step, tokens, floor, times| {
         let row = Row {
             step: step.to_owned(),
             tokens,
@@ -146,5 +177,20 @@ impl Row {
         let Self { step, tokens, microseconds, floor_microseconds, .. } = self;
         let peer = self.peer_microseconds.map_or_else(String::new, |peer| format!("{peer:8.2}"));
         println!("{step:36} {tokens:>6} {microseconds:8.2} {floor_microseconds:8.2} {peer}");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Only;
+
+    #[test]
+    fn sections_are_chosen_by_name() {
+        let only = |names: &[&str]| Only::new(names.iter().map(|&name| name.to_owned()).collect());
+        assert!(only(&[]).unwrap().wants("norm"));
+        let two = only(&["norm", "sample"]).unwrap();
+        assert!(two.wants("sample") && !two.wants("rows"));
+        let error = only(&["norms"]).unwrap_err().to_string();
+        assert!(error.starts_with("--only norms: there are route, gate"), "{error}");
     }
 }
