@@ -20,10 +20,10 @@ const ROUNDED: f64 = 1e-4;
 
 /// FP8 activations: rows that differ by a rounding of 2^-9 have one code in thirty that is the next one, which
 /// is 2^-4 away: a hundredth of a row, a dozen times.
-const CODES: f64 = 1e-3;
+const CODES: f64 = 3e-4;
 
 /// An expert for another in a layer or two.
-const OTHER_EXPERT: f64 = 0.2;
+const OTHER_EXPERT: f64 = 0.1;
 
 impl Small {
     pub fn load(&self) -> Model {
