@@ -123,6 +123,7 @@ impl Settings {
             // No format with smaller numbers has kernels here, which is said when it is loaded.
             number_bytes: format.number_bits().div_ceil(8),
             scale_block: None,
+            words: None,
         };
         Ok(Self {
             w13: Stack::new("w13", &raw.w13, layout(rows, hidden_size), format)?,

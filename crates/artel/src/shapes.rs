@@ -22,11 +22,16 @@ const MODELS: [(&str, &LayerShape, RoutingMethod); 2] = [
 ];
 
 /// Number formats by the name that they have in a shape's name.
-const FORMATS: [(&str, Format); 4] = [
+const FORMATS: [(&str, Format); 9] = [
     ("bf16", Format::Bf16),
     ("fp8", Format::Fp8Block128),
     ("fp8-tensor", Format::Fp8Tensor),
     ("fp8-channel", Format::Fp8Channel),
+    ("int8-w8a8", Format::Int8W8A8),
+    ("int8-w8a16", Format::Int8W8A16),
+    ("int4", Format::Int4W4A16),
+    ("mxfp4", Format::Mxfp4),
+    ("nvfp4", Format::Nvfp4),
 ];
 
 /// One layer with experts, on one rank.
@@ -48,9 +53,10 @@ impl FromStr for NamedLayer {
     /// `MODEL[-tpN]-FORMAT`.
     fn from_str(name: &str) -> anyhow::Result<Self> {
         let known = MODELS.map(|(model, ..)| model).join(", ");
+        let formats = FORMATS.map(|(format, _)| format).join(", ");
         let expected = || {
             format!(
-                "{name:?} is no shape; expected MODEL[-tpN]-FORMAT, MODEL one of {known}, FORMAT bf16, fp8, fp8-tensor or fp8-channel"
+                "{name:?} is no shape; expected MODEL[-tpN]-FORMAT, MODEL one of {known}, FORMAT one of {formats}"
             )
         };
         let found = FORMATS.into_iter().find_map(|(format, known)| {
@@ -113,7 +119,8 @@ mod tests {
 
     #[test]
     fn shapes_have_names() {
-        for name in SHIPPED.into_iter().chain(["m2.5-tp8-fp8-tensor", "qwen3-30b-fp8-channel"]) {
+        let others = ["m2.5-tp8-fp8-tensor", "qwen3-30b-fp8-channel", "m2.5-tp2-int8-w8a16"];
+        for name in SHIPPED.into_iter().chain(others) {
             assert_eq!(name.parse::<NamedLayer>().unwrap().to_string(), name);
         }
         let layer: NamedLayer = "m2.5-tp2-fp8".parse().unwrap();

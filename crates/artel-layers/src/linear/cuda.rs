@@ -123,6 +123,7 @@ impl LinearShape {
             columns: self.inputs,
             number_bytes: self.numbers.bytes(),
             scale_block: self.scale_block(),
+            words: None,
         }
     }
 }

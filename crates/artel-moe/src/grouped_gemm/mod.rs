@@ -19,6 +19,7 @@ mod schedule;
 mod simd;
 #[cfg(test)]
 mod tests;
+pub mod words;
 
 use artel_device::memory::AlignedBuffer;
 use artel_device::tiles::Tiles;

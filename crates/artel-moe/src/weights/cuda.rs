@@ -2,6 +2,7 @@
 
 use artel_device::cuda::{Context, DeviceBuffer, DeviceSlice};
 
+use super::words::WordLayout;
 use super::{ExpertMatrices, ExpertWeights, StackLayout};
 use crate::MoeError;
 use crate::config::MoeConfig;
@@ -36,6 +37,9 @@ impl DeviceMatrices {
         matrices: &ExpertMatrices<F>,
         layout: StackLayout,
     ) -> Result<Self, MoeError> {
+        if let Some(words) = layout.word_layout() {
+            return Self::upload_words(context, matrices, layout, words);
+        }
         let per_expert = layout.scales_per_expert();
         let mut numbers = context.buffer(layout.experts * layout.number_bytes_per_expert())?;
         let mut scales = context.buffer(layout.experts * per_expert)?;
@@ -48,6 +52,28 @@ impl DeviceMatrices {
             }
             matrices.write_scales(expert, &layout, &mut host_scales)?;
             scales.write(expert * per_expert, &host_scales)?;
+        }
+        let biases = Self::upload_biases(context, matrices)?;
+        let memory = Memory::Own { numbers, scales };
+        Ok(Self { layout, memory, input_scale: matrices.input_scale(), biases })
+    }
+
+    /// The same as words, expert by expert.
+    fn upload_words<F: NumberFormat>(
+        context: &Context,
+        matrices: &ExpertMatrices<F>,
+        layout: StackLayout,
+        words: WordLayout,
+    ) -> Result<Self, MoeError> {
+        let mut numbers = context.buffer(layout.experts * layout.number_bytes_per_expert())?;
+        let mut scales = context.buffer(layout.experts * layout.scales_per_expert())?;
+        let (of_codes, of_scales) = (layout.number_bytes_per_expert(), words.scales_per_expert());
+        for expert in 0..layout.experts {
+            let all = words.words_of(matrices.matrix(expert))?;
+            numbers.write(expert * of_codes, bytemuck::cast_slice(&all.codes))?;
+            scales.write(expert * of_scales, bytemuck::cast_slice::<u32, f32>(&all.scales))?;
+            let globals = layout.experts * of_scales + expert * words.parts;
+            scales.write(globals, &all.globals)?;
         }
         let biases = Self::upload_biases(context, matrices)?;
         let memory = Memory::Own { numbers, scales };

@@ -5,11 +5,12 @@ pub mod cuda;
 mod expert;
 mod shard;
 mod stack;
+pub mod words;
 #[cfg(test)]
 mod tests;
 
 pub use expert::{Expert, TENSOR_ALIGNMENT};
-pub use stack::StackLayout;
+pub use stack::{StackLayout, WordStack};
 
 use crate::MoeError;
 use crate::quant::{self, AnyMatrix, Format, NumberFormat, ScaleGrid, WeightMatrix};

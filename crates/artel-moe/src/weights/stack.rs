@@ -11,7 +11,9 @@
 //! `scale_block` is `[64, 128]` and an expert has `6 * 24` scales.
 
 use super::ExpertMatrices;
+use super::words::WordLayout;
 use crate::MoeError;
+use crate::grouped_gemm::words::WordFormat;
 use crate::quant::{BLOCK, NumberFormat, ScaleGrid, WeightMatrix};
 
 /// Sizes of one product's stack.
@@ -30,12 +32,32 @@ pub struct StackLayout {
     /// two below 128 where parts or shards begin inside a block; `[1, K]` for a scale per channel;
     /// for a scale per tensor `[rows of a part, K]`.
     pub scale_block: Option<[usize; 2]>,
+    /// Codes and scales as words, see [`words`](super::words); numbers have no bytes of their own then.
+    pub words: Option<WordStack>,
+}
+
+/// How the words of one stack lie.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct WordStack {
+    /// What they hold.
+    pub format: WordFormat,
+    /// Matrices of an expert that lie on top of each other.
+    pub parts: usize,
 }
 
 impl StackLayout {
     /// Bytes of the numbers `[N, K]` of one expert.
     pub fn number_bytes_per_expert(&self) -> usize {
-        self.rows * self.columns * self.number_bytes
+        match self.word_layout() {
+            Some(layout) => 4 * layout.words_per_expert(),
+            None => self.rows * self.columns * self.number_bytes,
+        }
+    }
+
+    /// Sizes of an expert's words, where it is stored in such.
+    pub fn word_layout(&self) -> Option<WordLayout> {
+        let WordStack { format, parts } = self.words?;
+        Some(WordLayout { format, parts, rows: self.rows / parts, columns: self.columns })
     }
 
     /// Shape of the scales, `[E, ceil(N / rows), ceil(K / columns)]` of `scale_block`.
@@ -64,10 +86,11 @@ impl StackLayout {
         Err(MoeError::config("layout of weights", format!("{other:?}"), allowed))
     }
 
-    /// Scales of one expert.
+    /// Scales of one expert; of words with one for each of its parts.
     pub fn scales_per_expert(&self) -> usize {
         let [_, rows, columns] = self.scale_shape();
-        rows * columns
+        let of_words = self.word_layout().map(|layout| layout.scales_per_expert() + layout.parts);
+        of_words.unwrap_or(rows * columns)
     }
 }
 
@@ -80,6 +103,7 @@ impl<F: NumberFormat> ExpertMatrices<F> {
             columns: self.columns(),
             number_bytes: F::Matrix::NUMBER_BITS.div_ceil(8),
             scale_block: self.scale_block(),
+            words: None,
         }
     }
 

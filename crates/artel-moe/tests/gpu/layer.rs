@@ -11,7 +11,8 @@ use artel_moe::grouped_gemm::prefill::cuda::HalfElement;
 use artel_moe::layer::cuda::{CudaExperts, DeviceRouting, ExpertsKernels};
 use artel_moe::plan::gpu::{GpuPlan, usual_way};
 use artel_moe::quant::{
-    Bf16, Element, F16, Format, Fp8Block128, Fp8Channel, Fp8Tensor, NumberFormat,
+    Bf16, Element, F16, Format, Fp8Block128, Fp8Channel, Fp8Tensor, Int4W4A16, Int8W8A8, Int8W8A16,
+    Mxfp4, NumberFormat, Nvfp4,
 };
 use artel_moe::weights::cuda::DeviceExperts;
 use artel_moe::weights::{ExpertMatrices, ExpertWeights};
@@ -34,6 +35,11 @@ pub fn cases() -> Vec<Case> {
     cases.extend(of_format::<Fp8Block128>());
     cases.extend(of_format::<Fp8Tensor>());
     cases.extend(of_format::<Fp8Channel>());
+    cases.extend(of_format::<Int8W8A8>());
+    cases.extend(of_format::<Int8W8A16>());
+    cases.extend(of_format::<Int4W4A16>());
+    cases.extend(of_format::<Mxfp4>());
+    cases.extend(of_format::<Nvfp4>());
     cases
 }
 

@@ -41,7 +41,7 @@ pub struct BlockSlices<'a> {
 }
 
 impl BlockSlices<'_> {
-    pub(super) fn check(&self, rows: usize) -> Result<(), MoeError> {
+    pub(crate) fn check(&self, rows: usize) -> Result<(), MoeError> {
         self.sorted_token_ids.expect_len("sorted token ids", self.blocks * rows)?;
         self.expert_ids.expect_len("experts of blocks", self.blocks)?;
         self.num_tokens_post_padded.expect_len("padded rows", 1)?;

@@ -36,7 +36,7 @@ mod fp8_aligned;
 #[cfg(feature = "cuda")]
 mod fp8_direct;
 #[cfg(feature = "cuda")]
-mod parts;
+pub(crate) mod parts;
 #[cfg(feature = "cuda")]
 mod plain_aligned;
 #[cfg(feature = "cuda")]
@@ -46,10 +46,10 @@ mod product;
 #[cfg(feature = "cuda")]
 mod quantize;
 #[cfg(feature = "cuda")]
-mod routes;
+pub(crate) mod routes;
 mod shape;
 #[cfg(feature = "cuda")]
-mod sum;
+pub(crate) mod sum;
 #[cfg(feature = "cuda")]
 mod workspace;
 

@@ -89,6 +89,9 @@ impl PrefillTile {
 
     /// All tiles for these weights that are worth measuring.
     pub fn candidates(layout: &StackLayout, form: PrefillForm) -> Vec<Self> {
+        if layout.words.is_some() {
+            return Vec::new();
+        }
         let tiles: &[[usize; 5]] = match (RowScales::of(layout), layout.scale_block) {
             (RowScales::None, _) => {
                 &[[128, 256, 64, 8, 1], [128, 128, 64, 4, 2], [64, 256, 64, 4, 1]]
@@ -192,7 +195,7 @@ mod tests {
 
     fn layout(rows: usize, columns: usize, scale_block: Option<[usize; 2]>) -> StackLayout {
         let number_bytes = if scale_block.is_some() { 1 } else { 2 };
-        StackLayout { experts: 8, rows, columns, number_bytes, scale_block }
+        StackLayout { experts: 8, rows, columns, number_bytes, scale_block, words: None }
     }
 
     #[test]

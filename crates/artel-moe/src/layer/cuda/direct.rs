@@ -3,7 +3,7 @@
 use artel_device::cuda::{Context, DeviceBuffer, DeviceSliceMut, Kernels, Stream};
 
 use super::Step;
-use super::shape::{decode_shape, decode_tile};
+use super::shape::{check, decode_shape, decode_tile, word_tile};
 use crate::MoeError;
 use crate::config::MoeConfig;
 use crate::grouped_gemm::decode::DecodeShape;
@@ -11,14 +11,25 @@ use crate::grouped_gemm::decode::cuda::{
     DecodeWorkspace, DirectExperts, DirectForm, DirectOut, DirectStep,
 };
 use crate::grouped_gemm::prefill::cuda::HalfElement;
-use crate::plan::gpu::Way;
+use crate::grouped_gemm::words::WordShape;
+use crate::grouped_gemm::words::cuda::{DirectSums, WordExperts, WordForm, WordWorkspace};
+use crate::plan::gpu::{ExpertsShape, Way};
 use crate::quant::Format;
 
 /// The launches of one way.
 #[derive(Debug, Clone)]
 pub(super) struct DirectChain<A: HalfElement> {
-    shape: DecodeShape,
-    experts: DirectExperts<A>,
+    sizes: ExpertsShape,
+    experts: Experts<A>,
+}
+
+/// Both products.
+#[derive(Debug, Clone)]
+enum Experts<A: HalfElement> {
+    /// On weights as they are stored.
+    Numbers { shape: DecodeShape, experts: DirectExperts<A> },
+    /// On weights in words.
+    Words { shape: WordShape, experts: WordExperts<A> },
 }
 
 impl<A: HalfElement> DirectChain<A> {
@@ -29,11 +40,26 @@ impl<A: HalfElement> DirectChain<A> {
         way: Way,
         tokens_max: usize,
     ) -> Result<Self, MoeError> {
-        let shape = decode_shape(config, format)?;
-        let tiles = [way.kernels.first.tile, way.kernels.second.tile].map(decode_tile);
+        let sizes = ExpertsShape::of(config, format);
+        let tiles = [way.kernels.first.tile, way.kernels.second.tile];
         // The experts of one token differ, so its pairs have nothing to share.
-        let form = DirectForm { packed: false, shared: tokens_max > 1, sum: true };
-        Ok(Self { shape, experts: DirectExperts::load(kernels, shape, form, tiles)? })
+        let shared = tokens_max > 1;
+        let experts = match sizes.word_shape() {
+            Some(shape) => {
+                check(config)?;
+                let form = WordForm::Direct { shared };
+                let experts = WordExperts::load(kernels, shape, form, tiles.map(word_tile))?;
+                Experts::Words { shape, experts }
+            }
+            None => {
+                let shape = decode_shape(config, format)?;
+                let form = DirectForm { packed: false, shared, sum: true };
+                let tiles = tiles.map(decode_tile);
+                let experts = DirectExperts::load(kernels, shape, form, tiles)?;
+                Experts::Numbers { shape, experts }
+            }
+        };
+        Ok(Self { sizes, experts })
     }
 
     pub(super) fn launch(
@@ -49,22 +75,35 @@ impl<A: HalfElement> DirectChain<A> {
             tokens: step.tokens,
             experts: step.experts.slices(),
         };
-        let mut out = DirectOut::Sum {
-            rows: memory.rows.slice_mut(),
-            weights: step.routing.weights,
-            out: out.reborrow(),
-        };
-        self.experts.launch(stream, &direct, &mut memory.workspace, &mut out)
+        let (rows, weights, out) = (memory.rows.slice_mut(), step.routing.weights, out.reborrow());
+        match (&self.experts, &mut memory.workspace) {
+            (Experts::Numbers { experts, .. }, Workspace::Numbers(workspace)) => {
+                let mut out = DirectOut::Sum { rows, weights, out };
+                experts.launch(stream, &direct, workspace, &mut out)
+            }
+            (Experts::Words { experts, .. }, Workspace::Words(workspace)) => {
+                let mut out = DirectSums { rows, weights, out };
+                experts.launch_direct(stream, &direct, workspace, &mut out)
+            }
+            _ => panic!("this is a bug: the memory of another format"),
+        }
     }
 }
 
 /// What the launches leave for each other.
 #[derive(Debug)]
 pub(super) struct DirectMemory<A: HalfElement> {
-    workspace: DecodeWorkspace,
+    workspace: Workspace,
     rows: DeviceBuffer<A>,
     tokens: usize,
     workspace_rows: usize,
+}
+
+/// Memory between the products.
+#[derive(Debug)]
+enum Workspace {
+    Numbers(Box<DecodeWorkspace>),
+    Words(Box<WordWorkspace>),
 }
 
 impl<A: HalfElement> DirectMemory<A> {
@@ -78,11 +117,25 @@ impl<A: HalfElement> DirectMemory<A> {
         let (known_tokens, known_rows) =
             memory.as_ref().map_or((0, 0), |memory| (memory.tokens, memory.workspace_rows));
         let tokens = tokens.max(known_tokens);
-        let workspace_rows = chain.experts.workspace_rows(tokens).max(known_rows);
+        let rows = match &chain.experts {
+            Experts::Numbers { experts, .. } => experts.workspace_rows(tokens),
+            Experts::Words { experts, .. } => experts.rows(tokens)[1],
+        };
+        let workspace_rows = rows.max(known_rows);
         if (tokens, workspace_rows) != (known_tokens, known_rows) {
-            let DecodeShape { top_k, hidden_size, .. } = chain.shape;
+            let ExpertsShape { top_k, hidden_size, .. } = chain.sizes;
+            let workspace = match &chain.experts {
+                Experts::Numbers { shape, .. } => {
+                    let workspace = DecodeWorkspace::new(context, shape, tokens, workspace_rows)?;
+                    Workspace::Numbers(Box::new(workspace))
+                }
+                Experts::Words { shape, .. } => {
+                    let workspace = WordWorkspace::new(context, shape, [tokens, workspace_rows])?;
+                    Workspace::Words(Box::new(workspace))
+                }
+            };
             *memory = Some(Self {
-                workspace: DecodeWorkspace::new(context, &chain.shape, tokens, workspace_rows)?,
+                workspace,
                 rows: context.buffer(tokens * top_k * hidden_size)?,
                 tokens,
                 workspace_rows,

@@ -4,11 +4,12 @@ use crate::MoeError;
 use crate::activation::Activation;
 use crate::config::{MoeConfig, RouterWeight};
 use crate::grouped_gemm::decode::{DecodeShape, DecodeTile};
+use crate::grouped_gemm::words::WordTile;
 use crate::plan::gpu::{ExpertsShape, Tile};
 use crate::quant::Format;
 
-/// Sizes of the experts of this rank.
-pub(super) fn decode_shape(config: &MoeConfig, format: Format) -> Result<DecodeShape, MoeError> {
+/// Refuses what no kernel computes.
+pub(super) fn check(config: &MoeConfig) -> Result<(), MoeError> {
     if config.router_weight() == RouterWeight::OnInput {
         let allowed = "on the output of the experts on a GPU";
         return Err(MoeError::config("router weight", "on the input", allowed));
@@ -17,6 +18,12 @@ pub(super) fn decode_shape(config: &MoeConfig, format: Format) -> Result<DecodeS
         let found = format!("{:?}", config.activation());
         return Err(MoeError::config("activation", found, "SiLU on a GPU"));
     }
+    Ok(())
+}
+
+/// Sizes of the experts of this rank.
+pub(super) fn decode_shape(config: &MoeConfig, format: Format) -> Result<DecodeShape, MoeError> {
+    check(config)?;
     let shape = ExpertsShape::of(config, format);
     shape.decode_shape().ok_or_else(|| shape.without_kernels())
 }
@@ -25,4 +32,10 @@ pub(super) fn decode_shape(config: &MoeConfig, format: Format) -> Result<DecodeS
 pub(super) fn decode_tile(tile: Tile) -> DecodeTile {
     let Tile { rows, columns, depth, warps, occupancy } = tile;
     DecodeTile { rows, columns, depth, warps, occupancy }
+}
+
+/// The same tile for weights in words.
+pub(super) fn word_tile(tile: Tile) -> WordTile {
+    let Tile { rows, columns, warps, occupancy, .. } = tile;
+    WordTile { rows, columns, warps, occupancy }
 }

@@ -5,7 +5,7 @@ mod prefill;
 use artel_device::cuda::{Context, DeviceBuffer, DeviceSlice, DeviceSliceMut, Kernels, Stream};
 use prefill::{PrefillChain, PrefillMemory, SortedPairs};
 
-use super::shape::{decode_shape, decode_tile};
+use super::shape::{check, decode_shape, decode_tile, word_tile};
 use super::{Step, expert_map};
 use crate::MoeError;
 use crate::assignment::cuda::{Align, AlignedSlices, IdForm};
@@ -14,18 +14,17 @@ use crate::combine::cuda::{
     Combine, CombineForm, CombineOperands, PairWeights, RowOrder, WeightForm,
 };
 use crate::config::{MoeConfig, Parallelism};
-use crate::grouped_gemm::decode::DecodeShape;
 use crate::grouped_gemm::decode::cuda::{
     AlignedExperts, AlignedStep, BlockSlices, DecodeWorkspace,
 };
 use crate::grouped_gemm::prefill::cuda::HalfElement;
+use crate::grouped_gemm::words::cuda::{WordExperts, WordForm, WordWorkspace};
 use crate::plan::gpu::{ExpertsShape, GemmFamily, GpuPath, Way};
 use crate::quant::Format;
 
 /// The launches of one way: sort, both products, combine.
 #[derive(Debug, Clone)]
 pub(super) struct SortedChain<A: HalfElement> {
-    shape: DecodeShape,
     sizes: ExpertsShape,
     block_size: usize,
     expert_map: Option<Vec<i32>>,
@@ -41,6 +40,8 @@ enum Products<A: HalfElement> {
     Decode(Box<AlignedExperts<A>>),
     /// Many rows an expert: rows are brought into order first.
     Prefill(Box<PrefillChain<A>>),
+    /// Weights in words: rows are brought into order when they are split.
+    Words(Box<WordExperts<A>>),
 }
 
 impl<A: HalfElement> SortedChain<A> {
@@ -53,7 +54,8 @@ impl<A: HalfElement> SortedChain<A> {
         let GpuPath::Aligned { block_size } = way.path else {
             return Err(MoeError::config("path", way.path, "an aligned one"));
         };
-        let (shape, sizes) = (decode_shape(config, format)?, ExpertsShape::of(config, format));
+        check(config)?;
+        let sizes = ExpertsShape::of(config, format);
         let experts = match config.parallelism() {
             Parallelism::Expert(map) => LocalExperts::Mapped(map, NonLocalExperts::Drop),
             Parallelism::Single | Parallelism::Tensor { .. } => LocalExperts::All,
@@ -64,25 +66,30 @@ impl<A: HalfElement> SortedChain<A> {
             ..AlignOptions::new(config.shape().num_experts, block_size)
         };
         let tiles = [way.kernels.first, way.kernels.second];
-        let products = match tiles.map(|kernel| kernel.family) {
-            [GemmFamily::Decode, GemmFamily::Decode] => {
+        let products = match (tiles.map(|kernel| kernel.family), sizes.word_shape()) {
+            ([GemmFamily::Decode, GemmFamily::Decode], Some(shape)) => {
+                let tiles = tiles.map(|kernel| word_tile(kernel.tile));
+                let experts = WordExperts::load(kernels, shape, WordForm::Aligned, tiles)?;
+                Products::Words(Box::new(experts))
+            }
+            ([GemmFamily::Decode, GemmFamily::Decode], None) => {
                 let tiles = tiles.map(|kernel| decode_tile(kernel.tile));
+                let shape = decode_shape(config, format)?;
                 Products::Decode(Box::new(AlignedExperts::load(kernels, shape, tiles)?))
             }
-            [GemmFamily::Prefill, GemmFamily::Prefill] => {
+            ([GemmFamily::Prefill, GemmFamily::Prefill], None) => {
                 Products::Prefill(Box::new(PrefillChain::load(kernels, &sizes, way, block_size)?))
             }
             _ => return Err(MoeError::config("kernels of a way", way, "of one family")),
         };
         let form = CombineForm {
-            top_k: shape.top_k,
-            hidden_size: shape.hidden_size,
+            top_k: sizes.top_k,
+            hidden_size: sizes.hidden_size,
             order: RowOrder::Sorted,
             weights: WeightForm::Routed,
             identity: false,
         };
         Ok(Self {
-            shape,
             sizes,
             block_size,
             expert_map: expert_map(config).map(<[i32]>::to_vec),
@@ -109,13 +116,13 @@ impl<A: HalfElement> SortedChain<A> {
         match &self.products {
             Products::Decode(experts) => {
                 let workspace = memory.decode.as_mut().expect("this is a bug: no memory");
-                let step = AlignedStep {
-                    hidden_states: step.hidden_states,
-                    tokens: step.tokens,
-                    blocks: sorted,
-                    experts: step.experts.slices(),
-                };
+                let step = aligned_step(step, sorted);
                 experts.launch(stream, &step, workspace, &mut memory.rows.slice_mut())?;
+            }
+            Products::Words(experts) => {
+                let workspace = memory.words.as_mut().expect("this is a bug: no memory");
+                let (step, rows) = (aligned_step(step, sorted), &mut memory.rows.slice_mut());
+                experts.launch_aligned(stream, &step, workspace, rows)?;
             }
             Products::Prefill(products) => {
                 let prefill = memory.prefill.as_mut().expect("this is a bug: no memory");
@@ -127,7 +134,7 @@ impl<A: HalfElement> SortedChain<A> {
         let operands = CombineOperands {
             rows: memory.rows.slice(),
             selectors: memory.pair_positions.slice(),
-            num_experts: self.shape.experts,
+            num_experts: self.sizes.local_experts,
             weights: PairWeights::Routed(step.routing.weights),
             identity: None,
         };
@@ -141,7 +148,7 @@ impl<A: HalfElement> SortedChain<A> {
         step: &Step<'_, A>,
         memory: &mut SortedMemory<A>,
     ) -> Result<usize, MoeError> {
-        let pairs = step.tokens * self.shape.top_k;
+        let pairs = step.tokens * self.sizes.top_k;
         let mut sorted = AlignedSlices {
             sorted_token_ids: memory.sorted_token_ids.slice_mut(),
             expert_ids: memory.expert_ids.slice_mut(),
@@ -156,6 +163,15 @@ impl<A: HalfElement> SortedChain<A> {
     }
 }
 
+/// One step of the kernels that read blocks of pairs.
+fn aligned_step<'a, A: HalfElement>(
+    step: &Step<'a, A>,
+    blocks: BlockSlices<'a>,
+) -> AlignedStep<'a, A> {
+    let Step { hidden_states, tokens, .. } = *step;
+    AlignedStep { hidden_states, tokens, blocks, experts: step.experts.slices() }
+}
+
 /// What the launches leave for each other: enough for every sorted way of a plan.
 #[derive(Debug)]
 pub(super) struct SortedMemory<A: HalfElement> {
@@ -167,6 +183,7 @@ pub(super) struct SortedMemory<A: HalfElement> {
     align: DeviceBuffer<i32>,
     rows: DeviceBuffer<A>,
     decode: Option<DecodeWorkspace>,
+    words: Option<WordWorkspace>,
     prefill: Option<PrefillMemory<A>>,
     sizes: Sizes,
 }
@@ -179,6 +196,7 @@ struct Sizes {
     blocks: usize,
     align: usize,
     decode: Option<[usize; 2]>,
+    words: Option<usize>,
     prefill: Option<usize>,
 }
 
@@ -197,11 +215,14 @@ impl<A: HalfElement> SortedMemory<A> {
         }
         // What is there goes first: both together might not fit.
         drop(memory.take());
-        let DecodeShape { top_k, hidden_size, .. } = chain.shape;
+        let ExpertsShape { top_k, hidden_size, .. } = chain.sizes;
         let map = chain.expert_map.as_deref();
-        let decode = sizes.decode.map(|[tokens, positions]| {
-            DecodeWorkspace::new(context, &chain.shape, tokens, positions)
-        });
+        let decode =
+            sizes.decode.zip(chain.sizes.decode_shape()).map(|([tokens, positions], shape)| {
+                DecodeWorkspace::new(context, &shape, tokens, positions)
+            });
+        let words = sizes.words.zip(chain.sizes.word_shape());
+        let words = words.map(|(rows, shape)| WordWorkspace::new(context, &shape, [rows; 2]));
         let prefill =
             sizes.prefill.map(|positions| PrefillMemory::new(context, &chain.sizes, positions));
         *memory = Some(Self {
@@ -214,6 +235,7 @@ impl<A: HalfElement> SortedMemory<A> {
             // Zeros where nothing is written: positions that pad a block are read with the others.
             rows: DeviceBuffer::zeroed(context, sizes.positions * hidden_size)?,
             decode: decode.transpose()?,
+            words: words.transpose()?,
             prefill: prefill.transpose()?,
             sizes,
         });
@@ -223,11 +245,12 @@ impl<A: HalfElement> SortedMemory<A> {
 
 impl Sizes {
     fn with<A: HalfElement>(self, chain: &SortedChain<A>, tokens: usize) -> Result<Self, MoeError> {
-        let pairs = tokens * chain.shape.top_k;
+        let pairs = tokens * chain.sizes.top_k;
         let positions = chain.align.sorted_len(pairs)?;
-        let (mut decode, mut prefill) = (self.decode, self.prefill);
+        let (mut decode, mut prefill, mut words) = (self.decode, self.prefill, self.words);
         match chain.products {
-            Products::Decode(_) => {
+            Products::Words(..) => words = Some(positions.max(words.unwrap_or_default())),
+            Products::Decode(..) => {
                 let [known_tokens, known_positions] = decode.unwrap_or_default();
                 decode = Some([tokens.max(known_tokens), positions.max(known_positions)]);
             }
@@ -241,6 +264,7 @@ impl Sizes {
             blocks: positions.div_ceil(chain.block_size).max(self.blocks),
             align: chain.align.workspace_len(pairs).max(self.align),
             decode,
+            words,
             prefill,
         })
     }

@@ -8,16 +8,26 @@ use crate::assignment::{AssignmentPath, PathQuery, choose_path};
 use crate::config::{MoeConfig, Parallelism};
 use crate::grouped_gemm::decode::DecodeTile;
 use crate::grouped_gemm::prefill::PrefillTile;
-use crate::quant::Format;
+use crate::grouped_gemm::words::WordTile;
+use crate::quant::{BLOCK, Format};
 
 /// Most tokens of the direct form, whose tiles have a row for every token.
 pub(super) const DIRECT_TOKENS_MAX: usize = 64;
 /// Rows of a block where experts have few.
 const DECODE_ROWS: [usize; 4] = [8, 16, 32, 64];
+/// Rows of a block where weights in words meet many more.
+const WORD_ROWS: usize = 128;
 
 impl From<DecodeTile> for GemmKernel {
     fn from(DecodeTile { rows, columns, depth, warps, occupancy }: DecodeTile) -> Self {
         let tile = Tile { rows, columns, depth, warps, occupancy };
+        Self { family: GemmFamily::Decode, tile }
+    }
+}
+
+impl From<WordTile> for GemmKernel {
+    fn from(WordTile { rows, columns, warps, occupancy }: WordTile) -> Self {
+        let tile = Tile { rows, columns, depth: BLOCK, warps, occupancy };
         Self { family: GemmFamily::Decode, tile }
     }
 }
@@ -36,7 +46,8 @@ pub(super) fn all(config: &MoeConfig, format: Format, tokens: usize) -> Vec<Way>
     if let Some(rows) = direct_rows(config, tokens) {
         ways.extend(decode(&shape, GpuPath::Direct, rows));
     }
-    for rows in DECODE_ROWS {
+    let rows = DECODE_ROWS.iter().chain(shape.word_shape().map(|_| &WORD_ROWS));
+    for &rows in rows {
         ways.extend(decode(&shape, GpuPath::Aligned { block_size: rows }, rows));
     }
     let [firsts, seconds] = GpuProduct::ALL.map(|product| {
@@ -72,6 +83,9 @@ pub(super) fn favourites(config: &MoeConfig, format: Format, tokens: usize) -> V
 /// # Errors
 /// [`MoeError::Config`] for a format without kernels.
 pub(super) fn usual(shape: &ExpertsShape, is_direct: bool, tokens: usize) -> Result<Way, MoeError> {
+    if shape.word_shape().is_some() {
+        return Ok(usual_words(shape, is_direct, tokens));
+    }
     let decode = shape.decode_shape().ok_or_else(|| shape.without_kernels())?;
     let [first, second] = match is_direct {
         true => DecodeTile::direct(&decode, tokens),
@@ -82,6 +96,20 @@ pub(super) fn usual(shape: &ExpertsShape, is_direct: bool, tokens: usize) -> Res
         false => GpuPath::Aligned { block_size: first.rows },
     };
     Ok(way(path, first, second))
+}
+
+/// The same for weights in words.
+fn usual_words(shape: &ExpertsShape, is_direct: bool, tokens: usize) -> Way {
+    let (path, rows) = match is_direct {
+        true => (GpuPath::Direct, tokens.next_power_of_two().max(DECODE_ROWS[0])),
+        false => {
+            let share = shape.pairs(tokens) / shape.local_experts.max(1) as f64;
+            let rows = (share as usize).next_power_of_two().clamp(DECODE_ROWS[0], DECODE_ROWS[3]);
+            (GpuPath::Aligned { block_size: rows }, rows)
+        }
+    };
+    let tile = WordTile::fastest(is_direct, rows);
+    way(path, tile, tile)
 }
 
 /// The prefill kernels that were fastest for so many rows an expert, if both products have such.
@@ -109,6 +137,11 @@ fn direct_rows(config: &MoeConfig, tokens: usize) -> Option<usize> {
 }
 
 fn decode(shape: &ExpertsShape, path: GpuPath, rows: usize) -> Vec<Way> {
+    if shape.word_shape().is_some() {
+        let tiles = WordTile::candidates(path == GpuPath::Direct, rows);
+        let with = |&first: &WordTile| tiles.iter().map(move |&second| way(path, first, second));
+        return tiles.iter().flat_map(with).collect();
+    }
     let Some(decode) = shape.decode_shape() else { return Vec::new() };
     let [firsts, seconds] = DecodeTile::candidates(&decode, path == GpuPath::Direct, rows);
     let with = |first: DecodeTile| seconds.iter().map(move |&second| way(path, first, second));

@@ -55,8 +55,8 @@ fn steps_seconds(gpu: &GpuCeilings, shape: &ExpertsShape, way: Way, tokens: usiz
     let [quantise, quantise_inner] = match shape.format {
         // The first product quantises the activation.
         Format::Fp8Block128 => [LAUNCH, 0.0],
-        Format::Fp8Tensor | Format::Fp8Channel => [LAUNCH; 2],
-        _ => [0.0; 2],
+        Format::F32 | Format::F16 | Format::Bf16 => [0.0; 2],
+        _ => [LAUNCH; 2],
     };
     let row_out = (shape.hidden_size * 2) as f64;
     let combine = LAUNCH + pairs * row_out / gpu.read;

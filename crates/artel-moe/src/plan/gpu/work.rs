@@ -4,8 +4,9 @@ use crate::MoeError;
 use crate::config::MoeConfig;
 use crate::grouped_gemm::decode::{DecodeShape, WeightNumbers};
 use crate::grouped_gemm::prefill::PrefillForm;
+use crate::grouped_gemm::words::{WordCode, WordFormat, WordShape};
 use crate::quant::{BLOCK, Format};
-use crate::weights::StackLayout;
+use crate::weights::{StackLayout, WordStack};
 
 use super::device::GpuCeilings;
 use super::kernel::GpuProduct;
@@ -70,6 +71,38 @@ impl ExpertsShape {
         }
     }
 
+    /// How the words of both products' weights are read; `None` for a format that is read otherwise.
+    pub fn word_formats(&self) -> Option<[WordFormat; 2]> {
+        let groups = match self.format {
+            Format::Mxfp4 => return Some([WordFormat { code: WordCode::Mxfp4, group: 32 }; 2]),
+            Format::Nvfp4 => return Some([WordFormat { code: WordCode::Nvfp4, group: 16 }; 2]),
+            Format::Int8W8A8 => {
+                return Some([WordFormat { code: WordCode::Int8Rows, group: BLOCK }; 2]);
+            }
+            // A rank's shard may begin inside a group, which becomes smaller ones.
+            Format::Int4W4A16 | Format::Int8W8A16 => {
+                [BLOCK, BLOCK.min(1 << self.intermediate_size.trailing_zeros()).max(64)]
+            }
+            _ => return None,
+        };
+        let code = match self.format {
+            Format::Int4W4A16 => WordCode::Int4,
+            _ => WordCode::Int8,
+        };
+        Some(groups.map(|group| WordFormat { code, group }))
+    }
+
+    /// Sizes as the kernels of weights in words take them.
+    pub fn word_shape(&self) -> Option<WordShape> {
+        Some(WordShape {
+            experts: self.local_experts,
+            top_k: self.top_k,
+            hidden_size: self.hidden_size,
+            intermediate_size: self.intermediate_size,
+            formats: self.word_formats()?,
+        })
+    }
+
     /// Sizes as the kernels of small batches take them, where the format has GPU kernels.
     pub fn decode_shape(&self) -> Option<DecodeShape> {
         Some(DecodeShape {
@@ -84,13 +117,24 @@ impl ExpertsShape {
     /// One product's weights as a stack, where the format has GPU kernels.
     pub fn stack_layout(&self, product: GpuProduct) -> Option<StackLayout> {
         let (rows, columns) = self.features(product);
+        let experts = self.local_experts;
+        if let Some(formats) = self.word_formats() {
+            let (format, parts) = match product {
+                GpuProduct::GateUp => (formats[0], 2),
+                GpuProduct::Down => (formats[1], 1),
+            };
+            let words = Some(WordStack { format, parts });
+            let (number_bytes, scale_block) = (1, None);
+            return Some(StackLayout { experts, rows, columns, number_bytes, scale_block, words });
+        }
         let blocks = self.weight_numbers()?.scale_blocks();
         let scale_block = match product {
             GpuProduct::GateUp => blocks[0],
             GpuProduct::Down => blocks[1],
         };
         let number_bytes = if scale_block.is_some() { 1 } else { 2 };
-        Some(StackLayout { experts: self.local_experts, rows, columns, number_bytes, scale_block })
+        let words = None;
+        Some(StackLayout { experts, rows, columns, number_bytes, scale_block, words })
     }
 
     /// What the prefill kernels store of a product.
@@ -103,15 +147,17 @@ impl ExpertsShape {
 
     /// The error of a format without GPU kernels.
     pub fn without_kernels(&self) -> MoeError {
-        let allowed = "bf16, f16 or an FP8 format on a GPU";
+        let allowed = "any but f32 and mxfp8 on a GPU";
         MoeError::config("format of the experts", self.format, allowed)
     }
 
     /// Rows of both matrices are multiples of the sixteen bytes that the copy engine moves.
     pub fn is_copied_by_tiles(&self) -> bool {
         GpuProduct::ALL.iter().all(|&product| {
-            self.stack_layout(product)
-                .is_some_and(|layout| (layout.columns * layout.number_bytes).is_multiple_of(16))
+            self.stack_layout(product).is_some_and(|layout| match layout.word_layout() {
+                Some(words) => words.rows.is_multiple_of(4),
+                None => (layout.columns * layout.number_bytes).is_multiple_of(16),
+            })
         })
     }
 
@@ -195,7 +241,10 @@ impl ExpertsShape {
         match (self.format, gpu.fp8) {
             (Format::Bf16 | Format::F16, _) => Ok(gpu.bf16),
             (Format::Fp8Block128 | Format::Fp8Tensor | Format::Fp8Channel, Some(fp8)) => Ok(fp8),
-            (_, Some(_)) => unsupported("bf16, f16 or an FP8 format"),
+            (Format::Int8W8A8, Some(fp8)) => Ok(fp8),
+            (Format::F32 | Format::Mxfp8, Some(_)) => unsupported("any format but f32 and mxfp8"),
+            // Both parts of activations through FP8 take longer than their sixteen bits at once would.
+            (_, Some(_)) => Ok(gpu.bf16),
             (_, None) => unsupported("bf16 or f16"),
         }
     }

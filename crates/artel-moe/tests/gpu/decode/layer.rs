@@ -6,7 +6,8 @@ use artel_moe::grouped_gemm::GemmFormat;
 use artel_moe::grouped_gemm::decode::{DecodeShape, WeightNumbers};
 use artel_moe::quant::{
     ActivationScales, BLOCK, Bf16, DenseMatrix, Element, F16, Format, Fp8Block128, Fp8BlockMatrix,
-    Fp8Channel, Fp8ChannelMatrix, Fp8Tensor, Fp8TensorMatrix, e4m3_from_f32, e4m3_to_f32,
+    Fp8Channel, Fp8ChannelMatrix, Fp8Tensor, Fp8TensorMatrix, Int4Matrix, Int4W4A16, Int8W8A8,
+    Int8W8A16, Mxfp4, NumberFormat, Nvfp4, ZeroPoints, e4m3_from_f32, e4m3_to_f32,
 };
 use artel_moe::weights::{ExpertMatrices, Stacked};
 use half::{bf16, f16};
@@ -72,6 +73,44 @@ impl TestFormat for Fp8Block128 {
         let (scales, codes) = (scales(rng, blocks), codes(rng, rows * columns));
         Fp8BlockMatrix::new(codes, HostBuffer::from_vec(scales), rows, columns).expect("sizes fit")
     }
+}
+
+/// Weights of a format that are quantised from random numbers.
+macro_rules! quantised_format {
+    ($format:ident, $limit:literal) => {
+        impl TestFormat for $format {
+            const LIMIT: f64 = $limit;
+            fn matrix(rng: &mut ChaCha8Rng, rows: usize, columns: usize) -> Self::Matrix {
+                let numbers = random_rows(rng, rows, columns);
+                $format::quantize(rows, columns, numbers).expect("sizes fit")
+            }
+        }
+    };
+}
+quantised_format!(Int8W8A16, 5e-3);
+quantised_format!(Mxfp4, 5e-3);
+quantised_format!(Nvfp4, 5e-3);
+// A halfway case that rounds to the other side is a whole code.
+quantised_format!(Int8W8A8, 1.5e-2);
+
+/// Groups have zero points.
+impl TestFormat for Int4W4A16 {
+    const LIMIT: f64 = 5e-3;
+    fn matrix(rng: &mut ChaCha8Rng, rows: usize, columns: usize) -> Int4Matrix {
+        let numbers = random_rows(rng, rows, columns);
+        Int4Matrix::quantize(rows, columns, 128, ZeroPoints::Fitted, numbers).expect("sizes fit")
+    }
+}
+
+/// Writes random rows whose magnitudes differ from group to group.
+fn random_rows(
+    rng: &mut ChaCha8Rng,
+    rows: usize,
+    columns: usize,
+) -> impl Fn(usize, &mut [f32]) + Sync {
+    let number = |at: usize| rng.random_range(-0.05f32..0.08) * (1 + at / 16 % 5) as f32;
+    let numbers: Vec<f32> = (0..rows * columns).map(number).collect();
+    move |row, out| out.copy_from_slice(&numbers[row * columns..(row + 1) * columns])
 }
 
 /// Sizes of a test's experts.
@@ -170,7 +209,7 @@ pub fn kept<F: TestFormat>(x: &[f32], input_scale: Option<f32>, least: f32) -> V
         ActivationScales::None => return x.iter().map(|&x| rounded::<F>(f64::from(x))).collect(),
         ActivationScales::Group => BLOCK,
         ActivationScales::Row => x.len(),
-        ActivationScales::Int8Row => panic!("{} has no GPU kernels", F::NAME),
+        ActivationScales::Int8Row => return kept_as_integers(x),
     };
     let group = |group: &[f32]| {
         let largest = group.iter().fold(0f32, |largest, x| largest.max(x.abs()));
@@ -179,6 +218,13 @@ pub fn kept<F: TestFormat>(x: &[f32], input_scale: Option<f32>, least: f32) -> V
         group.iter().map(keep).collect::<Vec<f64>>()
     };
     x.chunks(width).flat_map(group).collect()
+}
+
+/// Codes of one scale a row.
+fn kept_as_integers(x: &[f32]) -> Vec<f64> {
+    let largest = x.iter().fold(1e-10f32, |largest, x| largest.max(x.abs()));
+    let code = |x: &f32| f64::from((x * (127.0 / largest)).round());
+    x.iter().map(|x| code(x) * f64::from(largest) / 127.0).collect()
 }
 
 fn rounded<F: TestFormat>(value: f64) -> f64 {

@@ -76,7 +76,10 @@ pub fn matrix_over(
             AnyMatrix::Int4W4A16(Int4Matrix::new(buffer, scales, [rows, columns], 128)?)
         }
         Format::Nvfp4 => {
-            let scales = HostBuffer::from_vec(random_codes(rows * columns.div_ceil(16), 5));
+            // No scale is negative.
+            let codes = random_codes(rows * columns.div_ceil(16), 5);
+            let scales = codes.iter().map(|code| 0x30 + (code & 0x3f)).collect();
+            let scales = HostBuffer::from_vec::<u8>(scales);
             AnyMatrix::Nvfp4(Nvfp4Matrix::new(buffer, scales, 1.5e-4, [rows, columns])?)
         }
         Format::Mxfp4 => {

@@ -1,1 +1,1 @@
-pub(super) mod cuda;
+pub(in crate::grouped_gemm) mod cuda;

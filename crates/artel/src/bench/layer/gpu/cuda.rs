@@ -142,6 +142,21 @@ pub fn measure(
         AnyExperts::Fp8Channel(experts) => {
             measure_format(options, context, kernels, shape, experts, add)
         }
+        AnyExperts::Int8W8A8(experts) => {
+            measure_format(options, context, kernels, shape, experts, add)
+        }
+        AnyExperts::Int8W8A16(experts) => {
+            measure_format(options, context, kernels, shape, experts, add)
+        }
+        AnyExperts::Int4W4A16(experts) => {
+            measure_format(options, context, kernels, shape, experts, add)
+        }
+        AnyExperts::Mxfp4(experts) => {
+            measure_format(options, context, kernels, shape, experts, add)
+        }
+        AnyExperts::Nvfp4(experts) => {
+            measure_format(options, context, kernels, shape, experts, add)
+        }
         other => anyhow::bail!("experts in {} have no GPU kernels", other.format()),
     }
 }
@@ -214,6 +229,11 @@ pub fn tune_layer(
         AnyExperts::Fp8Block128(experts) => tune_format(parts, experts, record, tokens, noted),
         AnyExperts::Fp8Tensor(experts) => tune_format(parts, experts, record, tokens, noted),
         AnyExperts::Fp8Channel(experts) => tune_format(parts, experts, record, tokens, noted),
+        AnyExperts::Int8W8A8(experts) => tune_format(parts, experts, record, tokens, noted),
+        AnyExperts::Int8W8A16(experts) => tune_format(parts, experts, record, tokens, noted),
+        AnyExperts::Int4W4A16(experts) => tune_format(parts, experts, record, tokens, noted),
+        AnyExperts::Mxfp4(experts) => tune_format(parts, experts, record, tokens, noted),
+        AnyExperts::Nvfp4(experts) => tune_format(parts, experts, record, tokens, noted),
         other => anyhow::bail!("experts in {} have no GPU kernels", other.format()),
     }
 }

@@ -91,8 +91,10 @@ impl ShapeReport {
     /// When the GPU does not answer.
     pub fn new(context: &Context, shape: &NamedLayer, read_rate: f64) -> Result<Self> {
         let teraflops = match shape.format {
-            Format::F32 | Format::F16 | Format::Bf16 => BF16_TERAFLOPS,
-            _ => FP8_TERAFLOPS,
+            Format::Fp8Block128 | Format::Fp8Tensor | Format::Fp8Channel | Format::Int8W8A8 => {
+                FP8_TERAFLOPS
+            }
+            _ => BF16_TERAFLOPS,
         };
         let sizes = shape.config.shape();
         Ok(Self {

@@ -1,0 +1,349 @@
+//! Launches of both products on weights in words.
+
+use std::marker::PhantomData;
+
+use artel_device::cuda::{
+    Arguments, DeviceSlice, DeviceSliceMut, Kernel, KernelSpec, Kernels, Stream,
+};
+
+use super::aligned::cuda::word_aligned;
+use super::direct::cuda::word_direct;
+use super::split::cuda::constant;
+pub use super::split::cuda::{RowSource, RowsInUse, SplitRows};
+use super::workspace::SplitBuffers;
+pub use super::workspace::WordWorkspace;
+use super::{WordFormat, WordShape, WordTile};
+use crate::MoeError;
+use crate::grouped_gemm::decode::cuda::{AlignedStep, DirectStep, WeightSlices};
+use crate::quant::Element;
+use crate::weights::words::WordLayout;
+
+/// How rows come to their weights; see [`decode`](crate::grouped_gemm::decode).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum WordForm {
+    /// Nothing is sorted, and the second product sums the pairs of each token.
+    Direct {
+        /// Tokens with the same expert share one block. Without it every pair has its own.
+        shared: bool,
+    },
+    /// Pairs are sorted by expert.
+    Aligned,
+}
+
+/// Both products of one form.
+#[derive(Debug, Clone)]
+pub struct WordExperts<A> {
+    shape: WordShape,
+    form: WordForm,
+    tiles: [WordTile; 2],
+    kernels: [Kernel; 2],
+    split: [SplitRows; 2],
+    element: PhantomData<A>,
+}
+
+/// Where the direct form's results go.
+#[derive(Debug)]
+pub struct DirectSums<'a, A: Element> {
+    /// Rows of pairs, `[T * K, H]`.
+    pub rows: DeviceSliceMut<'a, A>,
+    /// The router's weights, `[T, K]`.
+    pub weights: DeviceSlice<'a, f32>,
+    /// `[T, H]`.
+    pub out: DeviceSliceMut<'a, A>,
+}
+
+impl<A: Element> WordExperts<A> {
+    /// Asks for the kernels.
+    ///
+    /// # Errors
+    /// [`MoeError::Config`] for tiles that do not fit, [`MoeError::Cuda`] when a kernel is missing
+    /// and cannot be made.
+    pub fn load(
+        kernels: &mut Kernels,
+        shape: WordShape,
+        form: WordForm,
+        tiles: [WordTile; 2],
+    ) -> Result<Self, MoeError> {
+        tiles[0].check()?;
+        tiles[1].check()?;
+        if tiles[0].rows != tiles[1].rows {
+            let allowed = "as many as of the first product";
+            return Err(MoeError::config("rows of the second tile", tiles[1].rows, allowed));
+        }
+        let sources = match form {
+            WordForm::Direct { .. } => [RowSource::Tokens, RowSource::Blocks(tiles[0].rows)],
+            WordForm::Aligned => [RowSource::TokensOfPositions(shape.top_k), RowSource::Positions],
+        };
+        let (hidden, inner) = (shape.hidden_size, shape.intermediate_size);
+        let split = [
+            SplitRows::load(kernels, A::NAME, hidden, shape.formats[0], sources[0])?,
+            SplitRows::load(kernels, "f32", inner, shape.formats[1], sources[1])?,
+        ];
+        let first = kernels.get(&spec::<A>(&shape, form, tiles[0], Product::First))?;
+        let second = kernels.get(&spec::<A>(&shape, form, tiles[1], Product::Second))?;
+        let element = PhantomData;
+        Ok(Self { shape, form, tiles, kernels: [first, second], split, element })
+    }
+
+    /// Rows that the first and the second product of a step of so many tokens or positions take.
+    pub fn rows(&self, count: usize) -> [usize; 2] {
+        match self.form {
+            WordForm::Direct { .. } => [count, count * self.shape.top_k * self.tiles[0].rows],
+            WordForm::Aligned => [count; 2],
+        }
+    }
+
+    /// Runs both products of the aligned form; row `p` of `out` `[positions, H]` is position `p`.
+    ///
+    /// # Errors
+    /// [`MoeError`] for slices that are too short or a launch that fails.
+    pub fn launch_aligned(
+        &self,
+        stream: &Stream,
+        step: &AlignedStep<'_, A>,
+        workspace: &mut WordWorkspace,
+        out: &mut DeviceSliceMut<'_, A>,
+    ) -> Result<(), MoeError> {
+        let WordShape { top_k, hidden_size: hidden, intermediate_size: inner, .. } = self.shape;
+        let positions = step.blocks.blocks * self.tiles[0].rows;
+        step.blocks.check(self.tiles[0].rows)?;
+        step.hidden_states.expect_len("hidden states", step.tokens * hidden)?;
+        out.expect_len("rows of positions", positions * hidden)?;
+        workspace.inner.slice().expect_len("activations", positions * inner)?;
+        self.check_weights(step.experts.w13, step.experts.w2)?;
+        if step.tokens == 0 || positions == 0 {
+            return Ok(());
+        }
+        let rows = RowsInUse {
+            sorted_token_ids: Some(step.blocks.sorted_token_ids),
+            num_tokens_post_padded: Some(step.blocks.num_tokens_post_padded),
+            count: step.tokens * top_k,
+            rows: positions,
+        };
+        self.split[0].launch(stream, step.hidden_states, rows, &mut workspace.x)?;
+        let blocks = |arguments: Arguments| {
+            arguments.slice(step.blocks.expert_ids).slice(step.blocks.num_tokens_post_padded)
+        };
+        let arguments = Arguments::new().slice_mut(&workspace.inner.slice_mut());
+        let arguments = self.product(Product::First, arguments, &workspace.x, step.experts.w13);
+        let grid = [self.column_blocks(Product::First), step.blocks.blocks, 1];
+        // SAFETY: the arguments are the kernel's; all lengths are checked above.
+        unsafe { self.kernels[0].launch(stream, grid, blocks(arguments)) }?;
+        let inner = workspace.inner.slice();
+        self.split[1].launch(stream, inner, rows, &mut workspace.inner_parts)?;
+        let arguments = Arguments::new().slice_mut(out);
+        let parts = &workspace.inner_parts;
+        let arguments = self.product(Product::Second, arguments, parts, step.experts.w2);
+        let grid = [self.column_blocks(Product::Second), step.blocks.blocks, 1];
+        // SAFETY: as above.
+        unsafe { self.kernels[1].launch(stream, grid, blocks(arguments)) }?;
+        Ok(())
+    }
+
+    /// Runs both products of the direct form and the sum over each token's pairs.
+    ///
+    /// # Errors
+    /// [`MoeError`] for more tokens than the tile has rows, slices that are too short, or a launch
+    /// that fails.
+    pub fn launch_direct(
+        &self,
+        stream: &Stream,
+        step: &DirectStep<'_, A>,
+        workspace: &mut WordWorkspace,
+        out: &mut DirectSums<'_, A>,
+    ) -> Result<(), MoeError> {
+        let tokens = step.tokens;
+        self.check_direct(step, workspace, out)?;
+        if tokens == 0 {
+            return Ok(());
+        }
+        let none = RowsInUse {
+            sorted_token_ids: None,
+            num_tokens_post_padded: None,
+            count: tokens,
+            rows: tokens,
+        };
+        self.split[0].launch(stream, step.hidden_states, none, &mut workspace.x)?;
+        let arguments = Arguments::new().slice_mut(&workspace.inner.slice_mut());
+        let arguments = self.product(Product::First, arguments, &workspace.x, step.experts.w13);
+        let arguments = arguments.slice(step.ids).size(tokens);
+        let pairs = tokens * self.shape.top_k;
+        let grid = [pairs, self.column_blocks(Product::First), 1];
+        // SAFETY: the arguments are the kernel's; all lengths are checked above.
+        unsafe { self.kernels[0].launch(stream, grid, arguments) }?;
+        let rows = RowsInUse { rows: self.rows(tokens)[1], ..none };
+        let inner = workspace.inner.slice();
+        self.split[1].launch(stream, inner, rows, &mut workspace.inner_parts)?;
+        let arguments = Arguments::new()
+            .slice_mut(&out.out)
+            .slice_mut(&out.rows)
+            .slice_mut(&workspace.counters.slice_mut());
+        let parts = &workspace.inner_parts;
+        let arguments = self.product(Product::Second, arguments, parts, step.experts.w2);
+        let arguments = arguments.slice(step.ids).slice(out.weights).size(tokens);
+        let grid = [pairs, self.column_blocks(Product::Second), 1];
+        // SAFETY: as above.
+        unsafe { self.kernels[1].launch(stream, grid, arguments) }?;
+        Ok(())
+    }
+
+    fn check_direct(
+        &self,
+        step: &DirectStep<'_, A>,
+        workspace: &WordWorkspace,
+        out: &DirectSums<'_, A>,
+    ) -> Result<(), MoeError> {
+        let WordShape { top_k, hidden_size, intermediate_size, .. } = self.shape;
+        let (tokens, pairs) = (step.tokens, step.tokens * top_k);
+        if tokens > self.tiles[0].rows {
+            let allowed = format!("at most {} in this tile", self.tiles[0].rows);
+            return Err(MoeError::config("tokens of a direct step", tokens, allowed));
+        }
+        step.hidden_states.expect_len("hidden states", tokens * hidden_size)?;
+        step.ids.expect_len("ids", pairs)?;
+        out.rows.expect_len("rows of pairs", pairs * hidden_size)?;
+        out.weights.expect_len("router weights", pairs)?;
+        out.out.expect_len("output hidden states", tokens * hidden_size)?;
+        let [_, rows] = self.rows(tokens);
+        workspace.inner.slice().expect_len("activations", rows * intermediate_size)?;
+        let counters = self.column_blocks(Product::Second);
+        workspace.counters.slice().expect_len("counters of columns", counters)?;
+        self.check_weights(step.experts.w13, step.experts.w2)
+    }
+
+    fn check_weights(&self, w13: WeightSlices<'_>, w2: WeightSlices<'_>) -> Result<(), MoeError> {
+        for (product, weights) in [(Product::First, w13), (Product::Second, w2)] {
+            let layout = layout(&self.shape, product);
+            let experts = self.shape.experts;
+            let bytes = 4 * experts * layout.words_per_expert();
+            weights.numbers.expect_len("words of the experts (bytes)", bytes)?;
+            let scales = experts * (layout.scales_per_expert() + layout.parts);
+            weights.scales.expect_len("scales of the experts", scales)?;
+        }
+        Ok(())
+    }
+
+    /// `arguments` with activations and weights.
+    fn product(
+        &self,
+        product: Product,
+        arguments: Arguments,
+        x: &SplitBuffers,
+        weights: WeightSlices<'_>,
+    ) -> Arguments {
+        let (layout, experts) = (layout(&self.shape, product), self.shape.experts);
+        let WordLayout { parts, rows, .. } = layout;
+        let scales = experts * layout.scales_per_expert();
+        let globals = weights.scales.range(scales, experts * parts);
+        let globals = globals.expect("this is a bug: lengths were not checked");
+        x.arguments(arguments)
+            .tensor(weights.numbers, &[experts, parts, rows, layout.row_words()])
+            .tensor(weights.scales, &[experts, parts, layout.scale_words(), rows])
+            .slice(globals)
+    }
+
+    fn column_blocks(&self, product: Product) -> usize {
+        let tile = self.tiles[product as usize];
+        let layout = layout(&self.shape, product);
+        (layout.parts * layout.rows).div_ceil(tile.columns)
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Product {
+    First,
+    Second,
+}
+
+fn layout(shape: &WordShape, product: Product) -> WordLayout {
+    let (hidden, inner) = (shape.hidden_size, shape.intermediate_size);
+    let format: WordFormat = shape.formats[product as usize];
+    match product {
+        Product::First => WordLayout { format, parts: 2, rows: inner, columns: hidden },
+        Product::Second => WordLayout { format, parts: 1, rows: hidden, columns: inner },
+    }
+}
+
+fn spec<A: Element>(
+    shape: &WordShape,
+    form: WordForm,
+    tile: WordTile,
+    product: Product,
+) -> KernelSpec {
+    let layout = layout(shape, product);
+    let WordLayout { format, parts, rows, .. } = layout;
+    let (row_words, scale_words) = (layout.row_words(), layout.scale_words());
+    let direct = |operation, entry| {
+        KernelSpec::new(operation, word_direct::__module_ast_self, "word_direct", entry)
+    };
+    let aligned = |operation, entry| {
+        KernelSpec::new(operation, word_aligned::__module_ast_self, "word_aligned", entry)
+    };
+    let spec = match (form, product) {
+        (WordForm::Direct { .. }, Product::First) => {
+            direct("grouped_gemm/direct_gate_up", "direct_first")
+        }
+        (WordForm::Direct { .. }, Product::Second) => {
+            direct("grouped_gemm/direct_down", "direct_second")
+        }
+        (WordForm::Aligned, Product::First) => {
+            aligned("grouped_gemm/aligned_gate_up", "aligned_first")
+        }
+        (WordForm::Aligned, Product::Second) => {
+            aligned("grouped_gemm/aligned_down", "aligned_second")
+        }
+    };
+    let spec = match product {
+        Product::First => spec.generics([format.kernel()]),
+        Product::Second => spec.element(A::NAME).generics([format.kernel()]),
+    };
+    let spec = spec.generics(sizes(shape, tile, product));
+    let spec = match form {
+        WordForm::Direct { shared } => {
+            let slots = constant(shape.top_k.next_power_of_two());
+            spec.generics([constant(shape.top_k), slots, i32::from(shared)]).pointers(["ids"])
+        }
+        WordForm::Aligned => spec.pointers(["expert_ids", "num_tokens_post_padded"]),
+    };
+    let spec = match (form, product) {
+        (WordForm::Direct { .. }, Product::Second) => {
+            spec.pointers(["rows_out", "counters", "weights"])
+        }
+        _ => spec,
+    };
+    let of_part = rows * row_words;
+    let strides = [parts * of_part, of_part, row_words, 1].map(constant);
+    let of_part = rows * scale_words;
+    let scale_strides = [parts * of_part, of_part, rows, 1].map(constant);
+    spec.pointers(["out", "x_scales", "w_globals"])
+        .tensor("x", &[1; 4], &[-1, -1, constant(format.product_columns()), 1])
+        .tensor("x_sums", &[1; 2], &[-1, 1])
+        .tensor("w", &[1; 4], &strides)
+        .tensor("w_scales", &[1; 4], &scale_strides)
+        .warps(tile.warps)
+        .occupancy(tile.occupancy)
+        .programmatic()
+}
+
+/// The constants that all products take after the format, in their order.
+fn sizes(shape: &WordShape, tile: WordTile, product: Product) -> impl Iterator<Item = i32> {
+    let layout = layout(shape, product);
+    let format = layout.format;
+    let (copies, columns) = (format.copies(), format.product_columns());
+    let of_part = (product == Product::First).then_some(tile.columns / 2);
+    let of_format = [
+        format.products_per_plane(),
+        copies,
+        copies * tile.rows,
+        format.depth() / 4,
+        columns / 4,
+        columns,
+        tile.columns * columns / 4,
+        tile.columns * columns,
+        format.scale_words_per_plane(),
+        layout.row_words(),
+        layout.rows,
+        shape.experts,
+    ];
+    [tile.rows, tile.columns].into_iter().chain(of_part).chain(of_format).map(constant)
+}

@@ -1,0 +1,149 @@
+//! Products without sorting on weights in words.
+
+// The launchers that the macro generates carry no documentation.
+#![allow(missing_docs)]
+
+/// A block multiplies the tokens of one pair's expert.
+#[cutile::module]
+pub mod word_direct {
+    use crate::grouped_gemm::decode::parts::cuda::decode_parts::*;
+    use crate::grouped_gemm::decode::routes::cuda::decode_routes::*;
+    use crate::grouped_gemm::decode::sum::cuda::decode_sum::*;
+    use crate::grouped_gemm::words::product::cuda::word_product::*;
+    use cutile::core::*;
+
+    /// All tokens times the expert of one pair, then `silu(gate) * up`. Row `t` of block `p` of `out`
+    /// is token `t` with the expert of pair `p`.
+    #[cutile::entry(unchecked_accesses = true)]
+    pub unsafe fn direct_first<
+        const F: i32,
+        const BM: i32,
+        const BN: i32,
+        const HB: i32,
+        const S: i32,
+        const XP: i32,
+        const XM: i32,
+        const WK: i32,
+        const WX: i32,
+        const KX: i32,
+        const NW: i32,
+        const NB: i32,
+        const GW: i32,
+        const KW: i32,
+        const N: i32,
+        const NE: i32,
+        const TOP_K: i32,
+        const KP: i32,
+        const SHARED: i32,
+        const PDL: i32,
+    >(
+        out: *mut f32,
+        x: &Tensor<i8, { [-1, -1, -1, -1] }>,
+        x_scales: *mut f32,
+        x_sums: &Tensor<f32, { [-1, -1] }>,
+        w: &Tensor<i32, { [-1, -1, -1, -1] }>,
+        w_scales: &Tensor<i32, { [-1, -1, -1, -1] }>,
+        w_globals: *mut f32,
+        ids: *mut i32,
+        tokens: i32,
+    ) {
+        let (pair, column, _): (i32, i32, i32) = get_tile_block_id();
+        // SAFETY: nothing is written before the wait.
+        let ready: Token = unsafe { wait_then_release::<PDL>(new_token_unordered()) };
+        // SAFETY: the token stands for the end of the kernel before.
+        unsafe { x.set_token(ready) };
+        // SAFETY: as above.
+        unsafe { x_sums.set_token(ready) };
+        // SAFETY: ids hold all pairs.
+        let expert: i32 =
+            unsafe { leading_expert::<BM, KP, NE, TOP_K, SHARED, 0>(ids, pair, tokens, ready) };
+        if expert >= 0i32 {
+            let place: [i32; 3] = [expert, column, 0i32];
+            // SAFETY: expert and columns are inside the weights.
+            let sum: Tile<f32, { [BN, BM] }> = unsafe {
+                word_product::<F, BM, BN, 2, HB, S, XP, XM, WK, WX, KX, NW, NB, GW, KW>(
+                    x, x_scales, x_sums, w, w_scales, w_globals, place, ready,
+                )
+            };
+            let h: Tile<f32, { [HB, BM] }> = swiglu::<BN, BM, HB>(sum);
+            let h: Tile<f32, { [BM, HB] }> = h.transpose();
+            // SAFETY: `out` has `BM` rows for every pair.
+            unsafe { store_block::<f32, BM, HB>(out, [pair, column, tokens, N], h) };
+        }
+    }
+
+    /// The rows of one block times the second weights of its expert; every row goes to its pair, and
+    /// the pairs of each token are summed.
+    #[cutile::entry(unchecked_accesses = true)]
+    pub unsafe fn direct_second<
+        A: ElementType,
+        const F: i32,
+        const BM: i32,
+        const BN: i32,
+        const S: i32,
+        const XP: i32,
+        const XM: i32,
+        const WK: i32,
+        const WX: i32,
+        const KX: i32,
+        const NW: i32,
+        const NB: i32,
+        const GW: i32,
+        const KW: i32,
+        const N: i32,
+        const NE: i32,
+        const TOP_K: i32,
+        const KP: i32,
+        const SHARED: i32,
+        const PDL: i32,
+    >(
+        out: *mut A,
+        rows_out: *mut A,
+        counters: *mut i32,
+        x: &Tensor<i8, { [-1, -1, -1, -1] }>,
+        x_scales: *mut f32,
+        x_sums: &Tensor<f32, { [-1, -1] }>,
+        w: &Tensor<i32, { [-1, -1, -1, -1] }>,
+        w_scales: &Tensor<i32, { [-1, -1, -1, -1] }>,
+        w_globals: *mut f32,
+        ids: *mut i32,
+        weights: *mut f32,
+        tokens: i32,
+    ) {
+        let (pair, column, _): (i32, i32, i32) = get_tile_block_id();
+        let early: Token = new_token_unordered();
+        // SAFETY: the kernel before let this one start when the ids were there; they hold all pairs.
+        let expert: i32 =
+            unsafe { leading_expert::<BM, KP, NE, TOP_K, SHARED, 0>(ids, pair, tokens, early) };
+        // SAFETY: as above.
+        let pairs: Tile<i32, { [BM] }> =
+            unsafe { pairs_of_block::<BM, KP, TOP_K, SHARED, 0>(ids, pair, expert, tokens, early) };
+        // SAFETY: nothing is written before the wait.
+        let ready: Token = unsafe { wait_then_release::<PDL>(early) };
+        // SAFETY: the token stands for the end of the kernel before.
+        unsafe { x.set_token(ready) };
+        // SAFETY: as above.
+        unsafe { x_sums.set_token(ready) };
+        let mut written: Token = ready;
+        if expert >= 0i32 {
+            let place: [i32; 3] = [expert, column, pair];
+            // SAFETY: expert and columns are inside the weights.
+            let sum: Tile<f32, { [BN, BM] }> = unsafe {
+                word_product::<F, BM, BN, 1, BN, S, XP, XM, WK, WX, KX, NW, NB, GW, KW>(
+                    x, x_scales, x_sums, w, w_scales, w_globals, place, ready,
+                )
+            };
+            let y: Tile<A, { [BN, BM] }> = convert_tile(sum);
+            let y: Tile<A, { [BM, BN] }> = y.transpose();
+            // SAFETY: `rows_out` has a row for every pair.
+            written = unsafe { store_rows::<A, BM, BN>(rows_out, pairs, column * BN, N, y) };
+        }
+        let place: [i32; 2] = [tokens, column];
+        // SAFETY: every block of the column comes here once.
+        unsafe {
+            sum_pairs::<A, BN, N, NE, TOP_K, 0>(
+                out, rows_out, counters, ids, weights, place, written,
+            )
+        };
+    }
+}

@@ -1,0 +1,35 @@
+//! Both products of the experts on weights that the matrix units of a GPU do not know: codes of four
+//! bits, and integers.
+//!
+//! Weights lie in 32-bit words, so that one instruction widens four of them at a time to the eight
+//! bits that are multiplied; see [`weights::words`](crate::weights::words) for how. INT4 codes need
+//! no more than a mask: as e4m3, code `n` is the number `n / 512`.
+//!
+//! Activations keep their sixteen bits, in two parts of eight: `x = scale * (first + second)` with
+//! both in e4m3, or `x = scale * (256 * first + second)` with both integers, one scale a row. The
+//! parts are neighbouring columns of one product and are added after it. Where several groups of
+//! weights share a product, a row has a copy for each, with zeros in the columns of the others, so
+//! that their sums stay apart until each meets its scale.
+//!
+//! Example: `H = 256` in NVFP4. A product covers 32 columns, which are two groups of 16. A row takes
+//! 4 columns of it: first and second part of columns 0 to 15, then of columns 16 to 31.
+
+#[cfg(feature = "cuda")]
+mod aligned;
+#[cfg(feature = "cuda")]
+pub mod cuda;
+#[cfg(feature = "cuda")]
+mod direct;
+mod format;
+mod tile;
+#[cfg(feature = "cuda")]
+mod parts;
+#[cfg(feature = "cuda")]
+mod product;
+#[cfg(feature = "cuda")]
+mod split;
+#[cfg(feature = "cuda")]
+mod workspace;
+
+pub use format::{WordCode, WordFormat};
+pub use tile::{WordShape, WordTile};

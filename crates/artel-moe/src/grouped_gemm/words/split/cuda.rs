@@ -1,0 +1,281 @@
+//! Rows of activations in two parts of eight bits each.
+
+// The launchers that the macro generates carry no documentation.
+#![allow(missing_docs)]
+
+use artel_device::cuda::{
+    Arguments, DeviceSlice, DeviceSliceMut, Kernel, KernelSpec, Kernels, Stream,
+};
+use bytemuck::Pod;
+
+use super::super::workspace::SplitBuffers;
+use super::super::{WordCode, WordFormat};
+use crate::MoeError;
+use crate::grouped_gemm::decode::cuda::Release;
+
+/// Which rows become rows of a product.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RowSource {
+    /// Those of the tokens, each its own.
+    Tokens,
+    /// Of each position the row of its pair's token, one of so many of a token.
+    TokensOfPositions(usize),
+    /// Positions, those that pairs have.
+    Positions,
+    /// Blocks of so many rows, of each as many as there are tokens.
+    Blocks(usize),
+}
+
+/// What tells rows in use from others.
+#[derive(Debug, Clone, Copy)]
+pub struct RowsInUse<'a> {
+    /// Pairs by position; not read for tokens and blocks of them.
+    pub sorted_token_ids: Option<DeviceSlice<'a, i32>>,
+    /// Positions in use, one number; as above.
+    pub num_tokens_post_padded: Option<DeviceSlice<'a, i32>>,
+    /// Tokens, or pairs where rows are positions.
+    pub count: usize,
+    /// Rows of the product.
+    pub rows: usize,
+}
+
+/// Splits rows of `columns` numbers.
+#[derive(Debug, Clone)]
+pub struct SplitRows {
+    kernel: Kernel,
+}
+
+impl SplitRows {
+    /// Asks for the kernel: rows of `columns` numbers of type `element`, `f32`, `f16` or `bf16`.
+    ///
+    /// # Errors
+    /// [`MoeError::Cuda`] when it is missing and cannot be made.
+    pub fn load(
+        kernels: &mut Kernels,
+        element: &'static str,
+        columns: usize,
+        format: WordFormat,
+        source: RowSource,
+    ) -> Result<Self, MoeError> {
+        let width = columns.next_power_of_two().max(128);
+        let (kind, per_block) = match source {
+            RowSource::Tokens => (0, 1),
+            RowSource::TokensOfPositions(top_k) => (1, top_k),
+            RowSource::Positions => (2, 1),
+            RowSource::Blocks(rows) => (3, rows),
+        };
+        let release = match source {
+            RowSource::Tokens | RowSource::TokensOfPositions(_) => Release::AfterWait,
+            RowSource::Positions | RowSource::Blocks(_) => Release::BeforeWait,
+        };
+        let sizes = [width / format.group, format.group, columns, format.depth(), format.copies()];
+        let module = word_split::__module_ast_self;
+        let spec = KernelSpec::new("grouped_gemm/split_rows", module, "word_split", "split_rows")
+            .element(element)
+            .generics([format.kernel(), kind])
+            .generics(
+                [per_block]
+                    .into_iter()
+                    .chain(sizes)
+                    .chain([format.product_columns()])
+                    .map(constant),
+            )
+            .generics([i32::from(release == Release::BeforeWait)])
+            .pointers(["out", "scales", "sums", "x", "sorted_token_ids", "num_tokens_post_padded"])
+            .warps(if width > 4096 { 8 } else { 4 })
+            .programmatic();
+        Ok(Self { kernel: kernels.get(&spec)? })
+    }
+
+    /// Splits `rows.rows` rows of `x` into `out`, those in use.
+    ///
+    /// # Errors
+    /// [`MoeError::Cuda`] when the launch fails.
+    pub fn launch<A: Pod>(
+        &self,
+        stream: &Stream,
+        x: DeviceSlice<'_, A>,
+        rows: RowsInUse<'_>,
+        out: &mut SplitBuffers,
+    ) -> Result<(), MoeError> {
+        let capacity = out.rows;
+        out.expect_rows(rows.rows)?;
+        let optional = |arguments: Arguments, slice: Option<DeviceSlice<'_, i32>>| match slice {
+            Some(slice) => arguments.slice(slice),
+            None => arguments.no_slice(),
+        };
+        let parts: DeviceSliceMut<'_, i8> = out.parts.slice_mut();
+        let arguments = Arguments::new()
+            .slice_mut(&parts)
+            .slice_mut(&out.scales.slice_mut())
+            .slice_mut(&out.sums.slice_mut())
+            .slice(x);
+        let arguments = optional(arguments, rows.sorted_token_ids);
+        let arguments = optional(arguments, rows.num_tokens_post_padded);
+        let arguments = arguments.size(rows.count).size(capacity);
+        // SAFETY: the arguments are the kernel's; the buffers have room for the rows.
+        unsafe { self.kernel.launch(stream, [rows.rows, 1, 1], arguments) }?;
+        Ok(())
+    }
+}
+
+impl WordFormat {
+    /// Its number in kernels.
+    pub(in super::super) fn kernel(&self) -> i32 {
+        match self.code {
+            WordCode::Int4 => 0,
+            WordCode::Mxfp4 => 1,
+            WordCode::Nvfp4 => 2,
+            WordCode::Int8 => 3,
+            WordCode::Int8Rows => 4,
+        }
+    }
+}
+
+/// A number as kernels take their constants.
+pub(in super::super) fn constant(value: usize) -> i32 {
+    i32::try_from(value).expect("this is a bug: a size of a layer beyond 31 bits")
+}
+
+/// The kernel.
+#[cutile::module]
+pub mod word_split {
+    use crate::cuda::device_code::*;
+    use crate::grouped_gemm::decode::parts::cuda::decode_parts::*;
+    use crate::grouped_gemm::words::split::places::cuda::split_places::*;
+    use cutile::core::*;
+
+    /// The parts of one row: `out` `[columns / KM, XP, capacity, KX]`, its scale, and with `F = 0` the
+    /// sums of its groups over 512, `[groups, capacity]`. `Q` groups of `G` columns hold the `K`
+    /// columns. `KIND` says what rows are: 0 tokens, 1 tokens of positions of which each has `PER`, 2
+    /// positions, 3 tokens in blocks of `PER`. `EARLY = 1`: the next kernel starts at once.
+    #[cutile::entry(unchecked_accesses = true)]
+    pub unsafe fn split_rows<
+        A: ElementType,
+        const F: i32,
+        const KIND: i32,
+        const PER: i32,
+        const Q: i32,
+        const G: i32,
+        const K: i32,
+        const KM: i32,
+        const XP: i32,
+        const KX: i32,
+        const EARLY: i32,
+        const PDL: i32,
+    >(
+        out: *mut i8,
+        scales: *mut f32,
+        sums: *mut f32,
+        x: *mut A,
+        sorted_token_ids: *mut i32,
+        num_tokens_post_padded: *mut i32,
+        count: i32,
+        capacity: i32,
+    ) {
+        let (row, _, _): (i32, i32, i32) = get_tile_block_id();
+        let mut ready: Token = new_token_unordered();
+        if EARLY == 1i32 {
+            // SAFETY: nothing is written before the wait.
+            ready = unsafe { release_then_wait::<PDL>(ready) };
+        } else {
+            // SAFETY: as above.
+            ready = unsafe { wait_then_release::<PDL>(ready) };
+        }
+        // SAFETY: the caller vouches for an entry for every row in use.
+        let from: i32 = unsafe {
+            source_row::<KIND, PER>(sorted_token_ids, num_tokens_post_padded, row, count, ready)
+        };
+        if from >= 0i32 {
+            // SAFETY: the row exists.
+            let x: Tile<f32, { [Q, G] }> = unsafe { wide_row::<A, Q, G, K>(x, from, ready) };
+            let scale: f32 = row_scale::<F, Q, G>(x);
+            let one: Tile<i32, { [1] }> = splat::<1>(row);
+            let always: Tile<bool, { [1] }> = constant(true, const_shape![1]);
+            let kept: Tile<f32, { [1] }> = broadcast_scalar(scale, const_shape![1]);
+            // SAFETY: every row has a scale.
+            unsafe { scatter(scales, one, always, kept, ready) };
+            let inverse: Tile<f32, { [Q, G] }> =
+                broadcast_scalar(1.0f32 / scale, const_shape![Q, G]);
+            let x: Tile<f32, { [Q, G] }> = x * inverse;
+            if F < 3i32 {
+                // SAFETY: every column of the row has a place for both parts, every group a sum.
+                unsafe {
+                    store_floats::<F, Q, G, K, KM, XP, KX>(out, sums, x, row, capacity, ready)
+                };
+            } else {
+                // SAFETY: as above.
+                unsafe { store_integers::<F, Q, G, K, KM, XP>(out, x, row, capacity) };
+            }
+        }
+    }
+
+    /// Both parts of a row in floating point.
+    pub unsafe fn store_floats<
+        const F: i32,
+        const Q: i32,
+        const G: i32,
+        const K: i32,
+        const KM: i32,
+        const XP: i32,
+        const KX: i32,
+    >(
+        out: *mut i8,
+        sums: *mut f32,
+        x: Tile<f32, { [Q, G] }>,
+        row: i32,
+        capacity: i32,
+        after: Token,
+    ) {
+        let first: Tile<f8e4m3fn, { [Q, G] }> = convert_tile(x);
+        let near: Tile<f32, { [Q, G] }> = convert_tile(first);
+        let second: Tile<f8e4m3fn, { [Q, G] }> = convert_tile(x - near);
+        if F == 0i32 {
+            let far: Tile<f32, { [Q, G] }> = convert_tile(second);
+            // SAFETY: the caller vouches for a sum for every group.
+            unsafe { store_sums::<Q, G, K>(sums, near + far, row, capacity, after) };
+        }
+        let first: Tile<i8, { [Q, G] }> = bitcast(first);
+        let second: Tile<i8, { [Q, G] }> = bitcast(second);
+        let inside: Tile<bool, { [Q, G] }> = columns_inside::<Q, G, K>();
+        let at: Tile<i32, { [Q, G] }> = float_places::<Q, G, KM, XP, KX>(row, capacity);
+        let behind: Tile<i32, { [Q, G] }> = broadcast_scalar(KM, const_shape![Q, G]);
+        // SAFETY: the caller vouches for both places of every column.
+        unsafe { store_parts::<Q, G>(out, at, inside, second) };
+        // SAFETY: as above.
+        unsafe { store_parts::<Q, G>(out, at + behind, inside, first) };
+    }
+
+    /// Both parts of a row of integers, or its only one.
+    pub unsafe fn store_integers<
+        const F: i32,
+        const Q: i32,
+        const G: i32,
+        const K: i32,
+        const KM: i32,
+        const XP: i32,
+    >(
+        out: *mut i8,
+        x: Tile<f32, { [Q, G] }>,
+        row: i32,
+        capacity: i32,
+    ) {
+        let inside: Tile<bool, { [Q, G] }> = columns_inside::<Q, G, K>();
+        let near: Tile<i32, { [Q, G] }> = rounded::<Q, G>(x);
+        let at: Tile<i32, { [Q, G] }> = integer_places::<Q, G, KM, XP>(row, capacity);
+        let mut first: Tile<i32, { [Q, G] }> = near;
+        if F == 3i32 {
+            let half: Tile<i32, { [Q, G] }> = constant(128i32, const_shape![Q, G]);
+            let eight: Tile<i32, { [Q, G] }> = constant(8i32, const_shape![Q, G]);
+            first = shri(near + half, eight);
+            let steps: Tile<i32, { [Q, G] }> = constant(256i32, const_shape![Q, G]);
+            let second: Tile<i8, { [Q, G] }> = low_byte::<Q, G>(near - first * steps);
+            let behind: Tile<i32, { [Q, G] }> = broadcast_scalar(capacity * KM, const_shape![Q, G]);
+            // SAFETY: the caller vouches for both places of every column.
+            unsafe { store_parts::<Q, G>(out, at + behind, inside, second) };
+        }
+        let first: Tile<i8, { [Q, G] }> = low_byte::<Q, G>(first);
+        // SAFETY: as above.
+        unsafe { store_parts::<Q, G>(out, at, inside, first) };
+    }
+}
