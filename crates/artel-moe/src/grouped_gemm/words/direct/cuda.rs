@@ -119,12 +119,11 @@ pub mod word_direct {
         let pairs: Tile<i32, { [BM] }> =
             unsafe { pairs_of_block::<BM, KP, TOP_K, SHARED, 0>(ids, pair, expert, tokens, early) };
         // SAFETY: nothing is written before the wait.
-        let ready: Token = unsafe { wait_then_release::<PDL>(early) };
+        let mut ready: Token = unsafe { wait_then_release::<PDL>(early) };
         // SAFETY: the token stands for the end of the kernel before.
         unsafe { x.set_token(ready) };
         // SAFETY: as above.
         unsafe { x_sums.set_token(ready) };
-        let mut written: Token = ready;
         if expert >= 0i32 {
             let place: [i32; 3] = [expert, column, pair];
             // SAFETY: expert and columns are inside the weights.
@@ -136,14 +135,12 @@ pub mod word_direct {
             let y: Tile<A, { [BN, BM] }> = convert_tile(sum);
             let y: Tile<A, { [BM, BN] }> = y.transpose();
             // SAFETY: `rows_out` has a row for every pair.
-            written = unsafe { store_rows::<A, BM, BN>(rows_out, pairs, column * BN, N, y) };
+            ready = unsafe { store_rows::<A, BM, BN>(rows_out, pairs, column * BN, N, y) };
         }
         let place: [i32; 2] = [tokens, column];
         // SAFETY: every block of the column comes here once.
         unsafe {
-            sum_pairs::<A, BN, N, NE, TOP_K, 0>(
-                out, rows_out, counters, ids, weights, place, written,
-            )
+            sum_pairs::<A, BN, N, NE, TOP_K, 0>(out, rows_out, counters, ids, weights, place, ready)
         };
     }
 }
