@@ -4,6 +4,7 @@
 mod gpu;
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use anyhow::Result;
 use artel_engine::{Engine, EngineConfig, Runner};
@@ -56,7 +57,13 @@ pub fn engine(
         }
         Device::Cuda(ordinal) => on_gpu(subject, ordinal, &config)?,
     };
-    Ok((model, Engine::new(runner, tokenizer.clone(), config)?))
+    let started = Instant::now();
+    let engine = Engine::new(runner, tokenizer.clone(), config)?;
+    if compute.device.device != Device::Cpu {
+        let seconds = started.elapsed().as_secs_f64();
+        tracing::info!("cache and graphs: made and recorded in {seconds:.1} s");
+    }
+    Ok((model, engine))
 }
 
 /// What the GPU can do at most; `None` for the CPU, or for a GPU of which that is not known.

@@ -61,7 +61,7 @@ impl Subject {
         Ok((Self { checkpoint, model, texts }, engine))
     }
 
-    /// Prints the report and writes the result where that is wanted.
+    /// A result with what it is worth nothing without.
     fn record(&self, result: Value) -> Record {
         Record {
             result,
@@ -87,7 +87,8 @@ pub fn latency(args: &BenchLatencyArgs) -> anyhow::Result<()> {
     let step_tokens = args.max_num_batched_tokens;
     let (subject, mut engine) =
         Subject::load(&args.model, &args.compute, Some(sequences), step_tokens)?;
-    let ids = subject.texts.tokenizer.text_ids();
+    let mut ids = subject.texts.tokenizer.text_ids();
+    ids.retain(|id| (*id as usize) < subject.model.config().vocabulary);
     ensure!(!ids.is_empty(), "the tokenizer has no token that stands for text");
     let ceilings = compute::ceilings(&args.compute)?;
     let floors = ceilings.map(|ceilings| Floors::new(&subject.model, ceilings));
