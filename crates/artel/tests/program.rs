@@ -214,6 +214,21 @@ fn a_batch_is_timed_without_a_server() {
 }
 
 #[test]
+fn a_model_without_weights_is_timed_for_several_batch_sizes() {
+    let fixtures = concat!(env!("CARGO_MANIFEST_DIR"), "/../artel-model/tests/fixtures");
+    let model = format!("{fixtures}/qwen3_moe_norm");
+    let sizes = ["--input-len", "8", "--output-len", "4", "--batch-size", "1,3"];
+    let runs = ["--num-iters", "1", "--num-iters-warmup", "0", "--load-format", "dummy"];
+    let (result, text) = benchmark(&[&["latency", &model], &sizes[..], &runs].concat());
+    assert!(text.contains("3 x 8 tokens"), "{text}");
+    let batches = result["batches"].as_array().unwrap();
+    let sizes: Vec<_> = batches.iter().map(|batch| batch["batch_size"].as_u64()).collect();
+    assert_eq!(sizes, [Some(1), Some(3)]);
+    let errors = fail(&["bench", "latency", "--load-format", "dummy"], 1);
+    assert!(errors.contains("needs MODEL"), "{errors}");
+}
+
+#[test]
 fn many_requests_are_timed_without_a_server() {
     let sizes = ["--input-len", "10", "--output-len", "6", "--num-prompts", "5"];
     let (result, text) = benchmark(&[&["throughput"], &sizes[..]].concat());
@@ -328,6 +343,9 @@ fn kernels_are_packed_where_gpu_support_is_built_in_and_elsewhere_it_is_named() 
     let errors = fail(&["tune", "--shapes", "gpt-5-bf16", "-o", "/nowhere"], 1);
     let expected = if cfg!(feature = "cuda") { "is no shape" } else { "--features cuda" };
     assert!(errors.contains(expected), "{errors}");
+    let errors = fail(&["run", "--device", "cuda:999", "--prompt", "2"], 1);
+    let expected = if cfg!(feature = "cuda") { "--device cpu can" } else { "--features cuda" };
+    assert!(errors.contains("--device cuda:999") && errors.contains(expected), "{errors}");
     let errors = fail(&["kernels", "build", "--arch", "sm_75", "-o", "/nowhere/x.pack"], 2);
     assert!(errors.contains("sm_80, sm_90, sm_100, sm_120"), "{errors}");
 }
