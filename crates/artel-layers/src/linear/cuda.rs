@@ -379,9 +379,13 @@ fn load_many<A: HalfElement>(
             let form = PrefillForm::Sums;
             Many::Plain(PrefillGemm::load(kernels, &layout, form, tile, ROWS_MULTIPLE)?)
         }
-        LinearNumbers::Fp8Block128 => {
-            Many::Fp8(PrefillFp8Gemm::load(kernels, &layout, tile, ROWS_MULTIPLE)?)
-        }
+        LinearNumbers::Fp8Block128 => Many::Fp8(PrefillFp8Gemm::load(
+            kernels,
+            &layout,
+            PrefillForm::Sums,
+            tile,
+            ROWS_MULTIPLE,
+        )?),
     })
 }
 

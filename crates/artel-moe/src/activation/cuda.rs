@@ -179,6 +179,11 @@ impl From<Activation> for Function {
     }
 }
 
+impl Function {
+    /// None: the numbers are activated already.
+    const DONE: Self = Self { kind: 9, layout: 2, parameters: [0.0; 2] };
+}
+
 /// What is activated.
 #[derive(Debug, Clone, Copy)]
 pub struct ActivationForm {
@@ -201,8 +206,7 @@ impl ActivationForm {
     }
 
     /// The constants that both kernels begin with.
-    fn constants(&self) -> [i32; 4] {
-        let Function { kind, layout, .. } = self.activation.into();
+    fn constants(&self, Function { kind, layout, .. }: Function) -> [i32; 4] {
         [kind, layout, self.intermediate_size as i32, i32::from(self.sorted)]
     }
 
@@ -278,7 +282,8 @@ impl<A: Element> Activate<A> {
             let module = kernels::__module_ast_self;
             let spec = KernelSpec::new("activation/activate", module, "kernels", "activate_rows")
                 .element(A::NAME)
-                .generics(form.constants().into_iter().chain(shape.map(|size| size as i32)))
+                .generics(form.constants(form.activation.into()))
+                .generics(shape.map(|size| size as i32))
                 .pointers(["input", "words", "positions", "out"])
                 .warps(4)
                 .programmatic();
@@ -320,6 +325,7 @@ impl<A: Element> Activate<A> {
 pub struct ActivateQuantize<A> {
     kernels: Shaped,
     form: ActivationForm,
+    function: Function,
     granularity: Granularity,
     element: PhantomData<A>,
 }
@@ -336,6 +342,30 @@ impl<A: Element> ActivateQuantize<A> {
         granularity: Granularity,
     ) -> Result<Self, MoeError> {
         form.check::<A>()?;
+        Self::load_function(kernels, form, form.activation.into(), granularity)
+    }
+
+    /// Asks for the kernels that quantise the rows of sorted pairs, `I` numbers each, which a product
+    /// has activated already.
+    ///
+    /// # Errors
+    /// As [`load`](Self::load).
+    pub fn load_activated(
+        kernels: &mut Kernels,
+        intermediate_size: usize,
+        granularity: Granularity,
+    ) -> Result<Self, MoeError> {
+        let form =
+            ActivationForm { activation: Activation::SiluNoMul, intermediate_size, sorted: true };
+        Self::load_function(kernels, form, Function::DONE, granularity)
+    }
+
+    fn load_function(
+        kernels: &mut Kernels,
+        form: ActivationForm,
+        function: Function,
+        granularity: Granularity,
+    ) -> Result<Self, MoeError> {
         let columns = form.intermediate_size;
         if granularity == Granularity::Rows && columns > ROW_COLUMNS_MAX {
             let allowed = format!("at most {ROW_COLUMNS_MAX} with one scale a row");
@@ -356,7 +386,8 @@ impl<A: Element> ActivateQuantize<A> {
                 "activate_to_codes",
             )
             .element(A::NAME)
-            .generics(form.constants().into_iter().chain(shape.map(|size| size as i32)))
+            .generics(form.constants(function))
+            .generics(shape.map(|size| size as i32))
             .pointers(["input", "words", "positions", "codes", "scales"])
             .warps(if block > 4096 { 8 } else { 4 })
             .needs(Architecture::Sm90)
@@ -364,7 +395,7 @@ impl<A: Element> ActivateQuantize<A> {
             Ok::<_, MoeError>((kernels.get(&spec)?, [rows, block]))
         };
         let kernels = [load(BLOCK_NUMBERS[0])?, load(BLOCK_NUMBERS[1])?];
-        Ok(Self { kernels, form, granularity, element: PhantomData })
+        Ok(Self { kernels, form, function, granularity, element: PhantomData })
     }
 
     /// Activates the rows of all pairs into codes and scales, a row at the same place.
@@ -387,7 +418,7 @@ impl<A: Element> ActivateQuantize<A> {
             out.expect_rows(input.pairs, columns, groups)?;
         }
         let [row_stride, group_stride] = out.scale_strides(groups);
-        let [a, b] = Function::from(self.form.activation).parameters;
+        let [a, b] = self.function.parameters;
         let arguments = arguments
             .slice_mut(&out.codes)
             .slice_mut(&out.scales)

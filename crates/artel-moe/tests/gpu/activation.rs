@@ -34,6 +34,11 @@ pub fn cases() -> Vec<Case> {
             }
         }
     }
+    for (intermediate_size, granularity) in
+        [(130, Granularity::Groups), (768, Granularity::Groups), (192, Granularity::Rows)]
+    {
+        cases.push(codes_alone(intermediate_size, granularity));
+    }
     cases.push(Case::new("activation::nan_is_not_hidden", load_all, nan_is_not_hidden));
     cases
 }
@@ -82,7 +87,24 @@ fn with_codes<A: Element>(form: ActivationForm, granularity: Granularity) -> Cas
     let load = move |kernels: &mut _| ActivateQuantize::<A>::load(kernels, form, granularity);
     Case::new(name, load, move |gpu, activate| {
         for &pairs in batches(form) {
-            check_codes(gpu, activate, form, granularity, pairs)?;
+            check_codes(gpu, activate, &Batch::new(gpu, form, pairs), granularity)?;
+        }
+        Ok(())
+    })
+}
+
+/// What a product has activated is only quantised.
+fn codes_alone(intermediate_size: usize, granularity: Granularity) -> Case {
+    let name = format!("activation::codes_of_activated_{intermediate_size}_{granularity:?}");
+    let load = move |kernels: &mut _| {
+        ActivateQuantize::<f32>::load_activated(kernels, intermediate_size, granularity)
+    };
+    Case::new(name, load, move |gpu, activate| {
+        let activation = Activation::SiluNoMul;
+        let form = ActivationForm { activation, intermediate_size, sorted: true };
+        for &pairs in batches(form) {
+            let batch = Batch { is_activated: true, ..Batch::new(gpu, form, pairs) };
+            check_codes(gpu, activate, &batch, granularity)?;
         }
         Ok(())
     })
@@ -91,17 +113,15 @@ fn with_codes<A: Element>(form: ActivationForm, granularity: Granularity) -> Cas
 fn check_codes<A: Element>(
     gpu: &Gpu,
     activate: &ActivateQuantize<A>,
-    form: ActivationForm,
+    batch: &Batch<A>,
     granularity: Granularity,
-    pairs: usize,
 ) -> Result<(), MoeError> {
-    let columns = form.intermediate_size;
-    let batch = Batch::<A>::new(gpu, form, pairs);
+    let columns = batch.form.intermediate_size;
     let (groups, width) = (granularity.groups(columns), granularity.width(columns));
     let mut codes = gpu.poisoned::<u8>(batch.rows * columns);
     let mut scales = gpu.poisoned::<f32>(batch.rows * groups);
     // Odd numbers of pairs by row, even ones by group.
-    let layout = match pairs % 2 {
+    let layout = match batch.pairs % 2 {
         1 => ScaleLayout::ByRow,
         _ => ScaleLayout::ByGroup { rows: batch.rows },
     };
@@ -133,6 +153,8 @@ fn check_codes<A: Element>(
 /// Rows of the first product on the device, and what becomes of them.
 struct Batch<A: Element> {
     form: ActivationForm,
+    /// Whether the rows are what the activation made.
+    is_activated: bool,
     pairs: usize,
     rows: usize,
     input: Vec<A>,
@@ -160,7 +182,8 @@ impl<A: Element> Batch<A> {
             input[*first as usize * columns..][..columns].fill(A::from_f32(0.0));
         }
         let (device_input, device_positions) = (gpu.upload(&input), gpu.upload(&positions));
-        Self { form, pairs, rows, input, positions, device_input, device_positions }
+        let is_activated = false;
+        Self { form, is_activated, pairs, rows, input, positions, device_input, device_positions }
     }
 
     fn gate_up(&self) -> GateUp<'_, A> {
@@ -179,7 +202,10 @@ impl<A: Element> Batch<A> {
         let input: Vec<f64> = input.iter().map(|value| f64::from(value.to_f32())).collect();
         let mut out = vec![0.0; self.form.intermediate_size];
         is_used.then(|| {
-            reference::activate_row(self.form.activation, &input, &mut out);
+            match self.is_activated {
+                true => out.copy_from_slice(&input),
+                false => reference::activate_row(self.form.activation, &input, &mut out),
+            }
             out
         })
     }

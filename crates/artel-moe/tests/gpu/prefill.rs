@@ -81,10 +81,7 @@ where
     let layout = experts::<F>(matrices, rows, columns).stack_layout();
     for form in [PrefillForm::Sums, PrefillForm::SiluAndMultiply] {
         for (tile, block_size) in tiles(&layout, form) {
-            let what = match form {
-                PrefillForm::Sums => "",
-                PrefillForm::SiluAndMultiply => "_gated",
-            };
+            let what = suffix(form);
             let tile_text = text(tile, block_size);
             let name = format!("prefill::{}{what}_{rows}x{columns}_{tile_text}", F::NAME);
             let load =
@@ -110,14 +107,18 @@ fn fp8<F: NumberFormat<Activation = bf16>>(
     matrices: Matrices<F>,
 ) {
     let layout = experts::<F>(matrices, rows, columns).stack_layout();
-    for (tile, block_size) in tiles(&layout, PrefillForm::Sums) {
+    let of_form = |form| tiles(&layout, form).into_iter().map(move |tile| (form, tile));
+    let sums = of_form(PrefillForm::Sums);
+    for (form, (tile, block_size)) in sums.chain(of_form(PrefillForm::SiluAndMultiply)) {
+        let what = format!("{what}{}", suffix(form));
         let name = format!("prefill::{what}_{rows}x{columns}_{}", text(tile, block_size));
-        let load = move |kernels: &mut _| PrefillFp8Gemm::load(kernels, &layout, tile, block_size);
+        let load =
+            move |kernels: &mut _| PrefillFp8Gemm::load(kernels, &layout, form, tile, block_size);
         cases.push(Case::new(name, load, move |gpu, gemm: &PrefillFp8Gemm<bf16>| {
             let weights = experts::<F>(matrices, rows, columns);
             let (numbers, scales) = stack(&weights);
             let (numbers, scales) = (gpu.upload(&numbers), gpu.upload(&scales));
-            check(gpu, &weights, PrefillForm::Sums, block_size, |sorted, blocks, out| {
+            check(gpu, &weights, form, block_size, |sorted, blocks, out| {
                 let (codes, row_scales) = quantized(&layout, sorted);
                 let (codes, row_scales) = (gpu.upload(&codes), gpu.upload(&row_scales));
                 let rows = Fp8Operand { numbers: codes.slice(), scales: row_scales.slice() };
@@ -125,6 +126,13 @@ fn fp8<F: NumberFormat<Activation = bf16>>(
                 gemm.launch(&gpu.stream, blocks, rows, weights, out)
             })
         }));
+    }
+}
+
+fn suffix(form: PrefillForm) -> &'static str {
+    match form {
+        PrefillForm::Sums => "",
+        PrefillForm::SiluAndMultiply => "_gated",
     }
 }
 

@@ -93,7 +93,7 @@ pub mod gate_code {
 
     /// `KIND` 0: silu, 1: its arguments limited to `a`, 2: gelu, 3: gelu with tanh, 4: gpt-oss's
     /// with steepness `a` and limit `b`, 5: silu limited to `a`, 6: bounded by `a`, 7: up bounded
-    /// by `b` too, 8: squared relu. The host names them.
+    /// by `b` too, 8: squared relu, 9: none. The host names them.
     pub fn gated<const KIND: i32, const R: i32, const C: i32>(
         g: Tile<f32, { [R, C] }>,
         u: Tile<f32, { [R, C] }>,

@@ -10,6 +10,7 @@ use half::{bf16, f16};
 use super::PrefillTile;
 use super::fp8_block::cuda::prefill_fp8_block;
 use super::fp8_channel::cuda::prefill_fp8_channel;
+use super::fp8_gated::cuda::prefill_fp8_gated;
 use super::plain::cuda::prefill_plain;
 use super::tile::{PrefillForm, RowScales};
 use crate::MoeError;
@@ -49,7 +50,7 @@ pub struct PrefillGemm<A> {
     element: PhantomData<A>,
 }
 
-/// One product with FP8 rows and weights and a plain result.
+/// One product with FP8 rows and weights and a plain result, its sums or what the activation makes of them.
 #[derive(Debug, Clone)]
 pub struct PrefillFp8Gemm<A> {
     product: Product,
@@ -114,31 +115,37 @@ impl<A: Element> PrefillFp8Gemm<A> {
     pub fn load(
         kernels: &mut Kernels,
         layout: &StackLayout,
+        form: PrefillForm,
         tile: PrefillTile,
         block_size: usize,
     ) -> Result<Self, MoeError> {
-        let spec = match RowScales::of(layout) {
-            RowScales::None => {
+        let spec = match (RowScales::of(layout), form) {
+            (RowScales::None, _) => {
                 return Err(MoeError::config("weights", format!("{layout:?}"), "with scales"));
             }
-            RowScales::Rows => {
+            (RowScales::Rows, _) => {
                 let module = prefill_fp8_channel::__module_ast_self;
                 let name = "grouped_gemm/prefill_fp8_channel";
                 KernelSpec::new(name, module, "prefill_fp8_channel", "multiply")
             }
-            RowScales::Groups => {
+            (RowScales::Groups, PrefillForm::SiluAndMultiply) => {
+                let module = prefill_fp8_gated::__module_ast_self;
+                let name = "grouped_gemm/prefill_fp8_gated";
+                KernelSpec::new(name, module, "prefill_fp8_gated", "multiply_gated")
+            }
+            (RowScales::Groups, PrefillForm::Sums) => {
                 let module = prefill_fp8_block::__module_ast_self;
                 let name = "grouped_gemm/prefill_fp8_block";
                 KernelSpec::new(name, module, "prefill_fp8_block", "multiply")
             }
         };
         let spec = spec.element(A::NAME).needs(Architecture::Sm90);
-        let form = PrefillForm::Sums;
         let product = Product::load(kernels, spec, layout, form, tile, block_size)?;
         Ok(Self { product, element: PhantomData })
     }
 
-    /// `out` `[M, N]` = `rows` `[M, K]` x `weights` `[E, N, K]`; `M` is a multiple of the block size.
+    /// `out` `[M, N]` = `rows` `[M, K]` x `weights` `[E, N, K]`, or `[M, N / 2]` where the halves are
+    /// gate and up; `M` is a multiple of the block size.
     ///
     /// # Errors
     /// [`MoeError::Cuda`] when a slice has another size or the launch fails.
@@ -158,12 +165,20 @@ impl<A: Element> PrefillFp8Gemm<A> {
         rows.scales.expect_len("scales of rows", groups * positions)?;
         weights.numbers.expect_len("weights", experts * features * columns)?;
         weights.scales.expect_len("scales of weights", experts * layout.scales_per_expert())?;
-        let arguments = Arguments::new()
-            .tensor_mut(out, &[positions, features])
-            .tensor(rows.numbers, &[positions, columns])
-            .tensor(rows.scales, &[groups, positions])
-            .tensor(weights.numbers, &[experts, features, columns])
-            .slice(weights.scales);
+        let arguments = |stored: usize| {
+            Arguments::new()
+                .tensor_mut(out, &[positions, stored])
+                .tensor(rows.numbers, &[positions, columns])
+                .tensor(rows.scales, &[groups, positions])
+        };
+        let arguments = match self.product.form.parts() {
+            1 => arguments(features).tensor(weights.numbers, &[experts, features, columns]),
+            parts => {
+                let stored = features / parts;
+                arguments(stored).tensor(weights.numbers, &[experts, parts, stored, columns])
+            }
+        };
+        let arguments = arguments.slice(weights.scales);
         self.product.launch(stream, blocks, positions, arguments)
     }
 }
@@ -213,6 +228,13 @@ impl Product {
             };
         let [_, scale_rows, _] = layout.scale_shape();
         let spec = match (RowScales::of(layout), layout.scale_block) {
+            (RowScales::Groups, Some([rows, columns])) if form == PrefillForm::SiluAndMultiply => {
+                let sizes = [steps, rows, columns, 2 * tile.columns];
+                spec.generics(numbers(&sizes))
+                    .tensor("weights", &[1, 1, 8, 8], &[2 * n * k, n * k, k, 1])
+                    .pointers(["w_scales"])
+                    .tensor("row_scales", &[1, 64], &[-1, 1])
+            }
             (RowScales::Groups, Some([rows, columns])) => {
                 scaled(spec.generics(numbers(&[steps, rows, columns, scale_rows])))
             }

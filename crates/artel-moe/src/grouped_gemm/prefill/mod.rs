@@ -6,8 +6,9 @@
 //! walks over all tiles, the columns of one row tile next to each other, so that rows and weights are
 //! read from memory once; how many tiles there are is read on the GPU.
 //!
-//! Of 16-bit numbers the first product stores `silu(gate) * up`: a tile has as many gates as ups beside
-//! each other, so that their sums meet in the registers of one thread.
+//! Of 16-bit numbers, and of FP8 numbers with scales of blocks, the first product stores
+//! `silu(gate) * up`: a tile has as many gates as ups beside each other, so that their sums meet in the
+//! registers of one thread.
 //!
 //! Rows of a block of expert -1 become zeros. Rows that pad a block have no meaning.
 //!
@@ -21,6 +22,8 @@ pub mod cuda;
 mod fp8_block;
 #[cfg(feature = "cuda")]
 mod fp8_channel;
+#[cfg(feature = "cuda")]
+mod fp8_gated;
 #[cfg(feature = "cuda")]
 mod parts;
 #[cfg(feature = "cuda")]

@@ -96,6 +96,9 @@ impl PrefillTile {
             (RowScales::None, _) => {
                 &[[128, 256, 64, 8, 1], [128, 128, 64, 4, 2], [64, 256, 64, 4, 1]]
             }
+            (RowScales::Groups, _) if form == PrefillForm::SiluAndMultiply => {
+                &[[128, 128, 128, 8, 1], [64, 128, 128, 4, 2]]
+            }
             (RowScales::Groups, Some([rows, columns])) if rows % 128 != 0 || columns % 128 != 0 => {
                 &[[64, 64, 128, 4, 3], [64, 64, 64, 4, 3], [64, 32, 64, 4, 3]]
             }
@@ -149,9 +152,14 @@ impl PrefillTile {
             return Err(fail(format!("rows that divide blocks of {block_size}")));
         }
         if !layout.rows.is_multiple_of(form.parts())
-            || (form != PrefillForm::Sums && RowScales::of(layout) != RowScales::None)
+            || (form != PrefillForm::Sums && RowScales::of(layout) == RowScales::Rows)
         {
-            let allowed = "gate and up of plain numbers";
+            let allowed = "gate and up without scales that come last";
+            return Err(MoeError::config("weights", format!("{layout:?}"), allowed));
+        }
+        let whole = |[rows, _]: [usize; 2]| (layout.rows / form.parts()).is_multiple_of(rows);
+        if form != PrefillForm::Sums && !layout.scale_block.is_none_or(whole) {
+            let allowed = "gates in whole scale blocks";
             return Err(MoeError::config("weights", format!("{layout:?}"), allowed));
         }
         // The copy engine moves rows of a multiple of sixteen bytes.
@@ -178,6 +186,8 @@ impl PrefillTile {
             // With one step, the small one of two that share a multiprocessor runs out of registers.
             (RowScales::None, _, 2) => &[(4, 4), (2, 4), (3, 4)],
             (RowScales::None, ..) => &[(4, 4), (2, 4), (1, 4)],
+            // Gate and up of a tile.
+            (_, 64, 2) if self.columns < 128 => &[(2, 1), (3, 1)],
             (_, 64, 2) => &[(3, 4), (2, 1)],
             (_, 64, _) => &[(3, 1)],
             _ => &[(4, 1), (3, 1), (2, 1)],
@@ -242,7 +252,14 @@ mod tests {
     fn gate_and_up_share_a_tile() {
         let columns = |form| PrefillTile::candidates(&layout(1536, 2048, None), form)[0].columns;
         assert_eq!([PrefillForm::Sums, PrefillForm::SiluAndMultiply].map(columns), [256, 128]);
-        let scaled = layout(1536, 2048, Some([128, 128]));
-        assert!(PrefillTile::candidates(&scaled, PrefillForm::SiluAndMultiply).is_empty());
+        let scaled = |block| {
+            let layout = layout(1536, 2048, Some(block));
+            let tiles = PrefillTile::candidates(&layout, PrefillForm::SiluAndMultiply);
+            tiles.into_iter().map(|tile| [tile.rows, tile.columns]).collect::<Vec<_>>()
+        };
+        assert_eq!([[128; 2], [64, 128]].map(scaled), [const { [[128, 64], [64, 64]] }; 2]);
+        for block in [[32, 128], [128, 64], [1, 2048], [768, 2048], [512, 128]] {
+            assert!(scaled(block).is_empty(), "{block:?}");
+        }
     }
 }

@@ -69,13 +69,14 @@ fn steps_seconds(gpu: &GpuCeilings, shape: &ExpertsShape, way: Way, tokens: usiz
         (GpuPath::Aligned { .. }, GemmFamily::Prefill) => {
             let permuted = 2.0 * shape.row_bytes(GpuProduct::GateUp);
             let permute = LAUNCH + pairs * permuted / gpu.read;
-            let activate = match shape.prefill_form(GpuProduct::GateUp) {
-                PrefillForm::SiluAndMultiply => 0.0,
-                PrefillForm::Sums => {
-                    let sums = (4 * shape.intermediate_size) as f64;
-                    LAUNCH + pairs * (sums + shape.row_bytes(GpuProduct::Down)) / gpu.read
-                }
+            // What FP8 rows of the second product are made of: gate and up in float32, or one number.
+            let sums = match (shape.prefill_form(GpuProduct::GateUp), shape.format) {
+                (PrefillForm::SiluAndMultiply, Format::Bf16 | Format::F16) => 0,
+                (PrefillForm::SiluAndMultiply, _) => 4 * shape.intermediate_size,
+                (PrefillForm::Sums, _) => 8 * shape.intermediate_size,
             };
+            let row = sums as f64 + shape.row_bytes(GpuProduct::Down);
+            let activate = if sums > 0 { LAUNCH + pairs * row / gpu.read } else { 0.0 };
             ALIGN + permute + activate + combine
         }
     }

@@ -9,10 +9,10 @@ use crate::activation::Activation;
 use crate::activation::cuda::{ActivateQuantize, ActivationForm, GateUp};
 use crate::grouped_gemm::decode::DecodeShape;
 use crate::grouped_gemm::decode::cuda::{BlockSlices, WeightSlices};
-use crate::grouped_gemm::prefill::PrefillTile;
 use crate::grouped_gemm::prefill::cuda::{
     Blocks, Fp8Operand, HalfElement, PrefillFp8Gemm, PrefillGemm,
 };
+use crate::grouped_gemm::prefill::{PrefillForm, PrefillTile};
 use crate::permute::cuda::Permute;
 use crate::plan::gpu::{ExpertsShape, GpuProduct, Tile, Way};
 use crate::quant::activations::cuda::{InputRows, Placement, Quantize, QuantizedRows, ScaleLayout};
@@ -36,10 +36,12 @@ enum Steps<A: HalfElement> {
     },
     Fp8 {
         quantize: Quantize<A>,
-        // Rounded to 16 bits, gate and up would move codes of the second product.
+        // Rounded to 16 bits, gate and up or what becomes of them would move codes of the second.
         first: PrefillFp8Gemm<f32>,
         activate: ActivateQuantize<f32>,
         second: PrefillFp8Gemm<A>,
+        /// Numbers a row that the first product stores.
+        stored: usize,
     },
 }
 
@@ -70,17 +72,27 @@ impl<A: HalfElement> PrefillChain<A> {
             let (first, second) = (product(0)?, product(1)?);
             Steps::Plain { permute: Permute::load(kernels, hidden_size, top_k)?, first, second }
         } else {
-            let activation = Activation::Silu;
-            let form = ActivationForm { activation, intermediate_size, sorted: true };
-            let first = PrefillFp8Gemm::load(kernels, &layouts[0], tiles[0], block_size)?;
-            let second = PrefillFp8Gemm::load(kernels, &layouts[1], tiles[1], block_size)?;
             let placement = Placement::Sorted { top_k };
             let [of_rows, of_inner] = layouts.map(|layout| granularity(&layout));
+            let form = sizes.prefill_form(GpuProduct::GateUp);
+            let activate = match form {
+                PrefillForm::SiluAndMultiply => {
+                    ActivateQuantize::load_activated(kernels, intermediate_size, of_inner)?
+                }
+                PrefillForm::Sums => {
+                    let activation = Activation::Silu;
+                    let form = ActivationForm { activation, intermediate_size, sorted: true };
+                    ActivateQuantize::load(kernels, form, of_inner)?
+                }
+            };
+            let (first, second) = (&layouts[0], &layouts[1]);
+            let sums = PrefillForm::Sums;
             Steps::Fp8 {
                 quantize: Quantize::load(kernels, hidden_size, of_rows, placement)?,
-                first,
-                activate: ActivateQuantize::load(kernels, form, of_inner)?,
-                second,
+                first: PrefillFp8Gemm::load(kernels, first, form, tiles[0], block_size)?,
+                activate,
+                second: PrefillFp8Gemm::load(kernels, second, sums, tiles[1], block_size)?,
+                stored: first.rows / form.parts(),
             }
         };
         Ok(Self { shape, block_size, steps })
@@ -111,7 +123,7 @@ impl<A: HalfElement> PrefillChain<A> {
                 first.launch(stream, blocks, memory.rows.slice(), w13, &mut inner)?;
                 second.launch(stream, blocks, inner.as_slice(), w2, &mut out)
             }
-            Steps::Fp8 { quantize, first, activate, second } => {
+            Steps::Fp8 { quantize, first, activate, second, stored } => {
                 let layout = ScaleLayout::ByGroup { rows: positions };
                 let input = InputRows {
                     values: step.hidden_states,
@@ -125,7 +137,7 @@ impl<A: HalfElement> PrefillChain<A> {
                     scales: of.scales,
                 });
                 let mut gate_up = memory.gate_up.slice_mut();
-                let mut gate_up = gate_up.range_mut(0, positions * 2 * intermediate_size)?;
+                let mut gate_up = gate_up.range_mut(0, positions * stored)?;
                 first.launch(stream, blocks, memory.codes.operand(), w13, &mut gate_up)?;
                 let gate_up = GateUp {
                     rows: gate_up.as_slice(),
@@ -198,6 +210,7 @@ impl<A: HalfElement> PrefillMemory<A> {
     ) -> Result<Self, MoeError> {
         let layout = |product| shape.stack_layout(product).ok_or_else(|| shape.without_kernels());
         let (first, second) = (layout(GpuProduct::GateUp)?, layout(GpuProduct::Down)?);
+        let form = shape.prefill_form(GpuProduct::GateUp);
         let [plain, scaled] = match first.scale_block {
             None => [positions, 0],
             Some(_) => [0, positions],
@@ -205,7 +218,7 @@ impl<A: HalfElement> PrefillMemory<A> {
         Ok(Self {
             rows: DeviceBuffer::zeroed(context, plain * first.columns)?,
             codes: Codes::new(context, positions, &first)?,
-            gate_up: DeviceBuffer::zeroed(context, scaled * first.rows)?,
+            gate_up: DeviceBuffer::zeroed(context, scaled * first.rows / form.parts())?,
             inner: DeviceBuffer::zeroed(context, plain * second.columns)?,
             inner_codes: Codes::new(context, positions, &second)?,
         })
