@@ -18,7 +18,7 @@ use super::PackWeight;
 use crate::MoeError;
 
 /// Pairs that one block packs.
-const BLOCK: usize = 1024;
+const BLOCK: usize = 512;
 
 #[cutile::module]
 mod kernels {
