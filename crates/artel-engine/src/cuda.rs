@@ -45,6 +45,9 @@ const AWAITED: [u32; 1] = [0];
 
 /// Runs a model on a GPU.
 pub struct CudaRunner {
+    /// By rows, smallest first; none before the cache has its place. First, so that graphs go before the
+    /// kernels that they launch.
+    graphs: Vec<(usize, Graph)>,
     model: CudaModel,
     info: RunnerInfo,
     stream: Stream,
@@ -55,8 +58,6 @@ pub struct CudaRunner {
     running: VecDeque<usize>,
     /// Row of logits of each sequence in the latest step, where its token was chosen.
     chosen_rows: Vec<Option<usize>>,
-    /// By rows, smallest first; none before the cache has its place.
-    graphs: Vec<(usize, Graph)>,
     counters: ExpertCounters,
     /// Tokens of the latest step that is complete, and how its experts were served.
     path: (usize, String),
