@@ -60,10 +60,11 @@ pub(super) fn make(root: &Path) -> anyhow::Result<Vec<String>> {
     };
     let mut page = format!(
         "# Whole models on a GPU\n\nGenerated from `{RESULTS}` by `cargo xtask bench-report`; measured \
-         by\n\n```\n{COMMAND}\n```\n\nOne NVIDIA H200, dummy weights, prompts of 1,024 tokens, greedy. \
+         by\n\n```\n{COMMAND}\n```\n\nOne NVIDIA H200, dummy weights, prompts of 1,024 tokens, tokens drawn \
+         at temperature 1. \
          Time to the first token: from the prompts to the first token of all of them. Time of a token: \
          median step that only decodes. Floors: the weights of the experts that the steps touched, all \
-         other weights and the keys and values that are read, over 4.37 TB/s; the operations of the \
+         other weights and the keys and values that are read, over 4.35 TB/s; the operations of the \
          prompts over the measured peak of the matrix units. Host: what the host works in a step, beside \
          the GPU. Commit {}, {}.\n",
         first.commit, first.date
