@@ -82,7 +82,8 @@ fn the_peer_stands_beside_the_rows_that_it_was_measured_for() {
     });
     put(folder.path(), "benches/results/h200/small-steps.json", &steps);
     let missing = xtask::report::make(folder.path()).unwrap();
-    assert!(missing.iter().all(|sentence| sentence.contains("docs/eplb.md")), "{missing:?}");
+    assert!(!missing.iter().any(|sentence| sentence.contains("gpu-layer")), "{missing:?}");
+    assert!(!missing.iter().any(|sentence| sentence.contains("small-steps")), "{missing:?}");
 
     let page = page(folder.path(), "gpu-layer.md");
     let with_peer = "| 8 | 50.0 | 40.0 | 80 % | 100.0 | 2.00 | 3.50 | 18 | 56.8 | 2.5e-3 | direct";
@@ -95,6 +96,31 @@ fn the_peer_stands_beside_the_rows_that_it_was_measured_for() {
     assert!(picture("gpu-layer-a.svg").contains("another 1.0, uniform routing"));
     assert!(!picture("gpu-layer-b.svg").contains("another"));
     assert!(picture("gpu-layer.svg").contains("Artel, b"));
+}
+
+#[test]
+fn whole_models_stand_beside_their_floors() {
+    let folder = workspace();
+    let batch = json!({
+        "batch_size": 16,
+        "steps": {
+            "times": {
+                "first_token_seconds": 0.5, "decode_step_seconds": 0.004,
+                "decode_step_host_seconds": 0.0001, "decode_step_active_experts": 61.5
+            },
+            "first_token_floor_seconds": 0.25, "decode_step_floor_seconds": 0.003
+        }
+    });
+    let record = json!({
+        "model": "a-model", "format": "bf16", "commit": "c0ffee", "date": "2026-01-02",
+        "batches": [batch]
+    });
+    put(folder.path(), "benches/results/h200/serving/a-model.json", &record);
+    let missing = xtask::report::make(folder.path()).unwrap();
+    assert!(!missing.iter().any(|sentence| sentence.contains("gpu-serving")), "{missing:?}");
+    let page = page(folder.path(), "gpu-serving.md");
+    let row = "| 16 | 500.0 | 250.0 | 50 % | 4.00 | 3.00 | 75 % | 4000 | 0.100 | 61.5 |";
+    assert!(page.contains("## a-model") && page.contains(row), "{page}");
 }
 
 #[test]

@@ -24,8 +24,7 @@ const COLORS: [RGBColor; 6] = [
 ];
 
 /// Writes `docs/cpu-layer.*` and, from what there is of it, `docs/gpu-layer*`, `docs/gpu-serving.md`
-/// and `docs/eplb*`. Gives
-/// back a sentence for every measurement that is missing.
+/// and `docs/eplb*`. Gives back a sentence for every measurement that is missing.
 ///
 /// # Errors
 /// When the record of the CPU is missing, a record is malformed, or `docs/` cannot be written.
