@@ -13,7 +13,8 @@ use super::{chart, read, write};
 /// Where the measurements lie.
 const RESULTS: &str = "benches/results/h200";
 /// What makes them.
-const COMMAND: &str = "artel bench layer --device cuda --save-result benches/results/h200";
+pub(super) const COMMAND: &str =
+    "artel bench layer --device cuda --save-result benches/results/h200";
 /// Another implementation on the same GPU.
 const PEER: &str = "benches/peers/vllm-0.22-h200.json";
 /// Times of the small steps, beside the shapes.
@@ -80,7 +81,7 @@ pub(super) struct Row {
     terabytes_per_second: f64,
     teraflops: f64,
     experts_touched: f64,
-    relative_error: f64,
+    pub(super) relative_error: f64,
 }
 
 /// Times of another implementation.
@@ -125,6 +126,11 @@ impl Record {
         routings
     }
 
+    /// Number format of the experts.
+    pub(super) fn format(&self) -> &str {
+        &self.sizes.format
+    }
+
     pub(super) fn rows_of<'a>(&'a self, routing: &'a str) -> impl Iterator<Item = &'a Row> {
         self.rows.iter().filter(move |row| row.routing == routing)
     }
@@ -136,7 +142,7 @@ impl Record {
 /// When a record is malformed, or `docs/` cannot be written.
 pub(super) fn make(root: &Path) -> anyhow::Result<Vec<String>> {
     let mut missing = Vec::new();
-    let records = records(&root.join(RESULTS))?;
+    let records = records(root)?;
     if records.is_empty() {
         missing.push(format!(
             "docs/gpu-layer.md is not made: no experts-*.json in {RESULTS}; on a machine with the \
@@ -173,11 +179,16 @@ pub(super) fn make(root: &Path) -> anyhow::Result<Vec<String>> {
     Ok(missing)
 }
 
-fn records(folder: &Path) -> anyhow::Result<Vec<Record>> {
+/// All of them, in the order of their files.
+///
+/// # Errors
+/// When a record is malformed or its folder cannot be listed.
+pub(super) fn records(root: &Path) -> anyhow::Result<Vec<Record>> {
+    let folder = root.join(RESULTS);
     if !folder.exists() {
         return Ok(Vec::new());
     }
-    let list = std::fs::read_dir(folder)
+    let list = std::fs::read_dir(&folder)
         .with_context(|| format!("cannot list {}", folder.display()))?
         .map(|entry| Ok(entry?.path()));
     let mut paths = list.collect::<std::io::Result<Vec<PathBuf>>>()?;

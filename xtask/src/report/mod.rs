@@ -3,6 +3,7 @@
 mod chart;
 mod cpu;
 mod eplb;
+mod formats;
 mod gpu;
 mod serving;
 mod small_steps;
@@ -23,8 +24,8 @@ const COLORS: [RGBColor; 6] = [
     RGBColor(140, 86, 75),
 ];
 
-/// Writes `docs/cpu-layer.*` and, from what there is of it, `docs/gpu-layer*`, `docs/gpu-serving.md`
-/// and `docs/eplb*`. Gives back a sentence for every measurement that is missing.
+/// Writes `docs/cpu-layer.*` and, from what there is of it, `docs/gpu-layer*`, `docs/gpu-serving.md`,
+/// `docs/formats.md` and `docs/eplb*`. Gives back a sentence for every measurement that is missing.
 ///
 /// # Errors
 /// When the record of the CPU is missing, a record is malformed, or `docs/` cannot be written.
@@ -32,6 +33,7 @@ pub fn make(root: &Path) -> anyhow::Result<Vec<String>> {
     cpu::make(root)?;
     let mut missing = gpu::make(root)?;
     missing.extend(serving::make(root)?);
+    missing.extend(formats::make(root)?);
     missing.extend(eplb::make(root)?);
     Ok(missing)
 }

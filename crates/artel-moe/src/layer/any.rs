@@ -10,7 +10,7 @@ use crate::dispatch::{CopyChoice, ExpertParallel, RankedLayer};
 use crate::eplb::LayerPlan;
 use crate::eplb::map_and_record::PlacementRule;
 use crate::plan::MoePlan;
-use crate::quant::{self, Format, each_format, for_each_format, map_format};
+use crate::quant::{self, Element, Format, each_format, for_each_format, map_format};
 use crate::router::{Gate, Router, TopK};
 use crate::weights::AnyExperts;
 #[cfg(feature = "cuda")]
@@ -138,6 +138,22 @@ impl AnyMoeLayer {
         out: &mut [f32],
     ) -> Result<(), MoeError> {
         each_layer!(self, ws, |layer, ws| layer.experts_f32(hidden_states, topk, ws, out))
+    }
+
+    /// What [`experts`](Self::experts) has to come to, in float64, as
+    /// [`MoeLayer::experts_reference`] defines it: naive and slow.
+    ///
+    /// # Errors
+    /// As [`MoeLayer::experts_reference`].
+    pub fn experts_reference(
+        &self,
+        hidden_states: &[f32],
+        topk: &TopK,
+    ) -> Result<Vec<f64>, MoeError> {
+        each_format!(Self, self, |layer| {
+            let narrowed: Vec<_> = hidden_states.iter().map(|&x| Element::from_f32(x)).collect();
+            layer.experts_reference(&narrowed, topk)
+        })
     }
 
     /// Pairs of each expert in the forwards of this layer since the last time, `[E]`, when

@@ -31,10 +31,9 @@ impl<F: GroupedFormat, Dots: Kernel<F>, const DOT_ROWS: usize> Kernel<F>
     for GroupedAmx<Dots, DOT_ROWS>
 {
     fn name(&self) -> &'static str {
-        match (DOT_ROWS, F::CODE.bits()) {
-            (0, _) => "amx",
-            (_, 4) => "amx, dots to 4 rows",
-            _ => "amx, fma to 4 rows",
+        match DOT_ROWS {
+            0 => "amx",
+            _ => "amx, dots to 4 rows",
         }
     }
 

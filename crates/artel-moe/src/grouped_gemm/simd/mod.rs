@@ -7,6 +7,8 @@ mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
 #[cfg(target_arch = "x86_64")]
+mod e4m3_dots;
+#[cfg(target_arch = "x86_64")]
 mod few_rows;
 #[cfg(target_arch = "x86_64")]
 mod fp8_decode;
@@ -17,7 +19,7 @@ mod grouped;
 mod grouped_amx;
 mod int8;
 #[cfg(target_arch = "x86_64")]
-mod nibble_dots;
+mod part_dots;
 mod portable;
 #[cfg(target_arch = "x86_64")]
 mod tiles;
@@ -54,7 +56,10 @@ macro_rules! kernels {
     )* };
 }
 #[cfg(target_arch = "x86_64")]
-use {avx512::Lanes16, few_rows::FEW_ROWS, grouped_amx::GroupedAmx, nibble_dots::NibbleDots};
+use {
+    avx512::Lanes16, e4m3_dots::E4m3Dots, few_rows::FEW_ROWS, grouped_amx::GroupedAmx,
+    part_dots::PartDots,
+};
 
 // Vectors treat any number of rows alike. Tiles alone cost up to twice the time of dot products at
 // 1 to 4 rows of small bfloat16 experts, and nothing where weights come from memory; dot products
@@ -92,11 +97,11 @@ macro_rules! grouped_kernels {
     )* };
 }
 grouped_kernels!(
-    Int8W8A16, GroupedKernel::<Lanes16>::NEW;
-    Int4W4A16, NibbleDots::<Int4W4A16>::NEW;
-    Nvfp4, NibbleDots::<Nvfp4>::NEW;
-    Mxfp4, NibbleDots::<Mxfp4>::NEW;
-    Mxfp8, GroupedKernel::<Lanes16>::NEW
+    Int8W8A16, PartDots::<Int8W8A16>::NEW;
+    Int4W4A16, PartDots::<Int4W4A16>::NEW;
+    Nvfp4, PartDots::<Nvfp4>::NEW;
+    Mxfp4, PartDots::<Mxfp4>::NEW;
+    Mxfp8, E4m3Dots
 );
 
 impl GemmFormat for Int8W8A8 {

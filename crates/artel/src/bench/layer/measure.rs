@@ -12,6 +12,7 @@ use artel_moe::router::{Gate, Router, RoutingMethod, TopK};
 use artel_moe::weights::AnyExperts;
 use rand::{SeedableRng, seq::index::sample};
 use rand_chacha::ChaCha8Rng;
+use rayon::prelude::*;
 
 use super::ceilings::{gemm_crate_gigaflops, median, read_rate};
 use super::report::{Report, Row};
@@ -55,6 +56,9 @@ pub fn layer(
             microseconds: timed.microseconds,
             microseconds_min: timed.microseconds_min,
             weight_bytes: timed.experts_touched * layers.bytes_per_expert as f64,
+            bytes_per_weight: layers.bytes_per_expert as f64
+                / (3 * shape.hidden_size * shape.intermediate_size) as f64,
+            relative_error: timed.relative_error,
             operations: (6 * rows * shape.hidden_size * shape.intermediate_size) as f64,
             read_gigabytes_per_second: read_rate,
             gemm_crate_gigaflops: gemm,
@@ -65,6 +69,10 @@ pub fn layer(
 
 /// Rows of the dense product that a batch is compared with, at most: beyond, its rate is constant.
 const GEMM_ROWS_MAX: usize = 4096;
+/// Tokens of a batch that are compared with the definition.
+const CHECKED_TOKENS: usize = 4;
+/// Largest relative error of a result whose time counts.
+const ERROR_MAX: f64 = 5e-3;
 
 impl Layers {
     fn new(options: &Options, shape: &LayerShape, format: Format) -> Result<Self> {
@@ -103,6 +111,8 @@ struct Timed {
     microseconds_min: f64,
     /// Mean number of different experts of a step.
     experts_touched: f64,
+    /// Of the last step, against float64.
+    relative_error: f64,
 }
 
 /// One batch size: at least `seconds_per_row` and at least nine steps, each with a new routing.
@@ -112,7 +122,7 @@ fn time(options: &Options, shape: &LayerShape, layers: &Layers, tokens: usize) -
     let mut out = vec![0f32; hidden_states.len()];
     let mut ws = AnyWorkspace::new(options.features);
     let (mut times, mut touched) = (Vec::new(), Vec::new());
-    let mut spent = 0.0;
+    let (mut spent, mut relative_error) = (0.0, f64::NAN);
     for step in 0.. {
         let topk = uniform_routing(&mut rng, tokens, shape.top_k, layers.num_experts);
         let layer = &layers.layers[step % layers.layers.len()];
@@ -127,12 +137,41 @@ fn time(options: &Options, shape: &LayerShape, layers: &Layers, tokens: usize) -
         touched.push(distinct(&topk.ids, layers.num_experts) as f64);
         spent += seconds;
         if spent >= options.seconds_per_row && times.len() >= 9 {
+            relative_error = compare(layer, &hidden_states, &topk, &out)?;
             break;
         }
     }
+    ensure!(
+        relative_error <= ERROR_MAX,
+        "{tokens} tokens of {}: the error against float64 is {relative_error:.1e}, expected \
+         {ERROR_MAX:.0e} at most; no time stands for a wrong result",
+        shape.name
+    );
     let microseconds_min = times.iter().copied().fold(f64::INFINITY, f64::min);
     let experts_touched = touched.iter().sum::<f64>() / touched.len() as f64;
-    Ok(Timed { microseconds: median(times), microseconds_min, experts_touched })
+    Ok(Timed { microseconds: median(times), microseconds_min, experts_touched, relative_error })
+}
+
+/// `|out - definition| / |definition|` over the first tokens of a batch.
+fn compare(layer: &AnyMoeLayer, hidden_states: &[f32], topk: &TopK, out: &[f32]) -> Result<f64> {
+    let sizes = layer.config().shape();
+    let (hidden_size, top_k) = (sizes.hidden_size, sizes.top_k);
+    let of_token = |token: usize| -> Result<[f64; 2]> {
+        let (row, pairs) = (token * hidden_size, token * top_k);
+        let topk = TopK {
+            ids: topk.ids[pairs..pairs + top_k].to_vec(),
+            weights: topk.weights[pairs..pairs + top_k].to_vec(),
+            top_k,
+        };
+        let expected = layer.experts_reference(&hidden_states[row..row + hidden_size], &topk)?;
+        Ok(expected.iter().zip(&out[row..]).fold([0.0; 2], |[error, norm], (expected, &found)| {
+            [error + (expected - f64::from(found)).powi(2), norm + expected.powi(2)]
+        }))
+    };
+    let tokens = (hidden_states.len() / hidden_size).min(CHECKED_TOKENS);
+    let squares = (0..tokens).into_par_iter().map(of_token).collect::<Result<Vec<_>>>()?;
+    let sum = |part: usize| squares.iter().map(|squares| squares[part]).sum::<f64>();
+    Ok((sum(0) / sum(1)).sqrt())
 }
 
 /// Every token's experts are different and equally likely.

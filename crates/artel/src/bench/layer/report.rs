@@ -25,8 +25,12 @@ pub struct Row {
     pub microseconds_min: f64,
     /// Bytes of the weights of the experts that a step touches, mean.
     pub weight_bytes: f64,
+    /// Bytes of the experts over their numbers, scales included.
+    pub bytes_per_weight: f64,
     /// Operations of a step; a multiply-add is two.
     pub operations: f64,
+    /// Of the result, against float64 on the same stored weights.
+    pub relative_error: f64,
     /// Rate at which this machine reads these weights and does nothing else.
     pub read_gigabytes_per_second: f64,
     /// Rate of the `gemm` crate on an equal dense product in float32.
@@ -56,6 +60,10 @@ pub struct RecordRow {
     pub share_of_ceiling: f64,
     /// Weights of touched experts, 1e9 bytes a second.
     pub gigabytes_per_second: f64,
+    /// Bytes of the experts over their numbers, scales included.
+    pub bytes_per_weight: f64,
+    /// Of the result, against float64 on the same stored weights.
+    pub relative_error: f64,
     /// Share of the rate at which this machine reads the same weights.
     pub share_of_read_bandwidth: f64,
     /// 1e9 operations a second.
@@ -97,7 +105,7 @@ impl Report {
             self.ceilings.gigaflops(Format::F32)
         );
         println!(
-            "{:>14} {:>12} {:>6} {:>10} {:>10} {:>7} {:>7} {:>8} {:>7} {:>7}",
+            "{:>14} {:>12} {:>6} {:>10} {:>10} {:>7} {:>7} {:>8} {:>7} {:>7} {:>7}",
             "shape",
             "format",
             "tokens",
@@ -107,7 +115,8 @@ impl Report {
             "GB/s",
             "of read",
             "GFLOP/s",
-            "x gemm"
+            "x gemm",
+            "error"
         );
     }
 
@@ -131,6 +140,8 @@ impl Report {
             floor_microseconds,
             share_of_ceiling: floor_microseconds / row.microseconds,
             gigabytes_per_second,
+            bytes_per_weight: row.bytes_per_weight,
+            relative_error: row.relative_error,
             share_of_read_bandwidth: gigabytes_per_second / read,
             gigaflops,
             times_gemm_crate: gigaflops / row.gemm_crate_gigaflops,
@@ -145,7 +156,7 @@ impl Report {
 impl RecordRow {
     fn print(&self) {
         println!(
-            "{:>14} {:>12} {:>6} {:>10.0} {:>10.0} {:>6.0}% {:>7.1} {:>7.0}% {:>7.0} {:>7.2}",
+            "{:>14} {:>12} {:>6} {:>10.0} {:>10.0} {:>6.0}% {:>7.1} {:>7.0}% {:>7.0} {:>7.2} {:>7.1e}",
             self.shape,
             self.format,
             self.tokens,
@@ -156,6 +167,7 @@ impl RecordRow {
             100.0 * self.share_of_read_bandwidth,
             self.gigaflops,
             self.times_gemm_crate,
+            self.relative_error,
         );
     }
 }
