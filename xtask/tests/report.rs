@@ -124,6 +124,35 @@ fn whole_models_stand_beside_their_floors() {
 }
 
 #[test]
+fn formats_stand_in_one_table() {
+    let folder = workspace();
+    let missing = xtask::report::make(folder.path()).unwrap();
+    assert!(missing.iter().any(|sentence| sentence.contains("formats.json")), "{missing:?}");
+    let row = |format: &str, tokens: u32, microseconds: f64| {
+        json!({
+            "shape": "small", "format": format, "tokens": tokens, "microseconds": microseconds,
+            "share_of_ceiling": 0.5, "bytes_per_weight": 0.53125, "relative_error": 0.001 * f64::from(tokens)
+        })
+    };
+    let rows = [row("bf16", 1, 40.0), row("bf16", 2, 60.0), row("mxfp4", 1, 16.0)];
+    let record = json!({"commit": "c0ffee", "date": "2026-01-02", "rows": rows});
+    put(folder.path(), "benches/results/cpu/formats.json", &record);
+    let score = json!({"total": {"problems": 1000, "right": 998}});
+    put(folder.path(), "benches/results/cpu/arithmetic-bf16.json", &score);
+    let mut gpu = gpu_record("m2.5-tp2-mxfp4");
+    gpu["sizes"]["format"] = json!("mxfp4");
+    put(folder.path(), "benches/results/h200/experts-m2.5-tp2-mxfp4.json", &gpu);
+    let missing = xtask::report::make(folder.path()).unwrap();
+    let lacks = |what: &str| missing.iter().any(|sentence| sentence.contains(what));
+    assert!(lacks("arithmetic-mxfp4.json") && lacks("m2.5-tp2-… in bf16"), "{missing:?}");
+    assert!(!lacks("arithmetic-bf16.json") && !lacks("m2.5-tp2-… in mxfp4"), "{missing:?}");
+    let page = page(folder.path(), "formats.md");
+    assert!(page.contains("| bf16 | 0.531 | 2.0e-3 |  | 998 of 1000 | | | | |"), "{page}");
+    assert!(page.contains("| mxfp4 | 0.531 | 1.0e-3 | 2.5e-3 |  | | 50.0 (80 %) | | |"), "{page}");
+    assert!(page.contains("| mxfp4 | 16 (50 %, 2.50x) | |"), "{page}");
+}
+
+#[test]
 fn placements_are_compared_from_what_was_simulated() {
     let folder = workspace();
     let row = |policy: &str, imbalance: f64, redundancy: serde_json::Value| {
