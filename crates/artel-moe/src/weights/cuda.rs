@@ -2,7 +2,7 @@
 
 use artel_device::cuda::{Context, DeviceBuffer, DeviceSlice};
 
-use super::words::WordLayout;
+use super::words::{ExpertWords, WordLayout};
 use super::{ExpertMatrices, ExpertWeights, StackLayout};
 use crate::MoeError;
 use crate::config::MoeConfig;
@@ -68,8 +68,9 @@ impl DeviceMatrices {
         let mut numbers = context.buffer(layout.experts * layout.number_bytes_per_expert())?;
         let mut scales = context.buffer(layout.experts * layout.scales_per_expert())?;
         let (of_codes, of_scales) = (layout.number_bytes_per_expert(), words.scales_per_expert());
+        let mut all = ExpertWords::new(&words);
         for expert in 0..layout.experts {
-            let all = words.words_of(matrices.matrix(expert))?;
+            words.write_words(matrices.matrix(expert), &mut all)?;
             numbers.write(expert * of_codes, bytemuck::cast_slice(&all.codes))?;
             scales.write(expert * of_scales, bytemuck::cast_slice::<u32, f32>(&all.scales))?;
             let globals = layout.experts * of_scales + expert * words.parts;

@@ -55,28 +55,31 @@ impl WordLayout {
         self.parts * self.rows * self.scale_words()
     }
 
-    /// The words of one expert, the words of its scales, and the scale of each part.
+    /// Writes the words of one expert, the words of its scales, and the scale of each part to `out`,
+    /// which was [made](ExpertWords::new) for this layout and may hold another expert's.
     ///
     /// # Errors
     /// [`MoeError::Config`] for matrices of other sizes, whose scales are finer than the layout's, or
-    /// whose zero points a byte does not hold.
-    pub fn words_of<M: WeightMatrix>(&self, expert: &Stacked<M>) -> Result<ExpertWords, MoeError> {
+    /// whose zero points a byte does not hold; what `out` holds then means nothing.
+    pub fn write_words<M: WeightMatrix>(
+        &self,
+        expert: &Stacked<M>,
+        out: &mut ExpertWords,
+    ) -> Result<(), MoeError> {
         MoeError::check_shape("parts of an expert's matrix", self.parts, expert.parts().len())?;
-        let mut all = ExpertWords {
-            codes: vec![0; self.words_per_expert()],
-            scales: vec![0; self.scales_per_expert()],
-            globals: Vec::new(),
-        };
-        let codes = all.codes.chunks_mut((self.rows * self.row_words()).max(1));
-        let scales = all.scales.chunks_mut((self.rows * self.scale_words()).max(1));
+        MoeError::check_shape("words of an expert", self.words_per_expert(), out.codes.len())?;
+        MoeError::check_shape("scales of an expert", self.scales_per_expert(), out.scales.len())?;
+        out.globals.clear();
+        let codes = out.codes.chunks_mut((self.rows * self.row_words()).max(1));
+        let scales = out.scales.chunks_mut((self.rows * self.scale_words()).max(1));
         for ((part, codes), scales) in expert.parts().iter().zip(codes).zip(scales) {
             MoeError::check_shape("rows of a part", self.rows, part.rows())?;
             MoeError::check_shape("columns of a part", self.columns, part.columns())?;
             self.write_codes(part, codes);
             self.write_scales(part, scales)?;
-            all.globals.push(part.global_scale().unwrap_or(1.0));
+            out.globals.push(part.global_scale().unwrap_or(1.0));
         }
-        Ok(all)
+        Ok(())
     }
 
     fn write_codes<M: WeightMatrix>(&self, part: &M, words: &mut [u32]) {
@@ -87,27 +90,36 @@ impl WordLayout {
             WordCode::Int8 | WordCode::Int8Rows => rows.for_each(|(words, row)| {
                 bytemuck::cast_slice_mut::<u32, u8>(words)[..self.columns].copy_from_slice(row);
             }),
-            code => rows.for_each(|(words, row)| {
-                for (step, words) in words.chunks_mut(32).enumerate() {
-                    let bytes = bytemuck::cast_slice_mut::<u32, u8>(words);
-                    for (index, byte) in bytes.iter_mut().enumerate() {
-                        let column = step * 2 * BLOCK + index;
-                        let [lower, upper] =
-                            [column, column + BLOCK].map(|at| self.nibble(row, at));
-                        *byte = if code == WordCode::Int4 {
-                            lower | upper << 4
-                        } else {
-                            planes(lower, upper)
-                        };
-                    }
-                }
+            WordCode::Int4 => rows.for_each(|(words, row)| {
+                self.write_planes(row, words, |lower, upper| lower | upper << 4);
             }),
+            WordCode::Mxfp4 | WordCode::Nvfp4 => {
+                rows.for_each(|(words, row)| self.write_planes(row, words, planes));
+            }
         }
     }
 
-    /// The code of a column, zero behind the last.
-    fn nibble(&self, row: &[u8], column: usize) -> u8 {
-        if column < self.columns { row[column / 2] >> (column % 2 * 4) & 15 } else { 0 }
+    /// Both planes of every step of a row. `join` brings together two codes of each plane, one a
+    /// byte: two at a time are simple enough to become vectors.
+    fn write_planes(&self, row: &[u8], words: &mut [u32], join: impl Fn(u16, u16) -> u16) {
+        for (words, codes) in words.chunks_mut(32).zip(row.chunks(BLOCK)) {
+            let mut filled = [0; BLOCK];
+            let codes = if codes.len() == BLOCK {
+                codes
+            } else {
+                filled[..codes.len()].copy_from_slice(codes);
+                if !self.columns.is_multiple_of(2) {
+                    // Behind the last column is whatever the checkpoint has there.
+                    filled[codes.len() - 1] &= 15;
+                }
+                &filled
+            };
+            let (lower, upper) = codes.split_at(BLOCK / 2);
+            let pairs = bytemuck::cast_slice_mut::<u32, u16>(words);
+            for ((pair, &lower), &upper) in pairs.iter_mut().zip(lower).zip(upper) {
+                *pair = join(spread(lower), spread(upper)).to_le();
+            }
+        }
     }
 
     fn write_scales<M: WeightMatrix>(&self, part: &M, words: &mut [u32]) -> Result<(), MoeError> {
@@ -122,39 +134,67 @@ impl WordLayout {
                 return Err(MoeError::config("scales of weights", format!("{grid:?}"), allowed));
             }
         };
-        let (scales, zero_points) = (part.scales(), part.zero_points());
-        if zero_points.is_some() && !self.format.has_zero_points() {
-            let allowed = "none in this format on a GPU";
-            return Err(MoeError::config("zero points of weights", "some", allowed));
-        }
-        let per_word = self.format.scales_per_word();
-        for (word, words) in words.chunks_mut(self.rows.max(1)).enumerate() {
-            for (row, out) in words.iter_mut().enumerate() {
-                for byte in 0..per_word {
-                    let column = (word * per_word + byte) * group;
-                    if column >= self.columns {
-                        break;
-                    }
-                    let place = grid.index(row, column, self.columns);
-                    *out |= match scales {
-                        Scales::E8m0(all) => u32::from(all[place]) << (8 * byte),
-                        Scales::E4m3(all) if all[place] < 0x80 => {
-                            u32::from(all[place]) << (8 * byte)
-                        }
-                        Scales::E4m3(_) => {
-                            let found = scales.get(place);
-                            return Err(MoeError::config("scale of a group", found, "0 or more"));
-                        }
-                        Scales::F32(all) if self.format.has_zero_points() => {
-                            let zero_point = zero_points.map_or(0, |all| all[place] as i8);
-                            with_zero_point(all[place], zero_point)?
-                        }
-                        Scales::F32(all) => all[place].to_bits(),
-                    };
+        match (part.scales(), self.zero_points(part)?) {
+            (Scales::E8m0(all), _) => {
+                self.fill_scales(grid, group, words, |place| u32::from(all[place]));
+            }
+            (Scales::E4m3(all), _) => {
+                if let Some(place) = all.iter().position(|&code| code >= 0x80) {
+                    let found = part.scales().get(place);
+                    return Err(MoeError::config("scale of a group", found, "0 or more"));
                 }
+                self.fill_scales(grid, group, words, |place| u32::from(all[place]));
+            }
+            (Scales::F32(all), Some(zero_points)) => {
+                let zero_point =
+                    |place: usize| zero_points.get(place).map_or(0, |&byte| byte as i8);
+                let word = |place| with_zero_point(all[place], zero_point(place));
+                self.fill_scales(grid, group, words, word);
+            }
+            (Scales::F32(all), None) => {
+                self.fill_scales(grid, group, words, |place| all[place].to_bits());
             }
         }
         Ok(())
+    }
+
+    /// The zero points of a matrix, empty where all are zero; `None` for a format without such.
+    fn zero_points<'a, M: WeightMatrix>(&self, part: &'a M) -> Result<Option<&'a [u8]>, MoeError> {
+        let zero_points = part.zero_points();
+        if !self.format.has_zero_points() {
+            let allowed = "none in this format on a GPU";
+            return match zero_points {
+                None => Ok(None),
+                Some(_) => Err(MoeError::config("zero points of weights", "some", allowed)),
+            };
+        }
+        let zero_points = zero_points.unwrap_or_default();
+        match zero_points.iter().map(|&byte| byte as i8).find(|&zero_point| zero_point < -8) {
+            None => Ok(Some(zero_points)),
+            Some(found) => Err(MoeError::config("zero point of a group", found, "-8 or more")),
+        }
+    }
+
+    /// Words of scales, `[words, rows]`, of what stands at a place of the matrix's scales.
+    fn fill_scales(
+        &self,
+        grid: ScaleGrid,
+        group: usize,
+        words: &mut [u32],
+        scale: impl Fn(usize) -> u32 + Sync,
+    ) {
+        let per_word = self.format.scales_per_word();
+        let next_row = grid.index(1, 0, self.columns);
+        words.par_chunks_mut(self.rows.max(1)).enumerate().for_each(|(word, words)| {
+            let columns = (word * per_word..(word + 1) * per_word).map(|index| index * group);
+            let columns = columns.filter(|&column| column < self.columns);
+            let of_first_row: Vec<usize> =
+                columns.map(|column| grid.index(0, column, self.columns)).collect();
+            for (row, word) in words.iter_mut().enumerate() {
+                let of_row = of_first_row.iter().map(|place| place + row * next_row);
+                *word = of_row.enumerate().map(|(byte, place)| scale(place) << (8 * byte)).sum();
+            }
+        });
     }
 }
 
@@ -169,26 +209,45 @@ pub struct ExpertWords {
     pub globals: Vec<f32>,
 }
 
-/// Two e2m1 numbers in one byte.
-fn planes(lower: u8, upper: u8) -> u8 {
-    let lower = (lower & 8) << 4 | (lower & 7) << 2;
-    let upper = (upper & 8) << 2 | (upper & 4) << 4 | upper & 3;
+impl ExpertWords {
+    /// Zeros, to be written for one expert after the other.
+    pub fn new(layout: &WordLayout) -> Self {
+        Self {
+            codes: vec![0; layout.words_per_expert()],
+            scales: vec![0; layout.scales_per_expert()],
+            globals: Vec::with_capacity(layout.parts),
+        }
+    }
+}
+
+/// The two codes of a byte, each in a byte of its own.
+fn spread(codes: u8) -> u16 {
+    let codes = u16::from(codes);
+    (codes | codes << 4) & 0x0f0f
+}
+
+/// An e2m1 number of each plane in one byte, for both bytes.
+fn planes(lower: u16, upper: u16) -> u16 {
+    let lower = (lower & 0x0808) << 4 | (lower & 0x0707) << 2;
+    let upper = (upper & 0x0808) << 2 | (upper & 0x0404) << 4 | upper & 0x0303;
     lower | upper
 }
 
-/// A scale to 16 bits of mantissa, and what is taken off the codes 0 to 15 in its lowest byte.
-fn with_zero_point(scale: f32, zero_point: i8) -> Result<u32, MoeError> {
-    let code = i16::from(zero_point) + 8;
-    let code = u8::try_from(code)
-        .map_err(|_| MoeError::config("zero point of a group", zero_point, "-8 or more"))?;
+/// A scale to 16 bits of mantissa, and what is taken off the codes 0 to 15 in its lowest byte. The
+/// zero point is -8 or more.
+fn with_zero_point(scale: f32, zero_point: i8) -> u32 {
+    let code = (i32::from(zero_point) + 8) as u32;
     // Rounding up may carry into the exponent, which is then the nearest number, too.
-    Ok((scale.to_bits() + 0x80) & !0xff | u32::from(code))
+    (scale.to_bits() + 0x80) & !0xff | code
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::quant::{Int4W4A16, Mxfp4, NumberFormat, Nvfp4, e2m1_to_f32};
+    use artel_device::HostBuffer;
+
+    use crate::quant::{Int4Matrix, Int4W4A16, Int8W8A8, Int8W8A16, Mxfp4, Nvfp4};
+    use crate::quant::{MatrixTensors, NumberFormat, e2m1_to_f32};
 
     fn value(index: usize) -> f32 {
         ((index * 7919) % 1013) as f32 / 100.0 - 5.0
@@ -219,19 +278,110 @@ mod tests {
 
     #[test]
     fn bytes_of_two_planes_widen_to_the_numbers() {
-        for lower in 0..16 {
-            for upper in 0..16 {
-                let byte = planes(lower, upper);
-                assert_eq!(e2m1_of(byte, false), e2m1_to_f32(lower), "{lower} {upper}");
-                assert_eq!(e2m1_of(byte, true), e2m1_to_f32(upper), "{lower} {upper}");
+        for lower in 0..16u8 {
+            for upper in 0..16u8 {
+                // Of two bytes the second has the codes the other way round.
+                let pair = |first, second| u16::from_le_bytes([first, second]);
+                let [first, second] = planes(pair(lower, upper), pair(upper, lower)).to_le_bytes();
+                for (byte, lower, upper) in [(first, lower, upper), (second, upper, lower)] {
+                    assert_eq!(e2m1_of(byte, false), e2m1_to_f32(lower), "{lower} {upper}");
+                    assert_eq!(e2m1_of(byte, true), e2m1_to_f32(upper), "{lower} {upper}");
+                }
             }
         }
+    }
+
+    fn words_of<M: WeightMatrix>(
+        layout: &WordLayout,
+        expert: &Stacked<M>,
+    ) -> Result<ExpertWords, MoeError> {
+        let mut words = ExpertWords::new(layout);
+        layout.write_words(expert, &mut words)?;
+        Ok(words)
+    }
+
+    /// The words as the head of this file describes them, one code and one scale at a time.
+    fn described<M: WeightMatrix>(layout: &WordLayout, expert: &Stacked<M>) -> ExpertWords {
+        let WordLayout { format: WordFormat { code, group }, rows, columns, .. } = *layout;
+        let (mut codes, mut words) = (Vec::new(), ExpertWords::new(layout));
+        codes.resize(4 * layout.words_per_expert(), 0u8);
+        for (index, part) in expert.parts().iter().enumerate() {
+            let row_bytes = (columns * M::NUMBER_BITS).div_ceil(8);
+            for (row, column) in (0..rows).flat_map(|row| (0..columns).map(move |at| (row, at))) {
+                let stored = part.numbers()[row * row_bytes + column * M::NUMBER_BITS / 8];
+                let nibble = stored >> (4 * (column % 2)) & 15;
+                let (plane, byte) = (column / 128 % 2, column / 256 * 128 + column % 128);
+                let bits =
+                    |code: u8, to: [u8; 4]| (0..4).map(|at| (code >> at & 1) << to[at]).sum();
+                let (byte, value): (usize, u8) = match (code, plane) {
+                    (WordCode::Int8 | WordCode::Int8Rows, _) => (column, stored),
+                    (WordCode::Int4, _) => (byte, nibble << (4 * plane)),
+                    (_, 0) => (byte, bits(nibble, [2, 3, 4, 7])),
+                    (_, _) => (byte, bits(nibble, [0, 1, 6, 5])),
+                };
+                codes[4 * (index * rows + row) * layout.row_words() + byte] |= value;
+            }
+            let groups = if code == WordCode::Int8Rows { 1 } else { columns.div_ceil(group) };
+            for (row, at) in (0..rows).flat_map(|row| (0..groups).map(move |at| (row, at))) {
+                let per_word = layout.format.scales_per_word();
+                let place = part.scale_grid().index(row, at * group, columns);
+                let scale = match (part.scales(), part.zero_points()) {
+                    (Scales::E8m0(all) | Scales::E4m3(all), _) => u32::from(all[place]),
+                    (Scales::F32(all), None) if code != WordCode::Int4 => all[place].to_bits(),
+                    (Scales::F32(all), zero_points) => {
+                        let zero_point = zero_points.map_or(0, |all| i32::from(all[place] as i8));
+                        (all[place].to_bits() + 0x80) / 256 * 256 + (zero_point + 8) as u32
+                    }
+                };
+                let word = (index * layout.scale_words() + at / per_word) * rows + row;
+                words.scales[word] |= scale << (8 * (at % per_word));
+            }
+            words.globals.push(part.global_scale().unwrap_or(1.0));
+        }
+        words.codes = bytemuck::pod_collect_to_vec(&codes);
+        words
+    }
+
+    #[test]
+    fn words_are_as_described() {
+        fn check<F: NumberFormat>(code: WordCode, group: usize) {
+            for [rows, columns] in [[3, 768], [2, 131], [5, 700], [4, 256], [1, 129]] {
+                let layout = layout(code, group, rows, columns);
+                let expert = expert::<F>(rows, columns);
+                // Another expert's words lie there before.
+                let mut words = ExpertWords::new(&layout);
+                words.codes.fill(match code {
+                    WordCode::Int8 | WordCode::Int8Rows => 0,
+                    _ => u32::MAX,
+                });
+                words.scales.fill(u32::MAX);
+                layout.write_words(&expert, &mut words).unwrap();
+                let expected = described(&layout, &expert);
+                assert!(words == expected, "{code:?} in groups of {group}: {rows} x {columns}");
+            }
+        }
+        check::<Int4W4A16>(WordCode::Int4, 128);
+        check::<Int4W4A16>(WordCode::Int4, 32);
+        check::<Mxfp4>(WordCode::Mxfp4, 32);
+        check::<Nvfp4>(WordCode::Nvfp4, 16);
+        check::<Int8W8A16>(WordCode::Int8, 128);
+        check::<Int8W8A8>(WordCode::Int8Rows, 128);
+    }
+
+    #[test]
+    fn what_lies_behind_an_odd_last_column_is_left_out() {
+        let codes = HostBuffer::from_vec(vec![0xffu8; 66]);
+        let scales = HostBuffer::from_vec(vec![1f32; 2]);
+        let matrix = Int4Matrix::new(codes, scales, [1, 131], 128).unwrap();
+        let expert = Stacked::new(vec![matrix]).unwrap();
+        let layout = WordLayout { parts: 1, ..layout(WordCode::Int4, 128, 1, 131) };
+        assert_eq!(words_of(&layout, &expert).unwrap(), described(&layout, &expert));
     }
 
     /// All numbers again, from the words alone.
     fn check<F: NumberFormat>(code: WordCode, group: usize, [rows, columns]: [usize; 2]) {
         let (expert, layout) = (expert::<F>(rows, columns), layout(code, group, rows, columns));
-        let words = layout.words_of(&expert).unwrap();
+        let words = words_of(&layout, &expert).unwrap();
         assert_eq!(layout.row_words() % 32, 0);
         let mut expected = vec![0.0; columns];
         for row in 0..2 * rows {
@@ -287,10 +437,26 @@ mod tests {
     #[test]
     fn matrices_of_another_kind_are_refused() {
         let coarse = layout(WordCode::Int4, 128, 2, 256);
-        let error = coarse.words_of(&expert::<Mxfp4>(2, 256)).unwrap_err().to_string();
+        let error = words_of(&coarse, &expert::<Mxfp4>(2, 256)).unwrap_err().to_string();
         assert!(error.contains("groups of a multiple of 128"), "{error}");
-        assert!(coarse.words_of(&expert::<Int4W4A16>(3, 256)).is_err());
-        assert!(with_zero_point(1.0, -9).is_err());
-        assert_eq!(with_zero_point(1.0, 3), Ok(0x3f80_000b));
+        assert!(words_of(&coarse, &expert::<Int4W4A16>(3, 256)).is_err());
+        let zero_points = |byte: i8| {
+            let buffer = |bytes: Vec<u8>| HostBuffer::from_vec(bytes);
+            let scales = HostBuffer::from_vec(vec![1f32; 2]);
+            let matrix = Int4Matrix::new(buffer(vec![0; 128]), scales, [2, 128], 128).unwrap();
+            let tensors = MatrixTensors {
+                numbers: buffer(vec![0; 128]),
+                scales: HostBuffer::from_vec(vec![1f32; 2]),
+                zero_points: Some(buffer(vec![0, byte as u8])),
+                global_scale: None,
+                input_scale: None,
+            };
+            let matrix = matrix.over(tensors).unwrap();
+            let layout = WordLayout { parts: 1, ..layout(WordCode::Int4, 128, 2, 128) };
+            words_of(&layout, &Stacked::new(vec![matrix]).unwrap())
+        };
+        assert!(zero_points(-9).unwrap_err().to_string().contains("-9"));
+        // A step is two groups wide.
+        assert_eq!(zero_points(3).unwrap().scales, [0x3f80_0008, 0x3f80_000b, 0, 0]);
     }
 }
