@@ -80,12 +80,13 @@ impl<F: GemmFormat> MoeLayer<F> {
         let tokens = out.par_chunks_mut(hidden_size).zip(hidden_states.par_chunks(hidden_size));
         let pairs = ids.par_chunks(topk.top_k).zip(topk.weights.par_chunks(topk.top_k));
         tokens.zip(pairs).for_each(|((out, hidden_state), (ids, weights))| {
-            for (&id, &weight) in ids.iter().zip(weights) {
-                let expert = usize::try_from(id).ok();
-                let Some(expert) = expert.filter(|&id| id < self.experts.experts()) else {
-                    continue;
-                };
-                let row = self.fused_expert_row(hidden_state, expert);
+            let row = |&id: &i32| {
+                let expert = usize::try_from(id).ok().filter(|&id| id < self.experts.experts())?;
+                Some(self.fused_expert_row(hidden_state, expert))
+            };
+            let rows: Vec<Option<Vec<f64>>> = ids.par_iter().map(row).collect();
+            for (row, &weight) in rows.iter().zip(weights) {
+                let row = row.iter().flatten();
                 out.iter_mut().zip(row).for_each(|(out, row)| *out += f64::from(weight) * row);
             }
         });

@@ -216,15 +216,6 @@ impl<F: GroupedFormat> GroupedMatrix<F> {
     fn row_bytes(&self) -> usize {
         F::CODE.row_bytes(self.columns)
     }
-
-    /// What code `[row, column]` is before it is scaled.
-    fn value(&self, row: usize, column: usize) -> f32 {
-        let row_codes = &self.codes.as_bytes()[row * self.row_bytes()..];
-        F::CODE.value(match F::CODE.bits() {
-            4 => row_codes[column / 2] >> (column % 2 * 4) & 15,
-            _ => row_codes[column],
-        })
-    }
 }
 
 /// A group that kernels can read; one that is not smaller than a row covers it, whatever its size.
@@ -263,12 +254,20 @@ impl<F: GroupedFormat> WeightMatrix for GroupedMatrix<F> {
     }
 
     fn dequantize_row(&self, row: usize, out: &mut [f32]) {
-        let scales = self.scales();
-        for (column, out) in out.iter_mut().enumerate().take(self.columns) {
-            let place = row * self.groups() + column / self.group;
-            let zero_point = self.zero_points().map_or(0, |all| all[place] as i8);
-            let value = self.value(row, column) - f32::from(zero_point);
-            *out = value * scales.get(place) * self.global;
+        let nibble_values = const { F::CODE.nibble_values() };
+        let (scales, zero_points) = (self.scales(), self.zero_points());
+        let codes = &self.numbers()[row * self.row_bytes()..];
+        for (index, out) in out[..self.columns].chunks_mut(self.group).enumerate() {
+            let place = row * self.groups() + index;
+            let zero_point = zero_points.map_or(0.0, |all| f32::from(all[place] as i8));
+            let (scale, first) = (scales.get(place), index * self.group);
+            for (column, out) in (first..).zip(out) {
+                let value = match F::CODE.bits() {
+                    4 => nibble_values[usize::from(codes[column / 2] >> (column % 2 * 4) & 15)],
+                    _ => F::CODE.value(codes[column]),
+                };
+                *out = (value - zero_point) * scale * self.global;
+            }
         }
     }
 
