@@ -6,6 +6,7 @@ use artel_moe::quant::{AnyMatrix, BLOCK, DenseMatrix, Format};
 use artel_moe::quant::{Fp8BlockMatrix, Fp8ChannelMatrix, Fp8TensorMatrix, Int4Matrix};
 use artel_moe::quant::{Int8ChannelMatrix, Int8GroupMatrix, Mxfp4Matrix, Mxfp8Matrix, Nvfp4Matrix};
 use artel_moe::weights::ExpertTensors;
+use bytemuck::Pod;
 use rayon::prelude::*;
 
 /// A matrix `[rows, columns]`.
@@ -133,29 +134,33 @@ pub fn random_floats(count: usize, seed: u64) -> Vec<f32> {
     let mut out = vec![0f32; count];
     out.par_chunks_mut(CHUNK).enumerate().for_each(|(index, out)| {
         let mut random = Random::new(seed, index);
-        out.iter_mut().for_each(|out| *out = (random.next() as i32) as f32 / 2f32.powi(35));
+        out.iter_mut().for_each(|out| *out = (random.next() >> 32) as i32 as f32 / 2f32.powi(35));
     });
     out
 }
 
 fn random_words(count: usize, seed: u64, shape: impl Fn(u16) -> u16 + Sync) -> Vec<u16> {
     let mut out = vec![0u16; count];
-    out.par_chunks_mut(CHUNK).enumerate().for_each(|(index, out)| {
-        let mut random = Random::new(seed, index);
-        out.iter_mut().for_each(|out| *out = shape(random.next() as u16));
-    });
+    fill(&mut out, seed, shape);
     out
 }
 
 fn random_codes(count: usize, seed: u64) -> Vec<u8> {
     let mut out = vec![0u8; count];
+    // The two NaN codes become the largest number.
+    fill(&mut out, seed, |byte| if byte & 0x7f == 0x7f { byte - 1 } else { byte });
+    out
+}
+
+/// Random bits, eight bytes at a time, as `shape` changes each element.
+fn fill<T: Pod + Send>(out: &mut [T], seed: u64, shape: impl Fn(T) -> T + Sync) {
     out.par_chunks_mut(CHUNK).enumerate().for_each(|(index, out)| {
         let mut random = Random::new(seed, index);
-        // The two NaN codes become the largest number.
-        let code = |byte: u8| if byte & 0x7f == 0x7f { byte - 1 } else { byte };
-        out.iter_mut().for_each(|out| *out = code(random.next() as u8));
+        for bytes in bytemuck::cast_slice_mut::<T, u8>(out).chunks_mut(size_of::<u64>()) {
+            bytes.copy_from_slice(&random.next().to_le_bytes()[..bytes.len()]);
+        }
+        out.iter_mut().for_each(|out| *out = shape(*out));
     });
-    out
 }
 
 const CHUNK: usize = 1 << 16;
@@ -168,11 +173,11 @@ impl Random {
         Self(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ (stream as u64) << 32)
     }
 
-    fn next(&mut self) -> u32 {
+    fn next(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut z = self.0;
         z = (z ^ z >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
         z = (z ^ z >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
-        ((z ^ z >> 31) >> 32) as u32
+        z ^ z >> 31
     }
 }
