@@ -16,7 +16,7 @@ use artel_moe::weights::cuda::DeviceExperts;
 use artel_moe::weights::{AnyExperts, ExpertWeights};
 use half::{bf16, f16};
 
-use super::timing::cuda::{Batch, REPLAYS, WrongResult, time, timed};
+use super::timing::cuda::{Batch, REPLAYS, Trial, WrongResult, timed};
 use super::{Options, RoutingKind, Row};
 use crate::bench::layer::ceilings::median;
 use crate::bench::layer::weights::{expert_over, random_buffer, random_floats, random_matrix};
@@ -196,7 +196,8 @@ fn measure_format<F: GemmFormat<Activation: HalfElement>>(
                 on_gpu = on_gpu.replan(context, plan, loaded)?;
             }
             let batch = Batch { routing, tokens, checked: CHECKED_TOKENS };
-            match time(context, shape, &mut on_gpu, &reference, batch) {
+            let mut trial = Trial::new(context, shape, &reference, batch)?;
+            match trial.time(context, shape, &mut on_gpu) {
                 Ok(row) => add(row),
                 Err(error) if error.is::<WrongResult>() => {
                     println!("{tokens:>6} {:>8} WRONG: {error}", routing.name());
@@ -251,7 +252,8 @@ fn tune_format<F: GemmFormat<Activation: HalfElement>>(
     let loaded = ExpertsKernels::load(kernels, &shape.config, format, &plan)?;
     let on_gpu = CudaExperts::<F>::new(context, shape.config.clone(), plan, loaded, weights)?;
     let reference = reference_layer(shape, experts)?;
-    let mut stopwatch = GraphStopwatch { context, kernels, shape, on_gpu: Some(on_gpu), reference };
+    let (on_gpu, trial) = (Some(on_gpu), None);
+    let mut stopwatch = GraphStopwatch { context, kernels, shape, on_gpu, reference, trial };
     let search = Search { gpu, config: &shape.config, format };
     tune(record, &search, tokens, &mut stopwatch, noted)
 }
@@ -263,6 +265,19 @@ struct GraphStopwatch<'a, F: GemmFormat<Activation: HalfElement>> {
     shape: &'a NamedLayer,
     on_gpu: Option<CudaExperts<F>>,
     reference: MoeLayer<F>,
+    /// Of the batch size that was measured last.
+    trial: Option<Trial<F>>,
+}
+
+impl<F: GemmFormat<Activation: HalfElement>> GraphStopwatch<'_, F> {
+    /// The same inputs for all ways to serve a batch size.
+    fn trial(&mut self, tokens: usize) -> Result<Trial<F>> {
+        if let Some(trial) = self.trial.take().filter(|trial| trial.tokens() == tokens) {
+            return Ok(trial);
+        }
+        let batch = Batch { routing: RoutingKind::Uniform, tokens, checked: GATE_TOKENS };
+        Trial::new(self.context, self.shape, &self.reference, batch)
+    }
 }
 
 impl<F: GemmFormat<Activation: HalfElement>> Stopwatch for GraphStopwatch<'_, F> {
@@ -275,9 +290,9 @@ impl<F: GemmFormat<Activation: HalfElement>> Stopwatch for GraphStopwatch<'_, F>
         let loaded = ExpertsKernels::load(self.kernels, config, *format, &plan)?;
         let on_gpu = self.on_gpu.take().context("an earlier measurement failed")?;
         let mut on_gpu = on_gpu.replan(self.context, plan, loaded)?;
-        let batch = Batch { routing: RoutingKind::Uniform, tokens, checked: GATE_TOKENS };
-        let timed = time(self.context, self.shape, &mut on_gpu, &self.reference, batch);
-        self.on_gpu = Some(on_gpu);
+        let mut trial = self.trial(tokens)?;
+        let timed = trial.time(self.context, self.shape, &mut on_gpu);
+        (self.on_gpu, self.trial) = (Some(on_gpu), Some(trial));
         match timed {
             Ok(row) => Ok(Some(row.microseconds)),
             Err(error) if error.is::<WrongResult>() => Ok(None),
