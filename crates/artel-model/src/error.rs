@@ -91,6 +91,14 @@ pub enum ModelError {
         /// What is not supported, and what is.
         why: String,
     },
+    /// A file of texts that a model cannot be calibrated with.
+    #[error("{}: {why}", path.display())]
+    Texts {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        why: String,
+    },
     /// A file cannot be written.
     #[error("cannot write {}: {source}", path.display())]
     CannotWrite {

@@ -116,6 +116,12 @@ impl Model {
         &self.decoder
     }
 
+    /// Tensors of gate, up and down of each expert of the layers that have some; nothing for a layer
+    /// whose experts share tensors.
+    pub(crate) fn expert_names(&self) -> impl Iterator<Item = &[[String; 3]]> {
+        self.decoder.expert_names()
+    }
+
     /// Numbers of the decoder layers that have routed experts, from 0.
     pub fn expert_layers(&self) -> Vec<usize> {
         self.decoder.expert_layers()

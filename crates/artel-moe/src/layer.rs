@@ -16,6 +16,7 @@ use crate::dispatch::ExpertParallel;
 use crate::eplb::ExpertLoad;
 use crate::eplb::map_and_record::PlacementRule;
 use crate::grouped_gemm::GemmFormat;
+use crate::inputs::ExpertInputs;
 use crate::plan::MoePlan;
 use crate::router::{Gate, Router, Routing, TopK};
 use crate::weights::ExpertWeights;
@@ -50,6 +51,8 @@ pub struct Workspace<F: GemmFormat, B: MoeBackend<F> = CpuBackend> {
     pub expert_load: ExpertLoad,
     /// Pairs of each expert that [`MoeLayer::forward_f32`] has computed.
     pub routed: ExpertLoad,
+    /// What the experts have met in [`MoeLayer::forward_f32`], where it is recorded. On ranks nothing is.
+    pub inputs: Option<ExpertInputs>,
 }
 
 impl<F: GemmFormat, B: MoeBackend<F>> Workspace<F, B> {
@@ -67,6 +70,7 @@ impl<F: GemmFormat, B: MoeBackend<F>> Workspace<F, B> {
             out: B::Buffer::default(),
             expert_load: ExpertLoad::default(),
             routed: ExpertLoad::default(),
+            inputs: None,
         }
     }
 }
@@ -263,7 +267,11 @@ impl<F: GemmFormat> MoeLayer<F> {
     ) -> Result<(), MoeError> {
         self.each_step(hidden_states, ws, out, |hidden_states, tokens, ws, out| {
             self.forward(hidden_states, tokens, ws, out)?;
-            ws.routed.add(self.config.shape().num_experts, &ws.routing.topk.ids);
+            let experts = self.config.shape().num_experts;
+            ws.routed.add(experts, &ws.routing.topk.ids);
+            if let (Some(inputs), None) = (&mut ws.inputs, &self.ranks) {
+                inputs.add_step(experts, &ws.routing.topk, hidden_states, &ws.activated);
+            }
             Ok(())
         })
     }

@@ -19,6 +19,7 @@ pub mod activation;
 pub mod combine;
 pub mod shared;
 pub mod weights;
+pub mod inputs;
 pub mod dispatch;
 pub mod backend;
 #[cfg(feature = "cuda")]

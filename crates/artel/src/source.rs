@@ -103,7 +103,16 @@ pub fn load_mapped(args: &ModelArgs, checkpoint: &Checkpoint) -> anyhow::Result<
 
 /// A bar of bytes on standard error; nothing where that is not a terminal.
 pub fn progress_bar(verb: &'static str, name: &str) -> ProgressBar {
-    let style = ProgressStyle::with_template("{prefix} {msg} {wide_bar} {bytes}/{total_bytes}")
+    bar(verb, name, "{bytes}/{total_bytes}")
+}
+
+/// The same of tokens.
+pub fn token_bar(verb: &'static str, name: &str) -> ProgressBar {
+    bar(verb, name, "{human_pos}/{human_len} tokens")
+}
+
+fn bar(verb: &'static str, name: &str, amount: &str) -> ProgressBar {
+    let style = ProgressStyle::with_template(&format!("{{prefix}} {{msg}} {{wide_bar}} {amount}"))
         .expect("this is a bug: the template of the progress bar");
     ProgressBar::new(0).with_style(style).with_prefix(verb).with_message(name.to_owned())
 }

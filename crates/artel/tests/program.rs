@@ -359,3 +359,45 @@ fn inspect_plans_for_a_gpu_without_one() {
     let errors = fail(&["inspect", "--arch", "sm_90", "--tensor-parallel", "3"], 1);
     assert!(errors.contains("a divisor of intermediate_size, 128"), "{errors}");
 }
+
+#[test]
+fn quantising_with_texts_shows_both_errors_and_writes_a_model_that_answers() {
+    let folder = tempfile::tempdir().unwrap();
+    let (texts, out) = (folder.path().join("texts"), folder.path().join("out"));
+    fs::write(&texts, format!("{QUESTION}\n<|user|>{QUESTION}<|assistant|>3*8 = <<3*8=24>>24\n"))
+        .unwrap();
+    let (texts, out) = (texts.to_str().unwrap(), out.to_str().unwrap());
+    let arguments = ["quantize", "--format", "nvfp4", "-o", out, "--calibrate", texts];
+    let report = succeed(&[&arguments[..], &["--calibrate-tokens", "50"]].concat());
+    assert!(report.contains("calibrated with 50 tokens"), "{report}");
+    let percents = |line: &str| -> Vec<f64> {
+        let words = line.split_whitespace().filter_map(|word| word.strip_suffix('%'));
+        words.map(|word| word.parse().unwrap()).collect()
+    };
+    let layers: Vec<Vec<f64>> =
+        report.lines().filter(|line| line.contains("model.layers")).map(percents).collect();
+    assert_eq!(layers.len(), 4, "{report}");
+    assert!(layers.iter().all(|errors| errors.len() == 4 && errors[2] < errors[3]), "{report}");
+    let answer = succeed(&["run", out, "--prompt", QUESTION]);
+    assert!(answer.contains("####"), "{answer}");
+}
+
+#[test]
+fn files_that_nothing_can_be_calibrated_with_are_refused_by_name() {
+    let folder = tempfile::tempdir().unwrap();
+    let (texts, out) = (folder.path().join("texts"), folder.path().join("out"));
+    let (file, output) = (texts.to_str().unwrap(), out.to_str().unwrap());
+    let arguments = ["quantize", "--format", "nvfp4", "-o", output, "--calibrate", file];
+    let errors = fail(&arguments, 1);
+    assert!(errors.contains(file), "{errors}");
+    for (content, expected) in
+        [(&b" \n"[..], "has no text in it"), (b"a\xff", "not UTF-8"), (b"{\"a\": 1}", "line 1")]
+    {
+        fs::write(&texts, content).unwrap();
+        let errors = fail(&arguments, 1);
+        assert!(errors.contains(file) && errors.contains(expected), "{errors}");
+    }
+    assert!(!out.exists(), "nothing is written");
+    fail(&["quantize", "--format", "nvfp4", "-o", output, "--calibrate-tokens", "5"], 2);
+    fail(&[&arguments[..], &["--calibrate-tokens", "0"]].concat(), 2);
+}

@@ -23,12 +23,14 @@ use crate::{LayersError, Workspace};
 pub struct Linear {
     weight: AnyMatrix,
     bias: Option<Vec<f32>>,
+    /// Under which a workspace records its inputs.
+    name: Option<Box<str>>,
 }
 
 impl Linear {
     /// A map without bias.
     pub fn new(weight: AnyMatrix) -> Self {
-        Self { weight, bias: None }
+        Self { weight, bias: None, name: None }
     }
 
     /// A map with a bias `[N]`.
@@ -37,7 +39,13 @@ impl Linear {
     /// [`LayersError::Shape`] when the bias does not hold one number per row of the weight.
     pub fn with_bias(weight: AnyMatrix, bias: Vec<f32>) -> Result<Self, LayersError> {
         LayersError::check_shape("the bias of a linear layer", weight.rows(), bias.len())?;
-        Ok(Self { weight, bias: Some(bias) })
+        Ok(Self { weight, bias: Some(bias), name: None })
+    }
+
+    /// The same with a name, under which a workspace can record its inputs
+    /// ([`Workspace::record_inputs`]).
+    pub fn named(self, name: &str) -> Self {
+        Self { name: Some(name.into()), ..self }
     }
 
     /// Elements of an input row, `K`.
@@ -71,6 +79,10 @@ impl Linear {
         rows: &[f32],
         out: &mut [f32],
     ) -> Result<(), LayersError> {
+        if let (Some(inputs), Some(name)) = (&mut workspace.inputs, self.name.as_deref()) {
+            let squares = inputs.entry(name.to_owned()).or_default();
+            rows.chunks_exact(self.inputs()).for_each(|row| squares.add_row(row));
+        }
         dense(workspace.features(), rows, &self.weight, out, &mut workspace.gemm)?;
         if let Some(bias) = &self.bias {
             for row in out.chunks_exact_mut(bias.len().max(1)) {

@@ -37,7 +37,7 @@ pub(super) fn read(weights: &Weights<'_>) -> Result<Decoder> {
         let parts = MoeParts {
             gate: read_gate(&moe, &experts)?,
             router: Router::new(experts.router)?,
-            experts: read_experts(&moe.scope("experts", Group::Experts), &experts)?,
+            experts: read_experts(&moe.scope("experts", Group::Experts), &experts)?.into(),
             shared: None,
         };
         Ok((attention.read_layer(&self_attn, mixing)?, experts.block(layer.features(), parts)?))

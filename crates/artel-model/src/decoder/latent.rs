@@ -64,7 +64,7 @@ pub(crate) struct LatentAttention {
 #[derive(Debug)]
 enum Query {
     Direct(Linear),
-    ThroughLatent { down: Linear, norm: RmsNorm, up: Linear },
+    ThroughLatent { down: Box<Linear>, norm: RmsNorm, up: Linear },
 }
 
 impl Latent {
@@ -124,7 +124,7 @@ impl Latent {
             return Ok(Query::Direct(weights.linear("q_proj", shape, Bias::None)?));
         };
         Ok(Query::ThroughLatent {
-            down: weights.linear("q_a_proj", [rank, self.hidden], self.bias)?,
+            down: Box::new(weights.linear("q_a_proj", [rank, self.hidden], self.bias)?),
             norm: weights.norm("q_a_layernorm", rank, LATENT_NORM_EPSILON)?,
             up: weights.linear("q_b_proj", [queries, rank], Bias::None)?,
         })

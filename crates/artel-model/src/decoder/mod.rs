@@ -183,6 +183,15 @@ impl Decoder {
         })
     }
 
+    /// Tensors of gate, up and down of each expert of those layers; nothing for a layer whose experts
+    /// share tensors.
+    pub(crate) fn expert_names(&self) -> impl Iterator<Item = &[[String; 3]]> {
+        self.layers.iter().filter_map(|layer| match &layer.mlp {
+            Mlp::Moe(moe) => Some(moe.names()),
+            Mlp::Dense(_) => None,
+        })
+    }
+
     /// Lets `ranks` compute the routed experts of all layers that have some.
     pub(crate) fn spread(&mut self, ranks: &RankGroup) -> Result<()> {
         let blocks = self.layers.iter_mut().filter_map(|layer| match &mut layer.mlp {

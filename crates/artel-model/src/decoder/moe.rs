@@ -28,8 +28,23 @@ pub(crate) struct RoutedExperts {
 pub(crate) struct MoeParts {
     pub(crate) gate: Gate,
     pub(crate) router: Router,
-    pub(crate) experts: Vec<ExpertTensors>,
+    pub(crate) experts: NamedExperts,
     pub(crate) shared: Option<SharedExpert>,
+}
+
+/// The weights of the experts of one layer.
+#[derive(Debug)]
+pub(crate) struct NamedExperts {
+    tensors: Vec<ExpertTensors>,
+    /// Tensors of gate, up and down of each expert; empty where all experts share tensors.
+    names: Vec<[String; 3]>,
+}
+
+impl From<Vec<ExpertTensors>> for NamedExperts {
+    /// Experts that share tensors.
+    fn from(tensors: Vec<ExpertTensors>) -> Self {
+        Self { tensors, names: Vec::new() }
+    }
 }
 
 /// The experts of one layer.
@@ -37,6 +52,8 @@ pub(crate) struct MoeParts {
 pub(crate) struct MoeBlock {
     pub(crate) experts: AnyMoeLayer,
     pub(crate) shared: Option<SharedExpert>,
+    /// As [`NamedExperts`] has them.
+    names: Vec<[String; 3]>,
 }
 
 /// An expert that every token uses.
@@ -58,17 +75,20 @@ impl RoutedExperts {
         &self,
         weights: &Scope<'_, '_>,
         names: ProjectionNames,
-    ) -> Result<Vec<ExpertTensors>> {
+    ) -> Result<NamedExperts> {
         let read = |expert: usize| {
             let expert = weights.scope(&format!("experts.{expert}"), Group::Experts);
-            let matrix = |name, shape| expert.matrix(&format!("{name}.weight"), shape);
+            let names = [names.gate, names.up, names.down].map(|name| format!("{name}.weight"));
             let (hidden, intermediate) = (self.hidden, self.intermediate);
-            let gate = matrix(names.gate, [intermediate, hidden])?;
-            let up = matrix(names.up, [intermediate, hidden])?;
-            let down = matrix(names.down, [hidden, intermediate])?;
-            Ok(ExpertTensors { w13: vec![gate, up], w13_bias: None, w2: down, w2_bias: None })
+            let gate = expert.matrix(&names[0], [intermediate, hidden])?;
+            let up = expert.matrix(&names[1], [intermediate, hidden])?;
+            let w2 = expert.matrix(&names[2], [hidden, intermediate])?;
+            let tensors = ExpertTensors { w13: vec![gate, up], w13_bias: None, w2, w2_bias: None };
+            Ok((tensors, names.map(|name| expert.name(&name))))
         };
-        (0..self.experts()).map(read).collect()
+        let experts = (0..self.experts()).map(read).collect::<Result<Vec<_>>>()?;
+        let (tensors, names) = experts.into_iter().unzip();
+        Ok(NamedExperts { tensors, names })
     }
 
     /// Reads the matrix in front of the router, `gate.weight` `[E, H]`.
@@ -94,9 +114,10 @@ impl RoutedExperts {
             top_k: self.router.slots(),
         };
         let config = MoeConfig::new(shape, self.activation)?;
-        let experts = AnyExperts::new(experts)?;
+        let NamedExperts { tensors, names } = experts;
+        let experts = AnyExperts::new(tensors)?;
         let experts = AnyMoeLayer::new(config, gate, router, experts, features)?;
-        Ok(super::Mlp::Moe(Box::new(MoeBlock { experts, shared })))
+        Ok(super::Mlp::Moe(Box::new(MoeBlock { experts, shared, names })))
     }
 }
 
@@ -104,6 +125,11 @@ impl MoeBlock {
     /// The routed experts.
     pub(crate) fn experts(&self) -> &AnyMoeLayer {
         &self.experts
+    }
+
+    /// Tensors of gate, up and down of each expert; empty where all experts share tensors.
+    pub(crate) fn names(&self) -> &[[String; 3]] {
+        &self.names
     }
 
     /// Lets ranks compute the routed experts.
@@ -121,6 +147,7 @@ impl MoeBlock {
     ) -> Result<()> {
         self.experts.forward(hidden, &mut workspace.moe, out)?; // [T, H]
         workspace.expert_pairs.push(self.experts.take_expert_pairs(&mut workspace.moe));
+        workspace.keep_inputs(&self.experts);
         match &self.shared {
             Some(shared) => shared.add(workspace, hidden, out),
             None => Ok(()),

@@ -1,5 +1,8 @@
+use std::collections::BTreeMap;
+
 use artel_device::cpu::CpuFeatures;
-use artel_moe::layer::AnyWorkspace;
+use artel_moe::inputs::{ExpertInputs, InputSquares};
+use artel_moe::layer::{AnyMoeLayer, AnyWorkspace};
 
 use super::{LogitsOf, SequenceInput};
 
@@ -33,6 +36,8 @@ pub(crate) struct BlockWorkspace {
     pub(super) moe: AnyWorkspace,
     /// Pairs of each expert, layer by layer.
     pub(super) expert_pairs: Vec<Vec<i32>>,
+    /// What experts have met in all steps, layer by layer, where it is recorded.
+    pub(super) expert_inputs: Option<Vec<ExpertInputs>>,
 }
 
 /// Rows between the operations of attention; which of them are used depends on its kind.
@@ -75,6 +80,7 @@ impl Workspace {
                 mlp: MlpBuffers::default(),
                 moe,
                 expert_pairs: Vec::new(),
+                expert_inputs: None,
             },
         }
     }
@@ -82,6 +88,19 @@ impl Workspace {
     /// Pairs of token and expert that the latest step computed, `[layers with experts][E]`.
     pub fn expert_pairs(&self) -> &[Vec<i32>] {
         &self.blocks.expert_pairs
+    }
+
+    /// Records what all matrices that have names are given from now on.
+    pub(crate) fn record_inputs(&mut self) {
+        self.blocks.layers.record_inputs();
+        self.blocks.moe.record_inputs();
+        self.blocks.expert_inputs = Some(Vec::new());
+    }
+
+    /// What linear maps have met since then, by name, and the experts of each layer that has some.
+    pub(crate) fn take_inputs(&mut self) -> (BTreeMap<String, InputSquares>, Vec<ExpertInputs>) {
+        let experts = self.blocks.expert_inputs.as_mut().map(std::mem::take);
+        (self.blocks.layers.take_inputs(), experts.unwrap_or_default())
     }
 
     /// Lines up the new tokens of all sequences.
@@ -101,6 +120,17 @@ impl Workspace {
             };
             self.logits_rows.extend(first + tokens.len() - wanted..first + tokens.len());
         }
+    }
+}
+
+impl BlockWorkspace {
+    /// Adds what `experts` have just met to what is recorded of their layer: the one whose pairs were
+    /// counted last.
+    pub(super) fn keep_inputs(&mut self, experts: &AnyMoeLayer) {
+        let Some(layers) = &mut self.expert_inputs else { return };
+        let count = self.expert_pairs.len();
+        layers.resize_with(layers.len().max(count), ExpertInputs::default);
+        layers[count - 1].add(&experts.take_inputs(&mut self.moe));
     }
 }
 

@@ -2,18 +2,28 @@
 //!
 //! What is quantised is what loading converts: projections of attention, dense MLPs and experts.
 //! Embedding, output layer, routers and norms stay as they are. One matrix at a time is in memory.
+//!
+//! A [`Calibration`] says what the matrices meet when the model reads texts. With it scales are chosen
+//! for the smallest error of outputs.
 
+mod calibration;
+mod errors;
 mod layout;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod tests_of_calibration;
+mod texts;
 mod writer;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
-use artel_moe::quant::{AnyMatrix, Format, Int4Matrix, Int8GroupMatrix, ZeroPoints};
+use artel_moe::quant::{AnyMatrix, Fit, Format, Int4Matrix, Int8GroupMatrix, ZeroPoints};
+pub use calibration::{Calibration, CalibrationProgress};
+use errors::Squares;
+pub use errors::{CalibratedError, LayerError};
 use layout::Stored;
-use rayon::prelude::*;
 use serde_json::Value;
 use writer::FolderWriter;
 
@@ -44,17 +54,6 @@ pub struct QuantizeOptions {
     pub zero_points: bool,
 }
 
-/// What was lost in one layer: `|quantised - stored| / |stored|` over its quantised weights.
-#[derive(Debug, Clone, PartialEq)]
-pub struct LayerError {
-    /// Such as `model.layers.3`.
-    pub layer: String,
-    /// Numbers that were quantised.
-    pub parameters: usize,
-    /// The relative error.
-    pub error: f64,
-}
-
 /// What was written.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Quantized {
@@ -76,6 +75,30 @@ pub fn quantize(
     folder: &Path,
     report: &mut dyn FnMut(Progress),
 ) -> Result<Quantized> {
+    write(checkpoint, (options, None), folder, report)
+}
+
+/// The same with scales for which the outputs of matrices, given inputs as those of `calibration`, lose
+/// least. The layout is the same.
+///
+/// # Errors
+/// As [`quantize`], and when the calibration is that of another model.
+pub fn quantize_calibrated(
+    checkpoint: &Checkpoint,
+    options: &QuantizeOptions,
+    calibration: &Calibration,
+    folder: &Path,
+    report: &mut dyn FnMut(Progress),
+) -> Result<Quantized> {
+    write(checkpoint, (options, Some(calibration)), folder, report)
+}
+
+fn write(
+    checkpoint: &Checkpoint,
+    (options, calibration): (&QuantizeOptions, Option<&Calibration>),
+    folder: &Path,
+    report: &mut dyn FnMut(Progress),
+) -> Result<Quantized> {
     let quantization = layout::quantization_config(options)?;
     check_options(checkpoint, options)?;
     let names = quantized_names(checkpoint)?;
@@ -85,7 +108,8 @@ pub fn quantize(
     let (mut bytes_done, mut errors) = (0, BTreeMap::new());
     for (name, tensor, _) in &plan {
         if names.contains(*name) {
-            let (matrix, squares) = quantize_matrix(name, tensor, options)?;
+            let mean_squares = calibration.map(|all| mean_squares(all, name)).transpose()?;
+            let (matrix, squares) = quantize_matrix(name, tensor, options, mean_squares)?;
             let sums: &mut Squares = errors.entry(layer_of(name)).or_default();
             sums.add(&squares);
             layout::contents(&matrix).iter().try_for_each(|bytes| writer.write(bytes))?;
@@ -165,62 +189,45 @@ fn shape_of(name: &str, tensor: &StoredTensor) -> Result<[usize; 2]> {
     })
 }
 
-/// Sums of squares: of what was lost, and of what was there.
-#[derive(Debug, Clone, Copy, Default)]
-struct Squares {
-    lost: f64,
-    stored: f64,
-    parameters: usize,
+fn mean_squares<'a>(calibration: &'a Calibration, name: &str) -> Result<&'a [f32]> {
+    calibration.mean_squares(name).ok_or_else(|| ModelError::Quantization {
+        why: format!("the calibration is that of another model: it has not met {name}"),
+    })
 }
 
-impl Squares {
-    fn add(&mut self, other: &Self) {
-        self.lost += other.lost;
-        self.stored += other.stored;
-        self.parameters += other.parameters;
-    }
-
-    fn of(self, layer: String) -> LayerError {
-        let error = if self.stored == 0.0 { 0.0 } else { (self.lost / self.stored).sqrt() };
-        LayerError { layer, parameters: self.parameters, error }
-    }
-}
-
+/// The matrix quantised, with scales for inputs of these mean squares where they are known, and what was
+/// lost.
 fn quantize_matrix(
     name: &str,
     tensor: &StoredTensor,
     options: &QuantizeOptions,
+    mean_squares: Option<&[f32]>,
 ) -> Result<(AnyMatrix, Squares)> {
     let dense = dense_matrix(name, tensor, shape_of(name, tensor)?)?;
-    let (rows, columns) = (dense.rows(), dense.columns());
+    let usual = convert(&dense, options, Fit::Weights)?;
+    let Some(mean_squares) = mean_squares else {
+        let squares = Squares::uncalibrated(&dense, &usual);
+        return Ok((usual, squares));
+    };
+    let fitted = convert(&dense, options, Fit::Inputs(mean_squares))?;
+    let squares = Squares::calibrated(&dense, [&usual, &fitted], mean_squares);
+    Ok((fitted, squares))
+}
+
+fn convert(dense: &AnyMatrix, options: &QuantizeOptions, fit: Fit<'_>) -> Result<AnyMatrix> {
+    let shape = [dense.rows(), dense.columns()];
     let row = |row, out: &mut [f32]| dense.dequantize_row(row, out);
     let zero_points = if options.zero_points { ZeroPoints::Fitted } else { ZeroPoints::None };
-    let quantized = match options.format {
-        Format::Int4W4A16 => AnyMatrix::Int4W4A16(Int4Matrix::quantize(
-            rows,
-            columns,
-            options.group,
-            zero_points,
-            row,
-        )?),
-        Format::Int8W8A16 => {
-            AnyMatrix::Int8W8A16(Int8GroupMatrix::quantize(rows, columns, options.group, row)?)
+    Ok(match options.format {
+        Format::Int4W4A16 => {
+            let matrix = Int4Matrix::quantize(shape, options.group, zero_points, fit, row)?;
+            AnyMatrix::Int4W4A16(matrix)
         }
-        format => dense.convert(format)?,
-    };
-    let squares = |(a, b): &mut (Vec<f32>, Vec<f32>), row| {
-        dense.dequantize_row(row, a);
-        quantized.dequantize_row(row, b);
-        a.iter().zip(&*b).fold([0.0, 0.0], |[lost, stored], (&a, &b)| {
-            [lost + f64::from(b - a).powi(2), stored + f64::from(a).powi(2)]
-        })
-    };
-    let room = || (vec![0f32; columns], vec![0f32; columns]);
-    // Summed in the order of the rows, so that the report is the same every time.
-    let of_rows: Vec<[f64; 2]> = (0..rows).into_par_iter().map_init(room, squares).collect();
-    let [lost, stored] =
-        of_rows.iter().fold([0.0; 2], |sum, row| [sum[0] + row[0], sum[1] + row[1]]);
-    Ok((quantized, Squares { lost, stored, parameters: rows * columns }))
+        Format::Int8W8A16 => {
+            AnyMatrix::Int8W8A16(Int8GroupMatrix::quantize(shape, options.group, fit, row)?)
+        }
+        format => dense.convert_fitted(format, fit)?,
+    })
 }
 
 /// `model.layers.` and 3 of `model.layers.3.mlp.up_proj.weight`; all of a name without a number.

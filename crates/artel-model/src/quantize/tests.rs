@@ -3,12 +3,12 @@ use artel_moe::quant::Format;
 use super::*;
 use crate::{KvCache, LogitsOf, SequenceInput};
 
-fn fixture(name: &str) -> Checkpoint {
+pub(super) fn fixture(name: &str) -> Checkpoint {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures").join(name);
     Checkpoint::open(&folder).unwrap()
 }
 
-fn logits(model: &Model) -> Vec<f32> {
+pub(super) fn logits(model: &Model) -> Vec<f32> {
     let tokens: Vec<u32> = (0..24).map(|index| index * 5 % 67).collect();
     let mut cache = model.new_cache(KvCache::blocks_for(tokens.len()));
     let blocks = cache.all_blocks();
@@ -19,7 +19,7 @@ fn logits(model: &Model) -> Vec<f32> {
 }
 
 /// Formats with codes, as options.
-fn every_option() -> Vec<QuantizeOptions> {
+pub(super) fn every_option() -> Vec<QuantizeOptions> {
     let plain = [Format::F32, Format::F16, Format::Bf16];
     let options = |format| QuantizeOptions { format, group: 16, zero_points: false };
     let coded = Format::ALL.into_iter().filter(|format| !plain.contains(format)).map(options);

@@ -192,7 +192,8 @@ impl<'w, 'a> Scope<'w, 'a> {
         self.weights.options.features
     }
 
-    fn name(&self, name: &str) -> String {
+    /// The whole name of a tensor of this scope.
+    pub(crate) fn name(&self, name: &str) -> String {
         format!("{}.{name}", self.prefix)
     }
 
@@ -228,14 +229,15 @@ impl<'w, 'a> Scope<'w, 'a> {
 
     /// `name.weight` `[outputs, inputs]`, and `name.bias` `[outputs]` where there is one.
     pub(crate) fn linear(&self, name: &str, shape: [usize; 2], bias: Bias) -> Result<Linear> {
-        let weight = self.matrix(&format!("{name}.weight"), shape)?;
-        match bias {
-            Bias::None => Ok(Linear::new(weight)),
+        let weight_name = format!("{name}.weight");
+        let weight = self.matrix(&weight_name, shape)?;
+        let linear = match bias {
+            Bias::None => Linear::new(weight),
             Bias::Stored => {
-                let bias = self.vector(&format!("{name}.bias"), shape[0])?;
-                Ok(Linear::with_bias(weight, bias)?)
+                Linear::with_bias(weight, self.vector(&format!("{name}.bias"), shape[0])?)?
             }
-        }
+        };
+        Ok(linear.named(&self.name(&weight_name)))
     }
 
     /// `name.weight` `[width]` as an RMS norm.

@@ -9,6 +9,7 @@ use crate::config::MoeConfig;
 use crate::dispatch::{CopyChoice, ExpertParallel, RankedLayer};
 use crate::eplb::LayerPlan;
 use crate::eplb::map_and_record::PlacementRule;
+use crate::inputs::ExpertInputs;
 use crate::plan::MoePlan;
 use crate::quant::{self, Element, Format, each_format, for_each_format, map_format};
 use crate::router::{Gate, Router, TopK};
@@ -39,6 +40,11 @@ macro_rules! define_any_layer {
             /// Switches the counting of pairs by expert on or off.
             pub fn record_experts(&mut self, recording: bool) {
                 $(self.$field.routed.record(recording);)*
+            }
+
+            /// Records what experts are given from now on.
+            pub fn record_inputs(&mut self) {
+                $(self.$field.inputs = Some(ExpertInputs::default());)*
             }
         }
     };
@@ -161,6 +167,15 @@ impl AnyMoeLayer {
     /// of the same format in between.
     pub fn take_expert_pairs(&self, ws: &mut AnyWorkspace) -> Vec<i32> {
         each_layer!(self, ws, |_layer, ws| ws.routed.take())
+    }
+
+    /// What the experts have met in the forwards of this layer since the last time, when
+    /// [`AnyWorkspace::record_inputs`] was called. The workspace must not have served another layer of
+    /// the same format in between.
+    pub fn take_inputs(&self, ws: &mut AnyWorkspace) -> ExpertInputs {
+        each_layer!(self, ws, |_layer, ws| {
+            ws.inputs.as_mut().map(std::mem::take).unwrap_or_default()
+        })
     }
 
     /// What serves which batch size.

@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use super::{NumberFormat, WeightMatrix, each_format, for_each_format, map_format};
+use super::{Fit, NumberFormat, WeightMatrix, each_format, for_each_format, map_format};
 use crate::MoeError;
 
 /// The enums over the formats.
@@ -59,13 +59,13 @@ macro_rules! define_any_matrix {
             /// Writes rows of float32 in another format.
             fn quantize(
                 format: Format,
-                rows: usize,
-                columns: usize,
+                [rows, columns]: [usize; 2],
+                fit: Fit<'_>,
                 row: impl Fn(usize, &mut [f32]) + Sync,
             ) -> Result<Self, MoeError> {
                 Ok(match format {
                     $(Format::$Format => {
-                        Self::$Format(super::$Format::quantize(rows, columns, row)?)
+                        Self::$Format(super::$Format::quantize(rows, columns, fit, row)?)
                     })*
                 })
             }
@@ -141,10 +141,18 @@ impl AnyMatrix {
     /// # Errors
     /// [`MoeError`] when the result is too large to be addressed.
     pub fn convert(&self, format: Format) -> Result<Self, MoeError> {
-        let (rows, columns) = (self.rows(), self.columns());
+        self.convert_fitted(format, Fit::Weights)
+    }
+
+    /// The same with scales that `fit` asks for.
+    ///
+    /// # Errors
+    /// As [`AnyMatrix::convert`], and when `fit` is for a matrix of another size.
+    pub fn convert_fitted(&self, format: Format, fit: Fit<'_>) -> Result<Self, MoeError> {
         if format == self.format() {
             return Ok(self.clone());
         }
-        Self::quantize(format, rows, columns, |row, out| self.dequantize_row(row, out))
+        let shape = [self.rows(), self.columns()];
+        Self::quantize(format, shape, fit, |row, out| self.dequantize_row(row, out))
     }
 }

@@ -1,6 +1,6 @@
 use half::bf16;
 
-use super::{ActivationScales, DenseMatrix, NumberFormat};
+use super::{ActivationScales, DenseMatrix, Fit, NumberFormat};
 use crate::MoeError;
 
 /// bfloat16 weights and activations.
@@ -16,6 +16,7 @@ impl NumberFormat for Bf16 {
     fn quantize(
         rows: usize,
         columns: usize,
+        _: Fit<'_>,
         row: impl Fn(usize, &mut [f32]) + Sync,
     ) -> Result<DenseMatrix<bf16>, MoeError> {
         DenseMatrix::quantize(rows, columns, row)

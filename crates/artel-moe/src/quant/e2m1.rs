@@ -34,9 +34,35 @@ pub fn e2m1_from_f32(value: f32) -> u8 {
     sign | above.into_iter().map(u8::from).sum::<u8>()
 }
 
+/// The value of the nearest e2m1 code, as [`e2m1_from_f32`] chooses it, without branches.
+#[inline(always)]
+pub(super) fn round_to_e2m1(value: f32) -> f32 {
+    // A number 2^22 times the magnitude's power of two has its last place where e2m1 has it, so adding
+    // and subtracting it rounds. Below 2 the step stays a half.
+    let magnitude = value.abs();
+    let limited = if magnitude < E2M1_MAX { magnitude } else { E2M1_MAX };
+    let exponent = (limited.to_bits() >> 23).max(127);
+    let shift = f32::from_bits((exponent + 22) << 23);
+    ((limited + shift) - shift).copysign(value)
+}
+
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
+
+    proptest! {
+        #[test]
+        fn rounding_without_branches_is_the_same(bits in any::<u32>(), small in -8f32..8.0) {
+            for value in [f32::from_bits(bits), small, (small * 4.0).round() / 4.0] {
+                if !value.is_nan() {
+                    let expected = e2m1_to_f32(e2m1_from_f32(value));
+                    prop_assert_eq!(round_to_e2m1(value).to_bits(), expected.to_bits());
+                }
+            }
+        }
+    }
 
     #[test]
     fn all_codes_have_the_values_of_the_standard_and_come_back() {

@@ -16,6 +16,11 @@ pub(super) fn e8m0_below(exponent: u32, largest: u32) -> u8 {
     exponent.saturating_sub(largest).min(254) as u8
 }
 
+/// A code, the one below it and the one above, each with its value.
+pub(super) fn e8m0_and_neighbours(code: u8) -> [(u8, f32); 3] {
+    [code, code.saturating_sub(1), (code + 1).min(254)].map(|code| (code, e8m0_to_f32(code)))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -33,5 +38,10 @@ mod tests {
     fn exponents_become_codes_that_exist() {
         assert_eq!([e8m0_below(127, 2), e8m0_below(1, 2), e8m0_below(0, 2)], [125, 0, 0]);
         assert_eq!(e8m0_below(255, 0), 254);
+        let neighbours = |code| e8m0_and_neighbours(code).map(|(code, _)| code);
+        assert_eq!(
+            [neighbours(0), neighbours(9), neighbours(254)],
+            [[0, 0, 1], [9, 8, 10], [254, 253, 254]]
+        );
     }
 }

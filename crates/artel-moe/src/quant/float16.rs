@@ -1,6 +1,6 @@
 use half::f16;
 
-use super::{ActivationScales, DenseMatrix, NumberFormat};
+use super::{ActivationScales, DenseMatrix, Fit, NumberFormat};
 use crate::MoeError;
 
 /// IEEE half precision weights and activations.
@@ -16,6 +16,7 @@ impl NumberFormat for F16 {
     fn quantize(
         rows: usize,
         columns: usize,
+        _: Fit<'_>,
         row: impl Fn(usize, &mut [f32]) + Sync,
     ) -> Result<DenseMatrix<f16>, MoeError> {
         DenseMatrix::quantize(rows, columns, row)

@@ -1,4 +1,4 @@
-use super::{ActivationScales, DenseMatrix, NumberFormat};
+use super::{ActivationScales, DenseMatrix, Fit, NumberFormat};
 use crate::MoeError;
 
 /// float32 weights and activations.
@@ -14,6 +14,7 @@ impl NumberFormat for F32 {
     fn quantize(
         rows: usize,
         columns: usize,
+        _: Fit<'_>,
         row: impl Fn(usize, &mut [f32]) + Sync,
     ) -> Result<DenseMatrix<f32>, MoeError> {
         DenseMatrix::quantize(rows, columns, row)

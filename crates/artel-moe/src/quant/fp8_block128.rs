@@ -8,10 +8,11 @@ use artel_device::HostBuffer;
 use half::bf16;
 use rayon::prelude::*;
 
-use super::MatrixTensors;
-use super::fp8::{BLOCK, Fp8Codes, Fp8Format, largest_magnitude, quantize_weights, weight_scale};
+use super::fp8::{BLOCK, Fp8Codes, Fp8Format, largest_magnitude, quantize_weights};
+use super::fp8::{rounded_weight, weight_scale, weight_scales};
 use super::{
-    ActivationScales, NumberFormat, ScaleGrid, Scales, WeightMatrix, columns_of, elements_of, room,
+    ActivationScales, Fit, MatrixTensors, NumberFormat, ScaleGrid, Scales, WeightMatrix,
+    columns_of, elements_of, room,
 };
 use crate::MoeError;
 
@@ -28,9 +29,10 @@ impl NumberFormat for Fp8Block128 {
     fn quantize(
         rows: usize,
         columns: usize,
+        fit: Fit<'_>,
         row: impl Fn(usize, &mut [f32]) + Sync,
     ) -> Result<Fp8BlockMatrix, MoeError> {
-        Fp8BlockMatrix::quantize(rows, columns, row)
+        Fp8BlockMatrix::quantize(rows, columns, fit, row)
     }
 }
 
@@ -66,15 +68,18 @@ impl Fp8BlockMatrix {
     }
 
     /// Quantises a matrix whose rows `row` writes as float32: the scale of a block is its largest
-    /// magnitude over 448, or 1 when the block is zero. NaN becomes the NaN code.
+    /// magnitude over 448, or 1 when the block is zero, or what `fit` finds near it. NaN becomes the
+    /// NaN code.
     ///
     /// # Errors
-    /// [`MoeError::Config`] when the matrix is too large to be addressed.
+    /// [`MoeError`] when the matrix is too large to be addressed, or `fit` is for another one.
     pub fn quantize(
         rows: usize,
         columns: usize,
+        fit: Fit<'_>,
         row: impl Fn(usize, &mut [f32]) + Sync,
     ) -> Result<Self, MoeError> {
+        fit.check(columns)?;
         let blocks = columns.div_ceil(BLOCK);
         let mut codes = room(rows, columns)?;
         let mut scales = vec![1f32; rows.div_ceil(BLOCK) * blocks];
@@ -88,7 +93,7 @@ impl Fp8BlockMatrix {
                     for (index, values) in values.chunks_mut(columns).enumerate() {
                         row(block_row * BLOCK + index, values);
                     }
-                    quantize_block_row(&values, columns, codes, scales);
+                    quantize_block_row(&values, (columns, fit), codes, scales);
                 });
         }
         Self::new(HostBuffer::from_vec(codes), HostBuffer::from_vec(scales), rows, columns)
@@ -160,14 +165,24 @@ fn blocks_of(offset: usize, part: &Range<usize>) -> Range<usize> {
 }
 
 /// Up to 128 rows of `columns` values: one scale per 128 columns.
-fn quantize_block_row(values: &[f32], columns: usize, codes: &mut [u8], scales: &mut [f32]) {
+fn quantize_block_row(
+    values: &[f32],
+    (columns, fit): (usize, Fit<'_>),
+    codes: &mut [u8],
+    scales: &mut [f32],
+) {
     scales.fill(0.0);
     for row in values.chunks(columns) {
         for (largest, group) in scales.iter_mut().zip(row.chunks(BLOCK)) {
             *largest = largest_magnitude(*largest, group);
         }
     }
-    scales.iter_mut().for_each(|scale| *scale = weight_scale(*scale));
+    for (block, scale) in scales.iter_mut().enumerate() {
+        let range = block * BLOCK..columns.min((block + 1) * BLOCK);
+        let rows = values.chunks(columns).map(|row| &row[range.clone()]);
+        let candidates = weight_scales(weight_scale(*scale));
+        *scale = fit.cut(range.clone()).choose(rows, candidates, rounded_weight);
+    }
     for (codes, row) in codes.chunks_mut(columns).zip(values.chunks(columns)) {
         let groups = codes.chunks_mut(BLOCK).zip(row.chunks(BLOCK));
         for ((codes, group), &scale) in groups.zip(&*scales) {

@@ -7,10 +7,11 @@ use artel_device::HostBuffer;
 use half::bf16;
 use rayon::prelude::*;
 
-use super::fp8::{Fp8Codes, Fp8Format, largest_magnitude, quantize_weights, weight_scale};
+use super::fp8::{Fp8Codes, Fp8Format, largest_magnitude, quantize_weights};
+use super::fp8::{rounded_weight, weight_scale, weight_scales};
 use super::{
-    ActivationScales, MatrixTensors, NumberFormat, ScaleGrid, Scales, WeightMatrix, elements_of,
-    room,
+    ActivationScales, Fit, MatrixTensors, NumberFormat, ScaleGrid, Scales, WeightMatrix,
+    elements_of, room,
 };
 use crate::MoeError;
 
@@ -27,9 +28,10 @@ impl NumberFormat for Fp8Channel {
     fn quantize(
         rows: usize,
         columns: usize,
+        fit: Fit<'_>,
         row: impl Fn(usize, &mut [f32]) + Sync,
     ) -> Result<Fp8ChannelMatrix, MoeError> {
-        Fp8ChannelMatrix::quantize(rows, columns, row)
+        Fp8ChannelMatrix::quantize(rows, columns, fit, row)
     }
 }
 
@@ -59,15 +61,18 @@ impl Fp8ChannelMatrix {
     }
 
     /// Quantises a matrix whose rows `row` writes as float32: the scale of a row is its largest
-    /// magnitude over 448, or 1 when the row is zero. NaN becomes the NaN code.
+    /// magnitude over 448, or 1 when the row is zero, or what `fit` finds near it. NaN becomes the
+    /// NaN code.
     ///
     /// # Errors
-    /// [`MoeError::Config`] when the matrix is too large to be addressed.
+    /// [`MoeError`] when the matrix is too large to be addressed, or `fit` is for another one.
     pub fn quantize(
         rows: usize,
         columns: usize,
+        fit: Fit<'_>,
         row: impl Fn(usize, &mut [f32]) + Sync,
     ) -> Result<Self, MoeError> {
+        fit.check(columns)?;
         let mut codes = room(rows, columns)?;
         let mut scales = vec![1f32; rows];
         let work = codes.par_chunks_mut(columns.max(1)).zip(&mut scales).enumerate();
@@ -75,7 +80,8 @@ impl Fp8ChannelMatrix {
             || vec![0f32; columns],
             |values, (index, (codes, scale))| {
                 row(index, values);
-                *scale = weight_scale(largest_magnitude(0.0, values));
+                let usual = weight_scale(largest_magnitude(0.0, values));
+                *scale = fit.choose([&values[..]], weight_scales(usual), rounded_weight);
                 quantize_weights(values, *scale, codes);
             },
         );

@@ -10,8 +10,12 @@ use artel_device::HostBuffer;
 use half::bf16;
 use rayon::prelude::*;
 
-use super::fp8::{Fp8Codes, Fp8Format, largest_magnitude, quantize_weights, weight_scale};
-use super::{ActivationScales, MatrixTensors, NumberFormat, ScaleGrid, Scales, WeightMatrix, room};
+use super::fit::{add, error, least};
+use super::fp8::{Fp8Codes, Fp8Format, largest_magnitude, quantize_weights};
+use super::fp8::{rounded_weight, weight_scale, weight_scales};
+use super::{
+    ActivationScales, Fit, MatrixTensors, NumberFormat, ScaleGrid, Scales, WeightMatrix, room,
+};
 use crate::MoeError;
 
 /// FP8 weights with a scale per matrix, bfloat16 hidden states.
@@ -27,9 +31,10 @@ impl NumberFormat for Fp8Tensor {
     fn quantize(
         rows: usize,
         columns: usize,
+        fit: Fit<'_>,
         row: impl Fn(usize, &mut [f32]) + Sync,
     ) -> Result<Fp8TensorMatrix, MoeError> {
-        Fp8TensorMatrix::quantize(rows, columns, row)
+        Fp8TensorMatrix::quantize(rows, columns, fit, row)
     }
 }
 
@@ -73,15 +78,17 @@ impl Fp8TensorMatrix {
     }
 
     /// Quantises a matrix whose rows `row` writes as float32: the scale is the largest magnitude
-    /// over 448, or 1 when all is zero. NaN becomes the NaN code.
+    /// over 448, or 1 when all is zero, or what `fit` finds near it. NaN becomes the NaN code.
     ///
     /// # Errors
-    /// [`MoeError::Config`] when the matrix is too large to be addressed.
+    /// [`MoeError`] when the matrix is too large to be addressed, or `fit` is for another one.
     pub fn quantize(
         rows: usize,
         columns: usize,
+        fit: Fit<'_>,
         row: impl Fn(usize, &mut [f32]) + Sync,
     ) -> Result<Self, MoeError> {
+        fit.check(columns)?;
         let mut codes = room(rows, columns)?;
         let largest_of = |values: &mut Vec<f32>, index| {
             row(index, values);
@@ -89,7 +96,19 @@ impl Fp8TensorMatrix {
         };
         let room = || vec![0f32; columns];
         let largest = (0..rows).into_par_iter().map_init(room, largest_of);
-        let scale = weight_scale(largest.reduce(|| 0.0, f32::max));
+        let mut scale = weight_scale(largest.reduce(|| 0.0, f32::max));
+        if let Fit::Inputs(mean_squares) = fit {
+            let candidates = weight_scales(scale);
+            let errors_of = |values: &mut Vec<f32>, index| {
+                row(index, values);
+                candidates.map(|scale| error(values, mean_squares, |x| rounded_weight(x, scale)))
+            };
+            // Summed in the order of the rows, so that the choice is the same every time.
+            let errors: Vec<_> = (0..rows).into_par_iter().map_init(room, errors_of).collect();
+            let mut sums = candidates.map(|_| 0.0);
+            errors.into_iter().for_each(|errors| add(&mut sums, errors));
+            scale = candidates[least(&sums)];
+        }
         codes.par_chunks_mut(columns.max(1)).enumerate().for_each_init(
             room,
             |values, (index, codes)| {

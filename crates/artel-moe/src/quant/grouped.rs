@@ -9,7 +9,7 @@ use bytemuck::Pod;
 use half::bf16;
 use rayon::prelude::*;
 
-use super::{MatrixTensors, NumberFormat, ScaleGrid, Scales, WeightMatrix};
+use super::{Fit, MatrixTensors, NumberFormat, ScaleGrid, Scales, WeightMatrix};
 use super::{check_cut, columns_of, e2m1_to_f32, e4m3_to_f32, elements_of, room};
 use crate::MoeError;
 
@@ -167,16 +167,18 @@ impl<F: GroupedFormat> GroupedMatrix<F> {
     }
 
     /// Quantises a matrix whose rows `row` writes as float32. `quantize` turns the numbers of a group
-    /// into codes, one a byte, and returns their scale.
+    /// into codes, one a byte, and returns their scale, with what `fit` says of their columns.
     ///
     /// # Errors
-    /// As [`GroupedMatrix::from_parts`], and [`MoeError::Config`] when the matrix is too large.
+    /// As [`GroupedMatrix::from_parts`], and [`MoeError`] when the matrix is too large or `fit` is for
+    /// another one.
     pub(super) fn quantize_groups<S: Pod + Send + Sync>(
         [rows, columns]: [usize; 2],
-        group: usize,
+        (group, fit): (usize, Fit<'_>),
         row: impl Fn(usize, &mut [f32]) + Sync,
-        quantize: impl Fn(&[f32], &mut [u8]) -> (S, i8) + Sync,
+        quantize: impl Fn(&[f32], Fit<'_>, &mut [u8]) -> (S, i8) + Sync,
     ) -> Result<(Self, Vec<i8>), MoeError> {
+        fit.check(columns)?;
         let group = check_group(group, columns)?;
         let (row_bytes, groups) = (F::CODE.row_bytes(columns), columns.div_ceil(group));
         let mut codes = room::<u8>(rows, row_bytes)?;
@@ -193,8 +195,9 @@ impl<F: GroupedFormat> GroupedMatrix<F> {
                     row(index, values);
                     let parts = values.chunks(group).zip(wide.chunks_mut(group));
                     let out = scales.iter_mut().zip(zero_points);
-                    for ((values, wide), (scale, zero_point)) in parts.zip(out) {
-                        (*scale, *zero_point) = quantize(values, wide);
+                    for (index, ((values, wide), out)) in parts.zip(out).enumerate() {
+                        let fit = fit.cut(index * group..index * group + values.len());
+                        (*out.0, *out.1) = quantize(values, fit, wide);
                     }
                     pack(F::CODE, wide, codes);
                 },

@@ -6,8 +6,8 @@ use half::bf16;
 
 use super::grouped::{Code, GroupedFormat, GroupedMatrix, ScaleCode};
 use super::int4_w4a16::DEFAULT_GROUP;
-use super::int8_w8a8::{int8_from_f32, int8_scale};
-use super::{ActivationScales, NumberFormat};
+use super::int8_w8a8::{int8_from_f32, int8_scale, int8_scales, rounded_to_int8};
+use super::{ActivationScales, Fit, NumberFormat};
 use crate::MoeError;
 
 /// INT8 weights in groups, bfloat16 hidden states.
@@ -23,9 +23,10 @@ impl NumberFormat for Int8W8A16 {
     fn quantize(
         rows: usize,
         columns: usize,
+        fit: Fit<'_>,
         row: impl Fn(usize, &mut [f32]) + Sync,
     ) -> Result<Int8GroupMatrix, MoeError> {
-        Int8GroupMatrix::quantize(rows, columns, DEFAULT_GROUP, row)
+        Int8GroupMatrix::quantize([rows, columns], DEFAULT_GROUP, fit, row)
     }
 }
 
@@ -63,24 +64,26 @@ impl Int8GroupMatrix {
     }
 
     /// Quantises a matrix whose rows `row` writes as float32: the scale of a group is its largest
-    /// magnitude over 127, or 1 where all is zero. Codes are the nearest, halves away from zero; NaN
-    /// becomes zero.
+    /// magnitude over 127, or 1 where all is zero, or what `fit` finds near it. Codes are the nearest,
+    /// halves away from zero; NaN becomes zero.
     ///
     /// # Errors
-    /// [`MoeError`] when the matrix is too large or the group is not allowed.
+    /// [`MoeError`] when the matrix is too large, the group is not allowed or `fit` is for another
+    /// matrix.
     pub fn quantize(
-        rows: usize,
-        columns: usize,
+        shape: [usize; 2],
         group: usize,
+        fit: Fit<'_>,
         row: impl Fn(usize, &mut [f32]) + Sync,
     ) -> Result<Self, MoeError> {
-        let fit = |values: &[f32], codes: &mut [u8]| {
-            let scale = int8_scale(values);
+        let quantize = |values: &[f32], fit: Fit<'_>, codes: &mut [u8]| {
+            let candidates = int8_scales(int8_scale(values));
+            let scale = fit.choose([values], candidates, rounded_to_int8);
             for (code, value) in codes.iter_mut().zip(values) {
                 *code = int8_from_f32(value / scale) as u8;
             }
             (scale, 0)
         };
-        Ok(Self::quantize_groups([rows, columns], group, row, fit)?.0)
+        Ok(Self::quantize_groups(shape, (group, fit), row, quantize)?.0)
     }
 }

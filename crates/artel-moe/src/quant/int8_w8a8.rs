@@ -10,7 +10,7 @@ use half::bf16;
 use rayon::prelude::*;
 
 use super::fp8::largest_magnitude;
-use super::{ActivationScales, Element, MatrixTensors, NumberFormat};
+use super::{ActivationScales, Element, Fit, MatrixTensors, NumberFormat};
 use super::{ScaleGrid, Scales, WeightMatrix};
 use super::{check_cut, columns_of, elements_of, room};
 use crate::MoeError;
@@ -37,9 +37,10 @@ impl NumberFormat for Int8W8A8 {
     fn quantize(
         rows: usize,
         columns: usize,
+        fit: Fit<'_>,
         row: impl Fn(usize, &mut [f32]) + Sync,
     ) -> Result<Int8ChannelMatrix, MoeError> {
-        Int8ChannelMatrix::quantize(rows, columns, row)
+        Int8ChannelMatrix::quantize(rows, columns, fit, row)
     }
 }
 
@@ -74,16 +75,18 @@ impl Int8ChannelMatrix {
     }
 
     /// Quantises a matrix whose rows `row` writes as float32: the scale of a row is its largest
-    /// magnitude over 127, or 1 when the row is zero. Codes are the nearest, halves away from zero;
-    /// NaN becomes zero.
+    /// magnitude over 127, or 1 when the row is zero, or what `fit` finds near it. Codes are the
+    /// nearest, halves away from zero; NaN becomes zero.
     ///
     /// # Errors
-    /// [`MoeError::Config`] when the matrix is too large.
+    /// [`MoeError`] when the matrix is too large, or `fit` is for another one.
     pub fn quantize(
         rows: usize,
         columns: usize,
+        fit: Fit<'_>,
         row: impl Fn(usize, &mut [f32]) + Sync,
     ) -> Result<Self, MoeError> {
+        fit.check(columns)?;
         let mut codes = room::<i8>(rows, columns)?;
         let mut scales = vec![1f32; rows];
         let work = codes.par_chunks_mut(columns.max(1)).zip(&mut scales).enumerate();
@@ -91,7 +94,8 @@ impl Int8ChannelMatrix {
             || vec![0f32; columns],
             |values, (index, (codes, scale))| {
                 row(index, values);
-                *scale = int8_scale(values);
+                let candidates = int8_scales(int8_scale(values));
+                *scale = fit.choose([&values[..]], candidates, rounded_to_int8);
                 for (code, value) in codes.iter_mut().zip(values) {
                     *code = int8_from_f32(*value / *scale);
                 }
@@ -113,6 +117,21 @@ impl Int8ChannelMatrix {
 pub(super) fn int8_scale(values: &[f32]) -> f32 {
     let exact = largest_magnitude(0.0, values) / INT8_MAX;
     if exact.is_normal() { exact } else { 1.0 }
+}
+
+/// What a scale is multiplied by to try others, which cut the largest number off.
+const SCALE_FACTORS: [f32; 14] =
+    [1.0, 1.01, 0.99, 0.98, 0.97, 0.96, 0.95, 0.94, 0.92, 0.9, 0.87, 0.84, 0.8, 0.75];
+
+/// The scale that numbers ask for, and others beside it.
+pub(super) fn int8_scales(usual: f32) -> [f32; SCALE_FACTORS.len()] {
+    SCALE_FACTORS.map(|factor| usual * factor)
+}
+
+/// What a code makes of a number.
+#[inline(always)]
+pub(super) fn rounded_to_int8(value: f32, scale: f32) -> f32 {
+    f32::from(int8_from_f32(value / scale)) * scale
 }
 
 /// Nearest code, halves away from zero; beyond 127 saturates, NaN becomes zero.

@@ -9,6 +9,7 @@ mod bfloat16;
 mod e2m1;
 mod e4m3;
 mod e8m0;
+mod fit;
 mod float16;
 mod float32;
 mod formats;
@@ -28,6 +29,8 @@ mod scales;
 #[cfg(test)]
 mod tests;
 #[cfg(test)]
+mod tests_of_fit;
+#[cfg(test)]
 mod tests_of_groups;
 
 pub use any::{AnyMatrix, Format};
@@ -37,6 +40,7 @@ use bytemuck::Pod;
 pub use e2m1::{E2M1_MAX, e2m1_from_f32, e2m1_to_f32};
 pub use e4m3::{E4M3_MAX, e4m3_from_f32, e4m3_to_f32};
 pub use e8m0::e8m0_to_f32;
+pub use fit::Fit;
 pub use float16::F16;
 pub use float32::F32;
 pub(crate) use formats::{each_format, for_each_format, map_format};
@@ -131,13 +135,14 @@ pub trait NumberFormat: Copy + Send + Sync + std::fmt::Debug + 'static {
     type Activation: Element;
     /// One weight matrix.
     type Matrix: WeightMatrix;
-    /// A matrix whose rows `row` writes as float32, rounded to nearest.
+    /// A matrix whose rows `row` writes as float32, rounded to nearest with scales that `fit` asks for.
     ///
     /// # Errors
-    /// [`MoeError`] when the matrix is too large to be addressed.
+    /// [`MoeError`] when the matrix is too large to be addressed, or `fit` is for another one.
     fn quantize(
         rows: usize,
         columns: usize,
+        fit: Fit<'_>,
         row: impl Fn(usize, &mut [f32]) + Sync,
     ) -> Result<Self::Matrix, MoeError>;
 }

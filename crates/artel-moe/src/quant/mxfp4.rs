@@ -4,10 +4,11 @@
 use artel_device::HostBuffer;
 use half::bf16;
 
-use super::e8m0::e8m0_below;
+use super::e2m1::round_to_e2m1;
+use super::e8m0::{e8m0_and_neighbours, e8m0_below};
 use super::fp8::largest_magnitude;
 use super::grouped::{Code, GroupedFormat, GroupedMatrix, ScaleCode};
-use super::{ActivationScales, NumberFormat, e2m1_from_f32, e8m0_to_f32};
+use super::{ActivationScales, Fit, NumberFormat, e2m1_from_f32};
 use crate::MoeError;
 
 /// Columns that share a scale.
@@ -26,9 +27,10 @@ impl NumberFormat for Mxfp4 {
     fn quantize(
         rows: usize,
         columns: usize,
+        fit: Fit<'_>,
         row: impl Fn(usize, &mut [f32]) + Sync,
     ) -> Result<Mxfp4Matrix, MoeError> {
-        Mxfp4Matrix::quantize(rows, columns, row)
+        Mxfp4Matrix::quantize(rows, columns, fit, row)
     }
 }
 
@@ -52,25 +54,27 @@ impl Mxfp4Matrix {
 
     /// Quantises a matrix whose rows `row` writes as float32. The scale of a group is the power of two
     /// below its largest magnitude over 4, where a magnitude that rounds up to the next power counts
-    /// as that one.
+    /// as that one; or the power beside it that `fit` finds better.
     ///
     /// # Errors
-    /// [`MoeError`] when the matrix is too large.
+    /// [`MoeError`] when the matrix is too large, or `fit` is for another one.
     pub fn quantize(
         rows: usize,
         columns: usize,
+        fit: Fit<'_>,
         row: impl Fn(usize, &mut [f32]) + Sync,
     ) -> Result<Self, MoeError> {
-        let fit = |values: &[f32], codes: &mut [u8]| {
+        let quantize = |values: &[f32], fit: Fit<'_>, codes: &mut [u8]| {
             // From 1.75 times a power of two on, the largest would saturate: 7 is beyond 6.
             let rounded = largest_magnitude(0.0, values).to_bits() + 0x20_0000;
-            let scale = e8m0_below(rounded >> 23 & 0xff, 2);
-            let divisor = e8m0_to_f32(scale);
+            let candidates = e8m0_and_neighbours(e8m0_below(rounded >> 23 & 0xff, 2));
+            let rounded = |value, (_, scale)| round_to_e2m1(value / scale) * scale;
+            let (scale, divisor) = fit.choose([values], candidates, rounded);
             for (code, value) in codes.iter_mut().zip(values) {
                 *code = e2m1_from_f32(value / divisor);
             }
             (scale, 0)
         };
-        Ok(Self::quantize_groups([rows, columns], GROUP, row, fit)?.0)
+        Ok(Self::quantize_groups([rows, columns], (GROUP, fit), row, quantize)?.0)
     }
 }

@@ -4,10 +4,10 @@
 use artel_device::HostBuffer;
 use half::bf16;
 
-use super::e8m0::e8m0_below;
-use super::fp8::largest_magnitude;
+use super::e8m0::{e8m0_and_neighbours, e8m0_below};
+use super::fp8::{largest_magnitude, rounded_weight};
 use super::grouped::{Code, GroupedFormat, GroupedMatrix, ScaleCode};
-use super::{ActivationScales, NumberFormat, e4m3_from_f32, e8m0_to_f32};
+use super::{ActivationScales, Fit, NumberFormat, e4m3_from_f32};
 use crate::MoeError;
 
 /// Columns that share a scale.
@@ -26,9 +26,10 @@ impl NumberFormat for Mxfp8 {
     fn quantize(
         rows: usize,
         columns: usize,
+        fit: Fit<'_>,
         row: impl Fn(usize, &mut [f32]) + Sync,
     ) -> Result<Mxfp8Matrix, MoeError> {
-        Mxfp8Matrix::quantize(rows, columns, row)
+        Mxfp8Matrix::quantize(rows, columns, fit, row)
     }
 }
 
@@ -50,25 +51,28 @@ impl Mxfp8Matrix {
     }
 
     /// Quantises a matrix whose rows `row` writes as float32. The scale of a group is the smallest
-    /// power of two with which its largest magnitude is at most 448. NaN becomes the NaN code.
+    /// power of two with which its largest magnitude is at most 448, or the power beside it that `fit`
+    /// finds better. NaN becomes the NaN code.
     ///
     /// # Errors
-    /// [`MoeError`] when the matrix is too large.
+    /// [`MoeError`] when the matrix is too large, or `fit` is for another one.
     pub fn quantize(
         rows: usize,
         columns: usize,
+        fit: Fit<'_>,
         row: impl Fn(usize, &mut [f32]) + Sync,
     ) -> Result<Self, MoeError> {
-        let fit = |values: &[f32], codes: &mut [u8]| {
+        let quantize = |values: &[f32], fit: Fit<'_>, codes: &mut [u8]| {
             // 448 is 1.75 times 2^8: a number with a larger mantissa needs the next power.
             let rounded = largest_magnitude(0.0, values).to_bits() + 0x1f_ffff;
-            let scale = e8m0_below(rounded >> 23 & 0xff, 8);
-            let divisor = e8m0_to_f32(scale);
+            let candidates = e8m0_and_neighbours(e8m0_below(rounded >> 23 & 0xff, 8));
+            let rounded = |value, (_, scale)| rounded_weight(value, scale);
+            let (scale, divisor) = fit.choose([values], candidates, rounded);
             for (code, value) in codes.iter_mut().zip(values) {
                 *code = e4m3_from_f32(value / divisor);
             }
             (scale, 0)
         };
-        Ok(Self::quantize_groups([rows, columns], GROUP, row, fit)?.0)
+        Ok(Self::quantize_groups([rows, columns], (GROUP, fit), row, quantize)?.0)
     }
 }

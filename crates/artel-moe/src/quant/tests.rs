@@ -122,18 +122,18 @@ fn largest(rows: Range<usize>, columns: Range<usize>) -> f32 {
 #[test]
 fn weights_quantise_as_defined() {
     let (rows, columns) = (130, 257);
-    let matrix = Fp8BlockMatrix::quantize(rows, columns, write_numbers).unwrap();
+    let matrix = Fp8BlockMatrix::quantize(rows, columns, Fit::Weights, write_numbers).unwrap();
     check_quantized(&matrix);
     assert_eq!(matrix.scales().get(1), 1.0);
     assert_eq!(matrix.scales().get(3), largest(128..130, 0..128) / E4M3_MAX);
-    let matrix = Fp8TensorMatrix::quantize(rows, columns, write_numbers).unwrap();
+    let matrix = Fp8TensorMatrix::quantize(rows, columns, Fit::Weights, write_numbers).unwrap();
     check_quantized(&matrix);
     assert_eq!(matrix.scales(), Scales::F32(&[largest(0..130, 0..257) / E4M3_MAX]));
-    let matrix = Fp8ChannelMatrix::quantize(rows, columns, write_numbers).unwrap();
+    let matrix = Fp8ChannelMatrix::quantize(rows, columns, Fit::Weights, write_numbers).unwrap();
     check_quantized(&matrix);
     assert_eq!((matrix.scales().get(60), matrix.scales().get(128)), (1.0, 1.0));
     assert_eq!(matrix.scales().get(129), largest(129..130, 0..257) / E4M3_MAX);
-    let infinite = Fp8TensorMatrix::quantize(1, 2, |_, out| {
+    let infinite = Fp8TensorMatrix::quantize(1, 2, Fit::Weights, |_, out| {
         out.copy_from_slice(&[f32::INFINITY, f32::NEG_INFINITY]);
     });
     assert_eq!(infinite.unwrap().numbers(), [0x7e, 0xfe]);
@@ -142,12 +142,12 @@ fn weights_quantise_as_defined() {
 #[test]
 fn sizes_that_do_not_fit_are_errors_and_empty_ones_are_not() {
     let nothing = |_: usize, _: &mut [f32]| {};
-    assert!(Fp8BlockMatrix::quantize(usize::MAX, 2, nothing).is_err());
-    assert!(Fp8TensorMatrix::quantize(usize::MAX, 2, nothing).is_err());
-    assert!(Fp8ChannelMatrix::quantize(usize::MAX, 2, nothing).is_err());
-    assert_eq!(Fp8BlockMatrix::quantize(0, 5, nothing).unwrap().bytes(), 0);
-    assert_eq!(Fp8TensorMatrix::quantize(0, 5, nothing).unwrap().bytes(), 4);
-    assert_eq!(Fp8ChannelMatrix::quantize(5, 0, nothing).unwrap().bytes(), 20);
+    assert!(Fp8BlockMatrix::quantize(usize::MAX, 2, Fit::Weights, nothing).is_err());
+    assert!(Fp8TensorMatrix::quantize(usize::MAX, 2, Fit::Weights, nothing).is_err());
+    assert!(Fp8ChannelMatrix::quantize(usize::MAX, 2, Fit::Weights, nothing).is_err());
+    assert_eq!(Fp8BlockMatrix::quantize(0, 5, Fit::Weights, nothing).unwrap().bytes(), 0);
+    assert_eq!(Fp8TensorMatrix::quantize(0, 5, Fit::Weights, nothing).unwrap().bytes(), 4);
+    assert_eq!(Fp8ChannelMatrix::quantize(5, 0, Fit::Weights, nothing).unwrap().bytes(), 20);
     assert!(Fp8TensorMatrix::new(all_codes(), f32::NAN, 16, 16).is_err());
     assert!(Fp8TensorMatrix::new(all_codes(), 1.0, 16, 15).is_err());
     let scales = HostBuffer::from_vec(vec![1f32; 15]);
@@ -214,7 +214,8 @@ fn activations_quantise_as_defined() {
 fn segments_cover_all_columns_once_and_cross_no_boundary() {
     for offset in [0, 1, 64, 127] {
         for columns in [0, 1, 63, 64, 65, 127, 128, 129, 192, 256, 300] {
-            let cut = Fp8BlockMatrix::quantize(1, offset + columns, |_, out| out.fill(1.0));
+            let cut =
+                Fp8BlockMatrix::quantize(1, offset + columns, Fit::Weights, |_, out| out.fill(1.0));
             let cut = cut.unwrap().cut_columns(offset..offset + columns).unwrap();
             let segments = Fp8Panel::new(&cut, 0..1).segments;
             let mut next = 0;

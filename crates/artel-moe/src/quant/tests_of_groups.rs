@@ -144,7 +144,7 @@ fn check_codes<F: GroupedFormat>(matrix: &GroupedMatrix<F>, code: impl Fn(f32, u
 
 #[test]
 fn mxfp4_quantises_as_defined() {
-    let matrix = Mxfp4Matrix::quantize(SHAPE[0], SHAPE[1], write_numbers).unwrap();
+    let matrix = Mxfp4Matrix::quantize(SHAPE[0], SHAPE[1], Fit::Weights, write_numbers).unwrap();
     for (place, (row, columns)) in groups(32).enumerate() {
         let bits = (largest_of_group(row, columns).to_bits() + 0x20_0000) & 0x7f80_0000;
         let expected = (i64::from(bits >> 23) - 2).max(0);
@@ -158,7 +158,7 @@ fn mxfp4_quantises_as_defined() {
 
 #[test]
 fn mxfp8_quantises_as_defined() {
-    let matrix = Mxfp8Matrix::quantize(SHAPE[0], SHAPE[1], write_numbers).unwrap();
+    let matrix = Mxfp8Matrix::quantize(SHAPE[0], SHAPE[1], Fit::Weights, write_numbers).unwrap();
     for (place, (row, columns)) in groups(32).enumerate() {
         let (code, largest) = (matrix.scales().bytes()[place], largest_of_group(row, columns));
         if largest.is_finite() {
@@ -179,7 +179,7 @@ fn nvfp4_quantises_as_defined() {
         write_numbers(row, out);
         out.iter_mut().for_each(|out| *out = tame(*out));
     };
-    let matrix = Nvfp4Matrix::quantize(SHAPE[0], SHAPE[1], write).unwrap();
+    let matrix = Nvfp4Matrix::quantize(SHAPE[0], SHAPE[1], Fit::Weights, write).unwrap();
     let largest = groups(16).map(|(row, columns)| {
         columns.filter(|&c| c < SHAPE[1]).map(|c| tame(numbers(row, c)).abs()).fold(0.0, f32::max)
     });
@@ -206,14 +206,15 @@ fn int8_quantises_as_defined() {
         let exact = f64::from(value / scale);
         if exact.is_nan() { 0 } else { exact.clamp(-127.0, 127.0).round() as i8 as u8 }
     };
-    let matrix = Int8GroupMatrix::quantize(SHAPE[0], SHAPE[1], 32, write_numbers).unwrap();
+    let matrix = Int8GroupMatrix::quantize(SHAPE, 32, Fit::Weights, write_numbers).unwrap();
     for (place, (row, columns)) in groups(32).enumerate() {
         let exact = largest_of_group(row, columns) / 127.0;
         let expected = if exact.is_normal() { exact } else { 1.0 };
         assert_eq!(matrix.scales().get(place), expected, "row {row}");
     }
     check_codes(&matrix, |value, place| code(value, matrix.scales().get(place)));
-    let matrix = Int8ChannelMatrix::quantize(SHAPE[0], SHAPE[1], write_numbers).unwrap();
+    let matrix =
+        Int8ChannelMatrix::quantize(SHAPE[0], SHAPE[1], Fit::Weights, write_numbers).unwrap();
     for (index, &found) in matrix.numbers().iter().enumerate() {
         let (row, column) = (index / SHAPE[1], index % SHAPE[1]);
         assert_eq!(found, code(numbers(row, column), matrix.scales().get(row)));
@@ -227,7 +228,7 @@ fn int4_quantises_to_the_nearest_codes_and_zero_points_help() {
     let write = |row: usize, out: &mut [f32]| out.copy_from_slice(&values[row * 100..][..100]);
     let mut errors = Vec::new();
     for zero_points in [ZeroPoints::None, ZeroPoints::Fitted] {
-        let matrix = Int4Matrix::quantize(64, 100, 32, zero_points, write).unwrap();
+        let matrix = Int4Matrix::quantize([64, 100], 32, zero_points, Fit::Weights, write).unwrap();
         assert_eq!(matrix.zero_points().is_some(), zero_points == ZeroPoints::Fitted);
         let mut error = 0.0;
         for (row, found) in rows_of(&matrix).iter().enumerate() {
@@ -260,7 +261,7 @@ fn zeros_and_nan_have_codes() {
         assert_eq!((found.rows(), found.columns(), found.format()), (3, 50, format));
     }
     let nan = |_: usize, out: &mut [f32]| out.copy_from_slice(&[f32::NAN, 1.0, -7.0, 7.0]);
-    let matrix = Int4Matrix::quantize(1, 4, 128, ZeroPoints::None, nan).unwrap();
+    let matrix = Int4Matrix::quantize([1, 4], 128, ZeroPoints::None, Fit::Weights, nan).unwrap();
     assert_eq!(matrix.numbers()[0] & 15, 8);
 }
 
@@ -284,7 +285,8 @@ fn parts_have_the_numbers_of_the_whole_or_are_refused_by_name() {
             .for_each(|(k, out)| *out = ((row * 7 + k * 13) % 31) as f32 - 15.0);
     };
     let dense = AnyMatrix::F32(DenseMatrix::quantize(6, 400, write).unwrap());
-    let zeros = Int4Matrix::quantize(6, 400, 64, ZeroPoints::Fitted, write).unwrap();
+    let zeros =
+        Int4Matrix::quantize([6, 400], 64, ZeroPoints::Fitted, Fit::Weights, write).unwrap();
     let all = Format::ALL.map(|format| dense.convert(format).unwrap());
     for matrix in all.into_iter().chain([AnyMatrix::Int4W4A16(zeros)]) {
         for columns in [0..400, 16..400, 192..384, 64..65, 128..133, 320..320, 384..400, 32..352] {
@@ -295,7 +297,8 @@ fn parts_have_the_numbers_of_the_whole_or_are_refused_by_name() {
     }
     let refused = dense.convert(Format::Nvfp4).unwrap().cut_columns(8..40).unwrap_err();
     assert!(refused.to_string().contains("first column of a shard is 8"), "{refused}");
-    let whole_row = Int4Matrix::quantize(2, 400, 400, ZeroPoints::None, write).unwrap();
+    let whole_row =
+        Int4Matrix::quantize([2, 400], 400, ZeroPoints::None, Fit::Weights, write).unwrap();
     check_cuts(&AnyMatrix::Int4W4A16(whole_row.clone()), 0..2, 6..11);
     assert!(whole_row.cut_columns(7..11).is_err());
 }

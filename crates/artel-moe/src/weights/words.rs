@@ -246,8 +246,8 @@ mod tests {
     use super::*;
     use artel_device::HostBuffer;
 
+    use crate::quant::{Fit, MatrixTensors, NumberFormat, e2m1_to_f32};
     use crate::quant::{Int4Matrix, Int4W4A16, Int8W8A8, Int8W8A16, Mxfp4, Nvfp4};
-    use crate::quant::{MatrixTensors, NumberFormat, e2m1_to_f32};
 
     fn value(index: usize) -> f32 {
         ((index * 7919) % 1013) as f32 / 100.0 - 5.0
@@ -255,7 +255,7 @@ mod tests {
 
     fn expert<F: NumberFormat>(rows: usize, columns: usize) -> Stacked<F::Matrix> {
         let part = |part: usize| {
-            F::quantize(rows, columns, |row, out| {
+            F::quantize(rows, columns, Fit::Weights, |row, out| {
                 let first = (part * rows + row) * columns;
                 out.iter_mut().enumerate().for_each(|(at, out)| *out = value(first + at));
             })

@@ -12,8 +12,8 @@ use artel_moe::grouped_gemm::prefill::{PrefillForm, PrefillTile, RowScales};
 use artel_moe::grouped_gemm::{GroupedGemm, RowWeights, reference};
 use artel_moe::quant::activations::{Granularity, reference as quantization};
 use artel_moe::quant::{
-    Bf16, DenseMatrix, Element, F16, Fp8Block128, Fp8BlockMatrix, Fp8Channel, Fp8ChannelMatrix,
-    Fp8Tensor, Fp8TensorMatrix, NumberFormat, WeightMatrix,
+    Bf16, DenseMatrix, Element, F16, Fit, Fp8Block128, Fp8BlockMatrix, Fp8Channel,
+    Fp8ChannelMatrix, Fp8Tensor, Fp8TensorMatrix, NumberFormat, WeightMatrix,
 };
 use artel_moe::weights::{ExpertMatrices, StackLayout, Stacked};
 use half::bf16;
@@ -33,32 +33,37 @@ pub fn cases() -> Vec<Case> {
     for [rows, columns] in SIZES {
         plain::<Bf16>(&mut cases, rows, columns);
         let block: Matrices<Fp8Block128> = |rows, columns, expert| {
-            stacked(Fp8BlockMatrix::quantize(rows, columns, numbers_of(expert)))
+            stacked(Fp8BlockMatrix::quantize(rows, columns, Fit::Weights, numbers_of(expert)))
         };
         fp8::<Fp8Block128>("fp8_block", &mut cases, rows, columns, block);
         let channel: Matrices<Fp8Channel> = |rows, columns, expert| {
-            stacked(Fp8ChannelMatrix::quantize(rows, columns, numbers_of(expert)))
+            stacked(Fp8ChannelMatrix::quantize(rows, columns, Fit::Weights, numbers_of(expert)))
         };
         fp8::<Fp8Channel>("fp8_channel", &mut cases, rows, columns, channel);
     }
     for [rows, columns] in [SIZES[0], SIZES[1]] {
         plain::<F16>(&mut cases, rows, columns);
         let tensor: Matrices<Fp8Tensor> = |rows, columns, expert| {
-            stacked(Fp8TensorMatrix::quantize(rows, columns, numbers_of(expert)))
+            stacked(Fp8TensorMatrix::quantize(rows, columns, Fit::Weights, numbers_of(expert)))
         };
         fp8::<Fp8Tensor>("fp8_tensor", &mut cases, rows, columns, tensor);
     }
     // Gate over up, each cut inside a block of 128 rows, and columns cut inside one.
     let cut: Matrices<Fp8Block128> = |rows, columns, expert| {
         let half = |start: usize| {
-            let whole = Fp8BlockMatrix::quantize(3 * rows, columns, numbers_of(expert + start));
+            let whole = Fp8BlockMatrix::quantize(
+                3 * rows,
+                columns,
+                Fit::Weights,
+                numbers_of(expert + start),
+            );
             whole.and_then(|whole| whole.cut_rows(start..start + rows / 2)).expect("it is cut")
         };
         Stacked::new(vec![half(rows / 2), half(rows)]).expect("parts fit")
     };
     fp8::<Fp8Block128>("fp8_cut_rows", &mut cases, 384, 256, cut);
     let cut: Matrices<Fp8Block128> = |rows, columns, expert| {
-        let whole = Fp8BlockMatrix::quantize(rows, 3 * columns, numbers_of(expert));
+        let whole = Fp8BlockMatrix::quantize(rows, 3 * columns, Fit::Weights, numbers_of(expert));
         stacked(whole.and_then(|whole| whole.cut_columns(columns..2 * columns)))
     };
     fp8::<Fp8Block128>("fp8_cut_columns", &mut cases, 256, 192, cut);

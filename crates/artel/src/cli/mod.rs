@@ -221,6 +221,15 @@ pub struct QuantizeArgs {
     /// Give every group of int4-w4a16 a zero point
     #[arg(long)]
     pub zero_points: bool,
+    /// Choose scales for the smallest error of outputs when the model reads these texts
+    ///
+    /// UTF-8; every line is a text or, if the first line is a JSON object, every line is one with a text in
+    /// its field "text" or "prompt". The model reads them as they are, without its chat template.
+    #[arg(long, value_name = "FILE")]
+    pub calibrate: Option<PathBuf>,
+    /// Tokens of the texts that the model reads, from the first on
+    #[arg(long, value_name = "N", default_value = "16384", requires = "calibrate")]
+    pub calibrate_tokens: std::num::NonZeroUsize,
     /// Folder to write
     #[arg(long, short, value_name = "FOLDER")]
     pub output: PathBuf,

@@ -5,9 +5,10 @@ use artel_moe::activation::{Activation, reference::gated};
 use artel_moe::grouped_gemm::GemmFormat;
 use artel_moe::grouped_gemm::decode::{DecodeShape, WeightNumbers};
 use artel_moe::quant::{
-    ActivationScales, BLOCK, Bf16, DenseMatrix, Element, F16, Format, Fp8Block128, Fp8BlockMatrix,
-    Fp8Channel, Fp8ChannelMatrix, Fp8Tensor, Fp8TensorMatrix, Int4Matrix, Int4W4A16, Int8W8A8,
-    Int8W8A16, Mxfp4, NumberFormat, Nvfp4, ZeroPoints, e4m3_from_f32, e4m3_to_f32,
+    ActivationScales, BLOCK, Bf16, DenseMatrix, Element, F16, Fit, Format, Fp8Block128,
+    Fp8BlockMatrix, Fp8Channel, Fp8ChannelMatrix, Fp8Tensor, Fp8TensorMatrix, Int4Matrix,
+    Int4W4A16, Int8W8A8, Int8W8A16, Mxfp4, NumberFormat, Nvfp4, ZeroPoints, e4m3_from_f32,
+    e4m3_to_f32,
 };
 use artel_moe::weights::{ExpertMatrices, Stacked};
 use half::{bf16, f16};
@@ -82,7 +83,7 @@ macro_rules! quantised_format {
             const LIMIT: f64 = $limit;
             fn matrix(rng: &mut ChaCha8Rng, rows: usize, columns: usize) -> Self::Matrix {
                 let numbers = random_rows(rng, rows, columns);
-                $format::quantize(rows, columns, numbers).expect("sizes fit")
+                $format::quantize(rows, columns, Fit::Weights, numbers).expect("sizes fit")
             }
         }
     };
@@ -98,7 +99,8 @@ impl TestFormat for Int4W4A16 {
     const LIMIT: f64 = 5e-3;
     fn matrix(rng: &mut ChaCha8Rng, rows: usize, columns: usize) -> Int4Matrix {
         let numbers = random_rows(rng, rows, columns);
-        Int4Matrix::quantize(rows, columns, 128, ZeroPoints::Fitted, numbers).expect("sizes fit")
+        Int4Matrix::quantize([rows, columns], 128, ZeroPoints::Fitted, Fit::Weights, numbers)
+            .expect("sizes fit")
     }
 }
 
