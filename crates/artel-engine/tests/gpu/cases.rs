@@ -61,7 +61,7 @@ fn same_tokens(name: &str, config: EngineConfig, count: usize) -> Case {
             check_experts(&metrics);
             let equal = compare(&wanted, &found);
             println!("{equal} of {count} answers are the host's to the end");
-            assert!(2 * equal >= count, "{equal} of {count} answers are the host's to the end");
+            assert!(4 * equal >= 3 * count, "{equal} of {count} answers are the host's to the end");
             Ok::<(), EngineError>(())
         },
     )
@@ -78,8 +78,7 @@ fn check_experts(metrics: &Metrics) {
 }
 
 fn known_beginnings(engine: &mut Engine) {
-    let text =
-        "Tom has 5 apples and buys 3 bags of 4 apples. Then a friend gives 2 more. ".repeat(2);
+    let text = prompts(7).remove(6);
     let ask = |engine: &mut Engine| answers(engine, vec![request(&text, 40)]).remove(0);
     let (first, second) = (ask(engine), ask(engine));
     let cached = |answer: &Answer| answer.end.as_ref().expect("an end").usage.cached_tokens;
@@ -88,7 +87,8 @@ fn known_beginnings(engine: &mut Engine) {
     compare(&[(text.clone(), 40), (text, 40)], &[first, second]);
 }
 
-/// The same seed draws the same tokens alone, among others and again; another seed does not.
+/// The same seed draws the same tokens alone, among others and again; another seed does not, at the
+/// latest where the solution has two forms that are as probable: at its token 38.
 fn drawn_tokens(engine: &mut Engine) {
     let params = [
         SamplingParams::default(),
@@ -99,7 +99,7 @@ fn drawn_tokens(engine: &mut Engine) {
     for sampling in params {
         let ask = |seed| Request {
             sampling: SamplingParams { seed, ..sampling },
-            ..request("Tom has 5 apples and", 24)
+            ..request(&prompts(4)[3], 60)
         };
         let alone = answers(engine, vec![ask(3)]).remove(0);
         let together = answers(engine, (0..6).map(ask).collect());
@@ -127,7 +127,7 @@ impl LogitsMask for Even {
 
 /// Biases, bans, penalties, masks and probabilities, beside each other and beside plain requests.
 fn wishes(engine: &mut Engine) {
-    let text = "Tom has 5 apples and buys 3 bags of 4 apples.";
+    let text = &prompts(3)[2];
     let plain = answers(engine, vec![request(text, 30)]).remove(0);
     let first = plain.tokens[0].id;
     let penalty = SamplingParams { repetition_penalty: 1.4, ..SamplingParams::greedy() };
@@ -176,8 +176,9 @@ fn judged_prompts(engine: &mut Engine) {
         assert_eq!((found.id, found.top.len()), (host.id, host.top.len()));
         errors.push((found.logprob - host.logprob).abs());
     }
-    // Single tokens may choose other experts and differ by more.
+    // Single tokens may choose other experts and differ by more: the model was never trained to
+    // foresee a question. Rounding on the host makes them 0.011 and 0.043.
     errors.sort_by(f32::total_cmp);
     let (typical, large) = (errors[errors.len() / 2], errors[errors.len() * 9 / 10]);
-    assert!(typical < 0.05 && large < 0.5, "half of the errors reach {typical}, a tenth {large}");
+    assert!(typical < 0.03 && large < 0.2, "half of the errors reach {typical}, a tenth {large}");
 }

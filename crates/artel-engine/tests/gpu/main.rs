@@ -2,6 +2,7 @@
 //! `artel_gpu_test`.
 
 mod cases;
+mod problems;
 mod subject;
 
 use std::process::ExitCode;

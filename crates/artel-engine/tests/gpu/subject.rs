@@ -6,12 +6,17 @@ use std::sync::{Arc, LazyLock, Mutex};
 use artel_device::cuda::Kernels;
 use artel_engine::*;
 use artel_gpu_test::Gpu;
-use artel_model::{Checkpoint, LoadOptions, Model, Tokenizer};
+use artel_model::{Chat, ChatTemplate, Checkpoint, LoadOptions, Message, Model, Tokenizer};
+
+use crate::problems::problem;
 
 /// How much less probable, in natural logarithms, than the host's token a token of the device may be
-/// where their answers part: hidden states on the device are bfloat16 between operations, which moves
-/// logits of this model by some hundredths, and by some tenths where a token chooses another expert.
-const NEARLY_AS_PROBABLE: f32 = 0.5;
+/// where their answers part: hidden states on the device are bfloat16 between operations, and some
+/// sentences of a solution have forms that are as probable as each other. On the host, rounding rows to
+/// bfloat16 between operations left 129 of 130 whole answers to [`prompts`] as they were and parted one
+/// at a token that was 0.004 more probable; differences below 3 between a token and the next best moved
+/// by 0.001 in the middle and 0.145 at most. FP8 weights parted 8, none at more than 0.009.
+const NEARLY_AS_PROBABLE: f32 = 0.2;
 
 /// Share of the device's memory for the tests' caches; the rest is whoever else's.
 const MEMORY_SHARE: f64 = 0.5;
@@ -20,14 +25,16 @@ const MEMORY_SHARE: f64 = 0.5;
 pub struct Subject {
     pub model: Arc<Model>,
     pub tokenizer: Tokenizer,
+    pub template: ChatTemplate,
 }
 
 static SUBJECT: LazyLock<Subject> = LazyLock::new(|| {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../models/tally");
     let checkpoint = Checkpoint::open(&folder).expect("the bundled model");
     let tokenizer = Tokenizer::read(&checkpoint).expect("its tokenizer");
+    let template = ChatTemplate::read(&checkpoint).expect("its chat template");
     let model = Model::load(&checkpoint, &LoadOptions::default()).expect("the bundled model");
-    Subject { model: Arc::new(model), tokenizer }
+    Subject { model: Arc::new(model), tokenizer, template }
 });
 
 pub fn subject() -> &'static Subject {
@@ -94,23 +101,20 @@ fn read(mut stream: EventStream) -> Answer {
     answer
 }
 
-/// A greedy request of so many tokens.
-pub fn request(text: &str, max_tokens: usize) -> Request {
+/// A greedy request of so many tokens, with the question in the layout that the model was trained on.
+pub fn request(question: &str, max_tokens: usize) -> Request {
+    let Subject { tokenizer, template, .. } = subject();
+    let messages = [Message::new("user", question)];
+    let prompt = template.render(&Chat::new(&messages)).expect("a prompt");
     Request {
         max_tokens: Some(max_tokens),
         ignore_eos: true,
-        ..Request::new(subject().tokenizer.encode(text).expect("a text"))
+        ..Request::new(tokenizer.encode_verbatim(&prompt).expect("a text"))
     }
 }
 
 /// Problems of different lengths.
 pub fn prompts(count: usize) -> Vec<String> {
-    let names = ["Tom", "Anna", "Bea", "Li"];
-    let problem = |index: usize| {
-        let (name, a, b) = (names[index % 4], 2 + index * 7 % 50, 3 + index * 13 % 40);
-        let more = " Then a friend gives 2 more.".repeat(index % 5);
-        format!("{name} has {a} apples and buys {b} bags of {} apples.{more} How many?", index % 9)
-    };
     (0..count).map(problem).collect()
 }
 
