@@ -15,8 +15,28 @@ use crate::DeviceError;
 /// A shared, read-only run of bytes. Cloning and slicing copy nothing.
 #[derive(Clone)]
 pub struct HostBuffer {
-    storage: Arc<dyn Deref<Target = [u8]> + Send + Sync>,
+    storage: Arc<dyn Storage>,
     range: Range<usize>,
+}
+
+/// Where bytes are kept.
+trait Storage: Deref<Target = [u8]> + Send + Sync {
+    /// Gives memory of `range` back to the system where its bytes can be had again.
+    fn release(&self, _range: Range<usize>) {}
+}
+
+impl Storage for &'static [u8] {}
+impl<T: Pod + Send + Sync> Storage for OwnedElements<T> {}
+
+impl Storage for memmap2::Mmap {
+    fn release(&self, range: Range<usize>) {
+        let advice = memmap2::UncheckedAdvice::DontNeed;
+        // SAFETY: nobody writes to a read-only mapping, so its pages are the file's when they are read
+        // again.
+        let advised = unsafe { self.unchecked_advise_range(advice, range.start, range.len()) };
+        // The pages stay where they are when the system does not want them back.
+        drop(advised);
+    }
 }
 
 /// A vector of numbers seen as its bytes, so that its alignment is the numbers' own.
@@ -57,7 +77,7 @@ impl HostBuffer {
         Ok(Self::over(Arc::new(map)))
     }
 
-    fn over(storage: Arc<dyn Deref<Target = [u8]> + Send + Sync>) -> Self {
+    fn over(storage: Arc<dyn Storage>) -> Self {
         let range = 0..storage.len();
         Self { storage, range }
     }
@@ -73,6 +93,12 @@ impl HostBuffer {
         }
         let range = self.range.start + range.start..self.range.start + range.end;
         Ok(Self { storage: Arc::clone(&self.storage), range })
+    }
+
+    /// Gives the pages of a mapped file back to the system, for bytes that are not needed soon: reading
+    /// them again reads the file again. Memory of the program stays as it is.
+    pub fn release_pages(&self) {
+        self.storage.release(self.range.clone());
     }
 
     /// The bytes.
@@ -142,6 +168,25 @@ mod tests {
             let expected: Vec<u8> = part.as_bytes().to_vec();
             assert_eq!(part.aligned_for::<u16>().as_bytes(), expected);
         }
+    }
+
+    #[test]
+    fn released_pages_are_read_again() {
+        let path = std::env::temp_dir().join(format!("artel-pages-{}", std::process::id()));
+        let bytes: Vec<u8> = (0..20_000u32).map(|index| index as u8).collect();
+        std::fs::write(&path, &bytes).unwrap();
+        let mapped = HostBuffer::map_file(&path).unwrap();
+        for range in [0..20_000, 5_000..5_000, 4_095..12_289, 19_999..20_000] {
+            let part = mapped.slice(range.clone()).unwrap();
+            assert_eq!(part.as_bytes(), &bytes[range.clone()]);
+            part.release_pages();
+            assert_eq!(part.as_bytes(), &bytes[range]);
+        }
+        assert_eq!(mapped.as_bytes(), bytes);
+        std::fs::remove_file(&path).unwrap();
+        let owned = HostBuffer::from_vec(bytes.clone());
+        owned.release_pages();
+        assert_eq!(owned.as_bytes(), bytes);
     }
 
     #[test]

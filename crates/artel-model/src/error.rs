@@ -85,6 +85,12 @@ pub enum ModelError {
         /// The known names.
         known: String,
     },
+    /// Weights that cannot be written in another format, or not there.
+    #[error("cannot quantise: {why}")]
+    Quantize {
+        /// What is in the way.
+        why: String,
+    },
     /// Weights stored in a way that is not supported.
     #[error("quantization_config of config.json: {why}")]
     Quantization {

@@ -23,7 +23,7 @@ impl Stored {
 }
 
 fn refuse(why: String) -> ModelError {
-    ModelError::Quantization { why }
+    ModelError::Quantize { why }
 }
 
 /// `quantization_config` of a folder in this format.

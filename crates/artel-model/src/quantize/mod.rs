@@ -116,6 +116,8 @@ fn write(
         } else {
             writer.write(tensor.bytes.as_bytes())?;
         }
+        // Nobody asks for these pages again; a process that keeps them looks as large as the checkpoint.
+        tensor.bytes.release_pages();
         bytes_done += tensor.bytes.len();
         report(Progress { bytes_done, bytes_total });
     }
@@ -136,7 +138,7 @@ fn write(
 }
 
 fn check_options(checkpoint: &Checkpoint, options: &QuantizeOptions) -> Result<()> {
-    let refuse = |why: String| Err(ModelError::Quantization { why });
+    let refuse = |why: String| Err(ModelError::Quantize { why });
     if checkpoint.config().has("quantization_config") {
         return refuse(format!("{} is quantised already", checkpoint.name()));
     }
@@ -157,7 +159,7 @@ fn quantized_names(checkpoint: &Checkpoint) -> Result<BTreeSet<String>> {
             "{} keeps all experts of a layer in one tensor, which is not quantised yet",
             checkpoint.name()
         );
-        return Err(ModelError::Quantization { why });
+        return Err(ModelError::Quantize { why });
     }
     Ok(names)
 }
@@ -184,13 +186,13 @@ fn plan<'a>(
 }
 
 fn shape_of(name: &str, tensor: &StoredTensor) -> Result<[usize; 2]> {
-    <[usize; 2]>::try_from(&tensor.shape[..]).map_err(|_| ModelError::Quantization {
+    <[usize; 2]>::try_from(&tensor.shape[..]).map_err(|_| ModelError::Quantize {
         why: format!("{name} has shape {:?} and is no matrix", tensor.shape),
     })
 }
 
 fn mean_squares<'a>(calibration: &'a Calibration, name: &str) -> Result<&'a [f32]> {
-    calibration.mean_squares(name).ok_or_else(|| ModelError::Quantization {
+    calibration.mean_squares(name).ok_or_else(|| ModelError::Quantize {
         why: format!("the calibration is that of another model: it has not met {name}"),
     })
 }

@@ -38,7 +38,7 @@ impl FolderWriter {
         std::fs::create_dir_all(folder).map_err(failed)?;
         if std::fs::read_dir(folder).map_err(failed)?.next().is_some() {
             let why = format!("{} has files in it; name a new folder", folder.display());
-            return Err(ModelError::Quantization { why });
+            return Err(ModelError::Quantize { why });
         }
         let mut files: Vec<Vec<&Stored>> = vec![Vec::new()];
         let mut bytes = 0;
