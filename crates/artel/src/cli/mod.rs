@@ -224,7 +224,8 @@ pub struct QuantizeArgs {
     /// Choose scales for the smallest error of outputs when the model reads these texts
     ///
     /// UTF-8; every line is a text or, if the first line is a JSON object, every line is one with a text in
-    /// its field "text" or "prompt". The model reads them as they are, without its chat template.
+    /// its field "text" or "prompt". The model reads them as they are, without its chat template. Formats
+    /// of four bits gain; those of eight lose little either way.
     #[arg(long, value_name = "FILE")]
     pub calibrate: Option<PathBuf>,
     /// Tokens of the texts that the model reads, from the first on
