@@ -115,13 +115,13 @@ fn page(measured: &Measured) -> String {
          layer's output, in the norm, against float64 on the same stored weights (activations quantised \
          where the format does), the largest over the batch sizes. Score: word problems that the bundled \
          model solves in this format, greedy, its attention and dense layers converted too. GPU: \
-         microseconds of the experts of MiniMax-M2.5 on one of two H200s by batch size, and the share of \
+         microseconds of the experts of MiniMax-M2.5 on one of two H200s by batch size T, and the share of \
          the least time in which their bytes can be read or their operations done; uniform routing, cold \
          weights. An empty cell was not measured. CPU commit {commit}, {date}.\n\n",
         gpu::COMMAND
     );
     text.push_str("| format | bytes a weight | error, CPU | error, GPU | score |");
-    GPU_TOKENS.iter().for_each(|tokens| _ = write!(text, " GPU, {tokens} tokens |"));
+    GPU_TOKENS.iter().for_each(|tokens| _ = write!(text, " GPU, T = {tokens} |"));
     text.push_str("\n|---|---:|---:|---:|---:|");
     text.push_str(&"---:|".repeat(GPU_TOKENS.len()));
     text.push('\n');
@@ -169,11 +169,11 @@ fn cpu_table(rows: &[CpuRow]) -> String {
         rows.iter().find(|row| row.format == format && row.tokens == tokens)
     };
     let mut text = format!(
-        "\n## On a CPU\n\n{}: microseconds by batch size, the share of the least time that the machine \
-         allows, and how many times faster than {PLAIN}.\n\n| format |",
+        "\n## On a CPU\n\n{}: microseconds by batch size T, the share of the least time that the \
+         machine allows, and how many times faster than {PLAIN}.\n\n| format |",
         rows[0].shape
     );
-    tokens.iter().for_each(|tokens| _ = write!(text, " {tokens} tokens |"));
+    tokens.iter().for_each(|tokens| _ = write!(text, " T = {tokens} |"));
     text.push_str("\n|---|");
     text.push_str(&"---:|".repeat(tokens.len()));
     text.push('\n');

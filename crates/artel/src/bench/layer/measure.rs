@@ -134,7 +134,7 @@ fn time(options: &Options, shape: &LayerShape, layers: &Layers, tokens: usize) -
             continue;
         }
         times.push(seconds * 1e6);
-        touched.push(distinct(&topk.ids, layers.num_experts) as f64);
+        touched.push(distinct_experts(&topk.ids, layers.num_experts) as f64);
         spent += seconds;
         if spent >= options.seconds_per_row && times.len() >= 9 {
             relative_error = compare(layer, &hidden_states, &topk, &out)?;
@@ -184,7 +184,8 @@ fn uniform_routing(rng: &mut ChaCha8Rng, tokens: usize, top_k: usize, experts: u
     TopK { ids, weights, top_k }
 }
 
-fn distinct(ids: &[i32], experts: usize) -> usize {
+/// How many of `experts` experts are among the ids, all of which are such.
+pub(super) fn distinct_experts(ids: &[i32], experts: usize) -> usize {
     let mut seen = vec![false; experts];
     ids.iter().for_each(|&id| seen[id as usize] = true);
     seen.into_iter().filter(|&seen| seen).count()

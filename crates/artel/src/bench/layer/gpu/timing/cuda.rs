@@ -14,6 +14,7 @@ use rayon::prelude::*;
 
 use super::super::{RoutingKind, Row};
 use crate::bench::layer::ceilings::median;
+use crate::bench::layer::measure::distinct_experts;
 use crate::bench::layer::weights::random_floats;
 use crate::shapes::NamedLayer;
 
@@ -119,7 +120,7 @@ impl<F: GemmFormat<Activation: HalfElement>> Trial<F> {
                 let from = hidden_states.len() - tokens.min(checked) * hidden_size;
                 expected.push(reference.fused_experts_reference(&hidden_states[from..], &last)?);
             }
-            distinct += distinct_experts(&topk, num_experts);
+            distinct += distinct_experts(&topk.ids, num_experts);
             steps.push(Step::new(context, &topk, &hidden_states)?);
         }
         let experts_touched = distinct as f64 / steps.len() as f64;
@@ -233,10 +234,4 @@ fn routed(simulator: &mut Simulator, tokens: usize, top_k: usize) -> TopK {
 fn last_tokens(TopK { ids, weights, top_k }: &TopK, count: usize) -> TopK {
     let from = ids.len() - count * top_k;
     TopK { ids: ids[from..].to_vec(), weights: weights[from..].to_vec(), top_k: *top_k }
-}
-
-fn distinct_experts(topk: &TopK, experts: usize) -> usize {
-    let mut seen = vec![false; experts];
-    topk.ids.iter().for_each(|&id| seen[id as usize] = true);
-    seen.into_iter().filter(|&seen| seen).count()
 }
