@@ -15,7 +15,7 @@ use crate::MoeError;
 pub const FEW_PAIRS_MAX: usize = PAIRS_MAX;
 
 /// Largest block of the aligned form on a GPU.
-pub const BLOCK_SIZE_MAX: usize = 256;
+pub const BLOCK_SIZE_MAX: usize = 512;
 
 /// Results of one launch. `sorted_token_ids` and `expert_ids` are written whole, the part that is
 /// not in use with the sentinel and -1.
@@ -85,8 +85,7 @@ impl Align {
     ///
     /// # Errors
     /// [`MoeError::Cuda`] when one is missing and cannot be made, [`MoeError::Config`] for a block
-    /// size that is not a power of two up to 256, [`MoeError::Shape`] for an expert map of another
-    /// length.
+    /// size outside 1 to [`BLOCK_SIZE_MAX`], [`MoeError::Shape`] for an expert map of another length.
     pub fn load(
         kernels: &mut Kernels,
         options: &AlignOptions<'_>,
@@ -94,8 +93,8 @@ impl Align {
     ) -> Result<Self, MoeError> {
         options.check()?;
         let AlignOptions { num_experts, block_size, padded_length, .. } = *options;
-        if !block_size.is_power_of_two() || block_size > BLOCK_SIZE_MAX {
-            let allowed = format!("a power of two up to {BLOCK_SIZE_MAX} on a GPU");
+        if block_size > BLOCK_SIZE_MAX {
+            let allowed = format!("1 to {BLOCK_SIZE_MAX} on a GPU");
             return Err(MoeError::config("block_size", block_size, allowed));
         }
         let (num_runs, mapped, named) = match options.experts {

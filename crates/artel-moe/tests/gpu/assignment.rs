@@ -40,8 +40,18 @@ impl Setting {
 }
 
 pub fn cases() -> Vec<Case> {
-    let sizes =
-        [(0, 4), (1, 2), (8, 1), (8, 4), (12, 64), (256, 16), (200, 128), (512, 8), (513, 32)];
+    let sizes = [
+        (0, 4),
+        (1, 2),
+        (8, 1),
+        (8, 4),
+        (9, 48),
+        (12, 64),
+        (256, 16),
+        (200, 128),
+        (512, 8),
+        (513, 32),
+    ];
     let mut settings: Vec<Setting> =
         sizes.into_iter().map(|(experts, block)| Setting::plain(experts, block)).collect();
     for (num_experts, block_size) in [(8, 4), (256, 64)] {

@@ -77,12 +77,8 @@ pub mod run_code {
         let end_block: i32 = first_block + ceil_div(count, B);
         let first_free: i32 = first_block * B + count;
         let end: i32 = min(end_block * B, results.sorted_len);
-        // At most a block.
-        let row: Tile<i32, { [B] }> = count_from::<B>(first_free);
-        let sentinel: Tile<i32, { [B] }> = broadcast_scalar(results.sentinel, const_shape![B]);
-        let is_free: Tile<bool, { [B] }> = below(row, end);
         // SAFETY: the caller vouches for `sorted_len` rows.
-        unsafe { scatter(results.sorted_token_ids, row, is_free, sentinel, after) };
+        unsafe { fill(results.sorted_token_ids, first_free, end, results.sentinel, after) };
         let mut expert: i32 = run;
         if NAMED == 1i32 {
             // SAFETY: the map has an entry for every run.

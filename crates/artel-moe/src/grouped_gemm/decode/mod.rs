@@ -49,6 +49,8 @@ mod quantize;
 pub(crate) mod routes;
 mod shape;
 #[cfg(feature = "cuda")]
+mod split_aligned;
+#[cfg(feature = "cuda")]
 pub(crate) mod sum;
 #[cfg(feature = "cuda")]
 mod workspace;

@@ -15,6 +15,8 @@ use crate::quant::{BLOCK, Format};
 pub(super) const DIRECT_TOKENS_MAX: usize = 64;
 /// Rows of a block where experts have few.
 const DECODE_ROWS: [usize; 4] = [8, 16, 32, 64];
+/// Rows of a block of two tiles that read a weight once: experts of 64 rows on average rarely have more.
+const SPLIT_ROWS: usize = 80;
 /// Rows of a block where weights in words meet many more.
 const WORD_ROWS: usize = 128;
 
@@ -47,7 +49,7 @@ pub(super) fn all(config: &MoeConfig, format: Format, tokens: usize) -> Vec<Way>
         ways.extend(decode(&shape, GpuPath::Direct, rows));
     }
     let rows = DECODE_ROWS.iter().chain(shape.word_shape().map(|_| &WORD_ROWS));
-    for &rows in rows {
+    for &rows in rows.chain([&SPLIT_ROWS]) {
         ways.extend(decode(&shape, GpuPath::Aligned { block_size: rows }, rows));
     }
     let [firsts, seconds] = GpuProduct::ALL.map(|product| {
@@ -138,6 +140,9 @@ fn direct_rows(config: &MoeConfig, tokens: usize) -> Option<usize> {
 
 fn decode(shape: &ExpertsShape, path: GpuPath, rows: usize) -> Vec<Way> {
     if shape.word_shape().is_some() {
+        if !rows.is_power_of_two() {
+            return Vec::new();
+        }
         let tiles = WordTile::candidates(path == GpuPath::Direct, rows);
         let with = |&first: &WordTile| tiles.iter().map(move |&second| way(path, first, second));
         return tiles.iter().flat_map(with).collect();

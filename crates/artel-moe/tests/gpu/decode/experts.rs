@@ -74,13 +74,15 @@ fn of_format<F: TestFormat>() -> Vec<Case> {
     cases
 }
 
-/// Few rows, and as many as a format has tiles for.
+/// Few rows, and as many as a format has tiles for, one or two powers of two.
 fn aligned_tiles(shape: &DecodeShape) -> Vec<[DecodeTile; 2]> {
     let few = DecodeTile::aligned(shape, 1);
     let few = [8, 16].map(|rows| few.map(|tile| DecodeTile { rows, ..tile }));
-    let [firsts, seconds] = DecodeTile::candidates(shape, false, 64);
-    let many = firsts.first().zip(seconds.first()).map(|(&first, &second)| [first, second]);
-    few.into_iter().chain(many).collect()
+    let many = [64, 80].map(|rows| {
+        let [firsts, seconds] = DecodeTile::candidates(shape, false, rows);
+        firsts.first().zip(seconds.first()).map(|(&first, &second)| [first, second])
+    });
+    few.into_iter().chain(many.into_iter().flatten()).collect()
 }
 
 /// Spread, all on one expert (every token lists it again and again), and some that do not exist.

@@ -10,6 +10,7 @@ use super::super::arguments::{BlockSlices, ExpertSlices, constant};
 use super::super::fp8_aligned::cuda::fp8_aligned;
 use super::super::plain_aligned::cuda::plain_aligned;
 use super::super::quantize::cuda::{QuantizeRows, Release};
+use super::super::split_aligned::cuda::split_aligned;
 use super::super::workspace::DecodeWorkspace;
 use super::super::{DecodeShape, DecodeTile, WeightNumbers};
 use crate::MoeError;
@@ -176,6 +177,9 @@ impl<A: Element> AlignedExperts<A> {
         let arguments = Arguments::new().slice_mut(out);
         let weights = [experts, 1, hidden_size, inner];
         let arguments = match self.shape.numbers {
+            WeightNumbers::Plain if self.tiles[1].split_rows().is_some() => {
+                arguments.slice(workspace.inner.slice()).tensor(w2.numbers, &weights)
+            }
             WeightNumbers::Plain => arguments
                 .tensor(workspace.inner.slice(), &[positions, inner])
                 .tensor(w2.numbers, &weights),
@@ -203,14 +207,21 @@ fn first_spec<A: Element>(shape: &DecodeShape, tile: DecodeTile) -> KernelSpec {
     let [rows, columns, depth] = [tile.rows, tile.columns, tile.depth].map(constant);
     let [experts, top_k] = [shape.experts, shape.top_k].map(constant);
     let operation = "grouped_gemm/aligned_gate_up";
-    let spec = match shape.numbers {
-        WeightNumbers::Plain => {
+    let spec = match (shape.numbers, tile.split_rows()) {
+        (WeightNumbers::Plain, Some(rows)) => {
+            let module = split_aligned::__module_ast_self;
+            KernelSpec::new(operation, module, "split_aligned", "split_first")
+                .element(A::NAME)
+                .generics(rows.map(constant))
+                .generics([columns, depth, inner, hidden, experts, top_k])
+        }
+        (WeightNumbers::Plain, None) => {
             let module = plain_aligned::__module_ast_self;
             KernelSpec::new(operation, module, "plain_aligned", "aligned_first")
                 .element(A::NAME)
                 .generics([rows, columns, depth, inner, hidden, experts, top_k])
         }
-        WeightNumbers::Fp8Blocks { w13: [scale_rows, scale_columns], .. } => {
+        (WeightNumbers::Fp8Blocks { w13: [scale_rows, scale_columns], .. }, _) => {
             let module = fp8_aligned::__module_ast_self;
             let [scale_rows, scale_columns] = [scale_rows, scale_columns].map(constant);
             KernelSpec::new(operation, module, "fp8_aligned", "aligned_first")
@@ -232,15 +243,22 @@ fn second_spec<A: Element>(shape: &DecodeShape, tile: DecodeTile) -> KernelSpec 
     let sizes = [tile.rows, tile.columns, tile.depth].map(constant);
     let experts = constant(shape.experts);
     let operation = "grouped_gemm/aligned_down";
-    let spec = match shape.numbers {
-        WeightNumbers::Plain => {
+    let spec = match (shape.numbers, tile.split_rows()) {
+        (WeightNumbers::Plain, Some(rows)) => {
+            let module = split_aligned::__module_ast_self;
+            KernelSpec::new(operation, module, "split_aligned", "split_second")
+                .element(A::NAME)
+                .generics(rows.map(constant))
+                .generics([sizes[1], sizes[2], hidden, inner, experts])
+        }
+        (WeightNumbers::Plain, None) => {
             let module = plain_aligned::__module_ast_self;
             KernelSpec::new(operation, module, "plain_aligned", "aligned_second")
                 .element(A::NAME)
                 .generics(sizes)
                 .generics([hidden, inner, experts])
         }
-        WeightNumbers::Fp8Blocks { w2, .. } => {
+        (WeightNumbers::Fp8Blocks { w2, .. }, _) => {
             let module = fp8_aligned::__module_ast_self;
             KernelSpec::new(operation, module, "fp8_aligned", "aligned_second")
                 .element(A::NAME)
@@ -252,9 +270,12 @@ fn second_spec<A: Element>(shape: &DecodeShape, tile: DecodeTile) -> KernelSpec 
                 .tensor("x_scales", &[1, 1], &[-1, 1])
         }
     };
-    spec.pointers(["out", "expert_ids", "num_tokens_post_padded"])
-        .tensor("x", &[1, 1], &[inner, 1])
-        .tensor("w", &[1; 4], &[hidden * inner, hidden * inner, inner, 1])
+    let spec = spec.pointers(["out", "expert_ids", "num_tokens_post_padded"]);
+    let spec = match tile.split_rows() {
+        Some(_) => spec.pointers(["x"]),
+        None => spec.tensor("x", &[1, 1], &[inner, 1]),
+    };
+    spec.tensor("w", &[1; 4], &[hidden * inner, hidden * inner, inner, 1])
         .warps(tile.warps)
         .occupancy(tile.occupancy)
         .programmatic()
