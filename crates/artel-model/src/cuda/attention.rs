@@ -4,7 +4,7 @@
 use artel_device::cuda::{Context, DeviceBuffer, Kernels, Stream};
 use artel_layers::attention::cuda::{AttentionParameters, CacheSlices};
 use artel_layers::attention::decode::cuda::DecodeAttention;
-use artel_layers::attention::prefill::cuda::PrefillAttention;
+use artel_layers::attention::prefill::cuda::{PrefillAttention, PrefillForm};
 use artel_layers::attention::{Attention as HostMixing, AttentionShape, BLOCK_TOKENS};
 use artel_layers::linear::Linear as HostLinear;
 use artel_layers::linear::cuda::Linear;
@@ -114,6 +114,7 @@ impl AttentionKernels {
             norm: head_norm,
         };
         let has_sinks = !attention.attention.sinks().is_empty();
+        let form = PrefillForm { sinks: has_sinks, window: attention.attention.window().is_some() };
         let quantize = |kernels: &mut Kernels| {
             Quantize::load(kernels, output.inputs, Granularity::Groups, Placement::InPlace)
         };
@@ -123,7 +124,7 @@ impl AttentionKernels {
             whole_norms,
             rotate: RotateAndCache::load(kernels, rotate)?,
             decode: DecodeAttention::load(kernels, shape, has_sinks)?,
-            prefill: PrefillAttention::load(kernels, shape, has_sinks)?,
+            prefill: PrefillAttention::load(kernels, shape, form)?,
             quantize: reads_codes(&output).then(|| quantize(kernels)).transpose()?,
             output: of_output,
             widths: Widths {

@@ -31,26 +31,112 @@ mod kernels {
         column.broadcast(const_shape![M, B])
     }
 
-    /// Which keys of a step each row sees: those up to its own position that are within the window.
-    fn sees<const BM: i32, const BK: i32>(
-        key: Tile<i32, { [BK] }>,
-        inside: Tile<i32, { [BK] }>,
+    /// Which keys of a step that begins at `start` each row sees: those up to its own position, and beyond
+    /// `before` where there is a window.
+    fn sees<const BM: i32, const BK: i32, const WINDOW: i32>(
         position: Tile<i32, { [BM] }>,
-        window: i32,
+        before: Tile<i32, { [BM] }>,
+        start: i32,
     ) -> Tile<bool, { [BM, BK] }> {
-        let exists: Tile<bool, { [1, BK] }> = eq_tile(key, inside).reshape(const_shape![1, BK]);
+        let key: Tile<i32, { [BK] }> = iota(const_shape![BK]);
         let key: Tile<i32, { [1, BK] }> = key.reshape(const_shape![1, BK]);
         let key: Tile<i32, { [BM, BK] }> = key.broadcast(const_shape![BM, BK]);
-        let before: Tile<i32, { [BM] }> = position - splat::<BM>(window);
-        let before: Tile<i32, { [BM, 1] }> = before.reshape(const_shape![BM, 1]);
-        let position: Tile<i32, { [BM, 1] }> = position.reshape(const_shape![BM, 1]);
-        exists.broadcast(const_shape![BM, BK])
-            & le_tile(key, position.broadcast(const_shape![BM, BK]))
-            & gt_tile(key, before.broadcast(const_shape![BM, BK]))
+        let start: Tile<i32, { [BM] }> = splat::<BM>(start);
+        let last: Tile<i32, { [BM, 1] }> = (position - start).reshape(const_shape![BM, 1]);
+        let mut seen: Tile<bool, { [BM, BK] }> = le_tile(key, last.broadcast(const_shape![BM, BK]));
+        if WINDOW == 1i32 {
+            let before: Tile<i32, { [BM, 1] }> = (before - start).reshape(const_shape![BM, 1]);
+            seen = seen & gt_tile(key, before.broadcast(const_shape![BM, BK]));
+        }
+        seen
     }
 
-    /// The weighted values of a tile, divided by their weights. `place`: where the sequence's table
-    /// begins, the key-value head; `range`: where the keys begin, their end, the first that is seen.
+    /// Rows of the cache that hold the keys of a step, all of which are wanted. Which of the four blocks
+    /// a thread reads does not depend on the step, so that the compiler can choose it.
+    fn rows_of_blocks<const BK: i32, const KH: i32, const BT: i32>(
+        blocks: [i32; 4],
+        head: i32,
+    ) -> Tile<i32, { [BK] }> {
+        let key: Tile<i32, { [BK] }> = iota(const_shape![BK]);
+        rows_of_keys::<BK, KH, BT>(key, 0i32, blocks, head)
+    }
+
+    /// Weighted values and weights of some steps of keys, on top of `so_far`: the values, the largest
+    /// logit, the weights, the blocks of the first step; in the end those of the step behind the last.
+    /// `place`: where the sequence's table begins, the key-value head; `range`: where the keys begin,
+    /// their end, the first that is seen. `MASKED`: not every row sees every key. A branch in its place
+    /// would cost the whole steps registers.
+    unsafe fn attend_steps<
+        A: ElementType,
+        const KH: i32,
+        const D: i32,
+        const BM: i32,
+        const BK: i32,
+        const BT: i32,
+        const WINDOW: i32,
+        const MASKED: i32,
+    >(
+        query: Tile<A, { [BM, D] }>,
+        cache: (*mut A, *mut A, *mut i32),
+        place: [i32; 2],
+        range: [i32; 3],
+        steps: [i32; 2],
+        rows: (Tile<i32, { [BM] }>, Tile<i32, { [BM] }>),
+        scale: f32,
+        so_far: (Tile<f32, { [BM, D] }>, Tile<f32, { [BM] }>, Tile<f32, { [BM] }>, [i32; 4]),
+    ) -> (Tile<f32, { [BM, D] }>, Tile<f32, { [BM] }>, Tile<f32, { [BM] }>, [i32; 4]) {
+        let (keys, values, tables): (*mut A, *mut A, *mut i32) = cache;
+        let (position, before): (Tile<i32, { [BM] }>, Tile<i32, { [BM] }>) = rows;
+        let (mut sum, mut largest, mut total, mut blocks): (
+            Tile<f32, { [BM, D] }>,
+            Tile<f32, { [BM] }>,
+            Tile<f32, { [BM] }>,
+            [i32; 4],
+        ) = so_far;
+        let row_scale: Tile<f32, { [BM] }> = broadcast_scalar(scale, const_shape![BM]);
+        let scale: Tile<f32, { [BM, BK] }> = broadcast_scalar(scale, const_shape![BM, BK]);
+        let nothing: Tile<f32, { [BM, BK] }> = constant(0.0f32, const_shape![BM, BK]);
+        for step in steps[0]..steps[1] {
+            let start: i32 = range[0] + step * BK;
+            let mut row: Tile<i32, { [BK] }> = rows_of_blocks::<BK, KH, BT>(blocks, place[1]);
+            if MASKED == 1i32 {
+                let key: Tile<i32, { [BK] }> = count_from::<BK>(start);
+                let inside: Tile<i32, { [BK] }> = within::<BK>(key, range[2], range[1]);
+                row = rows_of_keys::<BK, KH, BT>(inside, start, blocks, place[1]);
+            }
+            // SAFETY: the block lies in the cache.
+            let k: Tile<A, { [BK, D] }> = unsafe { read_rows::<A, BK, D>(keys, row) };
+            // SAFETY: as above.
+            let v: Tile<A, { [BK, D] }> = unsafe { read_rows::<A, BK, D>(values, row) };
+            // The blocks of the next step are looked up a step ahead.
+            // SAFETY: the sequence has a block for each key.
+            blocks =
+                unsafe { blocks_of_step::<BT>(tables, place[0], start + BK, range[2], range[1]) };
+            let mut logits: Tile<f32, { [BM, BK] }> = mmaf(query, k.transpose(), nothing);
+            if MASKED == 1i32 {
+                let seen: Tile<bool, { [BM, BK] }> =
+                    sees::<BM, BK, WINDOW>(position, before, start);
+                logits = select(seen, logits, beside::<BM, BK>(lowest::<BM>()));
+            }
+            let found: Tile<f32, { [BM] }> = reduce_max(logits, 1i32);
+            let new_largest: Tile<f32, { [BM] }> = max_tile(largest, found * row_scale);
+            let relative: Tile<f32, { [BM] }> = finite::<BM>(new_largest);
+            // Scaled here, a logit takes one instruction until its power.
+            let weight: Tile<f32, { [BM, BK] }> =
+                exp2(logits * scale - beside::<BM, BK>(relative), ftz::Enabled);
+            let correction: Tile<f32, { [BM] }> = exp2(largest - relative, ftz::Enabled);
+            let added: Tile<f32, { [BM] }> = reduce_sum(weight, 1i32);
+            total = total * correction + added;
+            let weight: Tile<A, { [BM, BK] }> = convert_tile(weight);
+            sum = mmaf(weight, v, sum * beside::<BM, D>(correction));
+            largest = new_largest;
+        }
+        (sum, largest, total, blocks)
+    }
+
+    /// The weighted values of a tile, divided by their weights: first the steps that all rows see whole,
+    /// which are none where a window begins within the keys, then the others. `place` and `range` as
+    /// above; `first_position`: of the tile's rows.
     unsafe fn attend<
         A: ElementType,
         const KH: i32,
@@ -58,55 +144,72 @@ mod kernels {
         const BM: i32,
         const BK: i32,
         const BT: i32,
+        const WINDOW: i32,
     >(
         query: Tile<A, { [BM, D] }>,
-        keys: *mut A,
-        values: *mut A,
-        tables: *mut i32,
+        cache: (*mut A, *mut A, *mut i32),
         place: [i32; 2],
         range: [i32; 3],
-        position: Tile<i32, { [BM] }>,
+        first_position: i32,
         sink: Tile<f32, { [BM] }>,
         window: i32,
         scale: f32,
     ) -> Tile<f32, { [BM, D] }> {
-        let mut sum: Tile<f32, { [BM, D] }> = constant(0.0f32, const_shape![BM, D]);
-        let mut largest: Tile<f32, { [BM] }> = sink;
-        let mut total: Tile<f32, { [BM] }> = exp2(sink - finite::<BM>(sink), ftz::Disabled);
-        let scale: Tile<f32, { [BM, BK] }> = broadcast_scalar(scale, const_shape![BM, BK]);
-        let nothing: Tile<f32, { [BM, BK] }> = constant(0.0f32, const_shape![BM, BK]);
-        let unseen: Tile<f32, { [BM, BK] }> = beside::<BM, BK>(lowest::<BM>());
-        // SAFETY: the sequence has a block for each key.
-        let mut blocks: [i32; 4] =
-            unsafe { blocks_of_step::<BT>(tables, place[0], range[0], range[2], range[1]) };
-        for step in 0i32..ceil_div(range[1] - range[0], BK) {
-            let start: i32 = range[0] + step * BK;
-            let key: Tile<i32, { [BK] }> = count_from::<BK>(start);
-            let inside: Tile<i32, { [BK] }> = within::<BK>(key, range[2], range[1]);
-            let row: Tile<i32, { [BK] }> =
-                rows_of_keys::<BK, KH, BT>(inside, start, blocks, place[1]);
-            // SAFETY: the block lies in the cache.
-            let k: Tile<A, { [BK, D] }> = unsafe { read_rows::<A, BK, D>(keys, row) };
-            // SAFETY: as above.
-            let v: Tile<A, { [BK, D] }> = unsafe { read_rows::<A, BK, D>(values, row) };
-            // SAFETY: the sequence has a block for each key.
-            blocks =
-                unsafe { blocks_of_step::<BT>(tables, place[0], start + BK, range[2], range[1]) };
-            let logits: Tile<f32, { [BM, BK] }> = mmaf(query, k.transpose(), nothing);
-            let seen: Tile<bool, { [BM, BK] }> = sees::<BM, BK>(key, inside, position, window);
-            let logits: Tile<f32, { [BM, BK] }> = select(seen, logits * scale, unseen);
-            let found: Tile<f32, { [BM] }> = reduce_max(logits, 1i32);
-            let new_largest: Tile<f32, { [BM] }> = max_tile(largest, found);
-            let relative: Tile<f32, { [BM] }> = finite::<BM>(new_largest);
-            let weight: Tile<f32, { [BM, BK] }> =
-                exp2(logits - beside::<BM, BK>(relative), ftz::Disabled);
-            let correction: Tile<f32, { [BM] }> = exp2(largest - relative, ftz::Disabled);
-            let added: Tile<f32, { [BM] }> = reduce_sum(weight, 1i32);
-            total = total * correction + added;
-            let weight: Tile<A, { [BM, BK] }> = convert_tile(weight);
-            sum = mmaf(weight, v, sum * beside::<BM, D>(correction));
-            largest = new_largest;
+        let (_keys, _values, tables): (*mut A, *mut A, *mut i32) = cache;
+        let steps: i32 = ceil_div(range[1] - range[0], BK);
+        let mut whole: i32 = min((first_position + 1i32 - range[0]) / BK, steps);
+        if WINDOW == 1i32 {
+            if first_position + BM - window > range[0] {
+                whole = 0i32;
+            }
         }
+        let position: Tile<i32, { [BM] }> = count_from::<BM>(first_position);
+        let before: Tile<i32, { [BM] }> =
+            max_tile(position - splat::<BM>(window), splat::<BM>(-1i32));
+        let rows: (Tile<i32, { [BM] }>, Tile<i32, { [BM] }>) = (position, before);
+        let nothing: Tile<f32, { [BM, D] }> = constant(0.0f32, const_shape![BM, D]);
+        let of_sink: Tile<f32, { [BM] }> = exp2(sink - finite::<BM>(sink), ftz::Enabled);
+        // SAFETY: the sequence has a block for each key.
+        let blocks: [i32; 4] =
+            unsafe { blocks_of_step::<BT>(tables, place[0], range[0], range[2], range[1]) };
+        let mut so_far: (
+            Tile<f32, { [BM, D] }>,
+            Tile<f32, { [BM] }>,
+            Tile<f32, { [BM] }>,
+            [i32; 4],
+        ) = (nothing, sink, of_sink, blocks);
+        // SAFETY: as the caller's.
+        so_far = unsafe {
+            attend_steps::<A, KH, D, BM, BK, BT, WINDOW, 0>(
+                query,
+                cache,
+                place,
+                range,
+                [0i32, whole],
+                rows,
+                scale,
+                so_far,
+            )
+        };
+        // SAFETY: as the caller's.
+        so_far = unsafe {
+            attend_steps::<A, KH, D, BM, BK, BT, WINDOW, 1>(
+                query,
+                cache,
+                place,
+                range,
+                [whole, steps],
+                rows,
+                scale,
+                so_far,
+            )
+        };
+        let (sum, _largest, total, _blocks): (
+            Tile<f32, { [BM, D] }>,
+            Tile<f32, { [BM] }>,
+            Tile<f32, { [BM] }>,
+            [i32; 4],
+        ) = so_far;
         let zero: Tile<f32, { [BM] }> = constant(0.0f32, const_shape![BM]);
         let one: Tile<f32, { [BM] }> = constant(1.0f32, const_shape![BM]);
         let share: Tile<f32, { [BM] }> = select(eq_tile(total, zero), zero, one / total);
@@ -139,6 +242,7 @@ mod kernels {
         const BK: i32,
         const BT: i32,
         const SINKS: i32,
+        const WINDOW: i32,
         const PDL: i32,
     >(
         queries: *mut A,
@@ -169,7 +273,10 @@ mod kernels {
             let length: i32 = unsafe { load_i32(lengths, sequence, ready) };
             let first_position: i32 = length - end_row + first_row;
             let end: i32 = min(first_position + BM, length);
-            let first_seen: i32 = max(first_position - window + 1i32, 0i32);
+            let mut first_seen: i32 = 0i32;
+            if WINDOW == 1i32 {
+                first_seen = max(first_position - window + 1i32, 0i32);
+            }
             let range: [i32; 3] = [first_seen / BK * BK, end, first_seen];
             let row: Tile<i32, { [BM] }> = count_from::<BM>(first_row);
             let is_row: Tile<bool, { [BM] }> = below(row, end_row);
@@ -183,12 +290,18 @@ mod kernels {
                 unsafe { gather_block(queries, offsets, mask, ready) };
             // SAFETY: there is a sink for each head.
             let sink: Tile<f32, { [BM] }> = unsafe { load_sink::<BM, SINKS>(sinks, head) };
-            let position: Tile<i32, { [BM] }> = count_from::<BM>(first_position);
             let place: [i32; 2] = [sequence * table_stride, head / (QH / KH)];
             // SAFETY: the sequence has a block for each key, and all lie in the cache.
             let mean: Tile<f32, { [BM, D] }> = unsafe {
-                attend::<A, KH, D, BM, BK, BT>(
-                    query, keys, values, tables, place, range, position, sink, window, scale,
+                attend::<A, KH, D, BM, BK, BT, WINDOW>(
+                    query,
+                    (keys, values, tables),
+                    place,
+                    range,
+                    first_position,
+                    sink,
+                    window,
+                    scale,
                 )
             };
             let mean: Tile<A, { [BM, D] }> = convert_tile(mean);
@@ -212,17 +325,36 @@ pub struct TileSlices<'a> {
     pub rows: DeviceSlice<'a, i32>,
 }
 
+/// What a layer's attention has besides queries, keys and values.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct PrefillForm {
+    /// One logit more for each query head.
+    pub sinks: bool,
+    /// Whether tokens see a window of keys only.
+    pub window: bool,
+}
+
 /// Attention of many tokens a sequence.
 #[derive(Debug, Clone)]
 pub struct PrefillAttention<A> {
     kernel: Kernel,
     shape: AttentionShape,
-    has_sinks: bool,
+    form: PrefillForm,
     element: PhantomData<A>,
 }
 
+/// Blocks of a multiprocessor, as many as have registers for what they sum up: while one finds weights,
+/// the others multiply.
+fn occupancy(head_dim: usize) -> usize {
+    match head_dim {
+        ..=64 => 4,
+        65..=128 => 3,
+        _ => 2,
+    }
+}
+
 impl<A: HalfElement> PrefillAttention<A> {
-    /// Asks for the kernel; windows and scales are arguments of a launch.
+    /// Asks for the kernel; the window and the scale are arguments of a launch.
     ///
     /// # Errors
     /// [`LayersError::Config`] for a shape without a kernel, [`LayersError::Cuda`] when the kernel is
@@ -230,32 +362,35 @@ impl<A: HalfElement> PrefillAttention<A> {
     pub fn load(
         kernels: &mut Kernels,
         shape: AttentionShape,
-        has_sinks: bool,
+        form: PrefillForm,
     ) -> Result<Self, LayersError> {
         let head_dim = head_dim(&shape)?;
         let heads = [shape.query_heads, shape.kv_heads, head_dim];
-        let tile = [TILE_ROWS, STEP_KEYS, BLOCK_TOKENS, usize::from(has_sinks)];
+        let tile = [TILE_ROWS, STEP_KEYS, BLOCK_TOKENS];
+        let form_sizes = [form.sinks, form.window].map(usize::from);
+        let sizes = heads.into_iter().chain(tile).chain(form_sizes);
         let module = kernels::__module_ast_self;
         let spec = KernelSpec::new("attention/prefill", module, "kernels", "attend_tiles")
             .element(A::NAME)
-            .generics(heads.into_iter().chain(tile).map(|size| size as i32))
+            .generics(sizes.map(|size| size as i32))
             .pointers(["queries", "keys", "values", "tables", "lengths"])
             .pointers(["first_rows", "tile_sequences", "tile_rows", "sinks", "out"])
-            .warps(8)
+            .warps(4)
+            .occupancy(occupancy(head_dim))
             .programmatic();
         let kernel = kernels.get(&spec)?;
-        Ok(Self { kernel, shape, has_sinks, element: PhantomData })
+        Ok(Self { kernel, shape, form, element: PhantomData })
     }
 
     /// Attends for all new tokens: `queries` and `out` are `[T, query_heads * D]`. The keys and values of
     /// the new tokens are in the cache; the lengths of the sequences count them.
     ///
     /// # Errors
-    /// [`LayersError::Config`] for a window of 0, [`LayersError::Cuda`] when a slice is too short or the
-    /// launch fails.
+    /// [`LayersError::Config`] for a window of 0 or a scale that is not above 0, [`LayersError::Cuda`]
+    /// when a slice is too short or the launch fails.
     ///
     /// # Panics
-    /// When there are sinks that were not asked for, or none that were.
+    /// When there are sinks that were not asked for, or none that were; the same of a window.
     pub fn launch(
         &self,
         stream: &Stream,
@@ -269,6 +404,10 @@ impl<A: HalfElement> PrefillAttention<A> {
         tiles.first_rows.expect_len("first rows of sequences", sequences.sequences + 1)?;
         tiles.rows.expect_len("first rows of tiles", tiles.sequences.len())?;
         out.expect_len("the output of attention", queries.len())?;
+        // The largest logit is found before it is scaled.
+        if parameters.scale.is_nan() || parameters.scale <= 0.0 {
+            return Err(LayersError::config("scale", parameters.scale, "above 0 on a GPU"));
+        }
         let arguments = Arguments::new()
             .slice(queries)
             .slice_mut(&cache.keys)
@@ -278,7 +417,7 @@ impl<A: HalfElement> PrefillAttention<A> {
             .slice(tiles.first_rows)
             .slice(tiles.sequences)
             .slice(tiles.rows);
-        let arguments = match (self.has_sinks, parameters.sinks) {
+        let arguments = match (self.form.sinks, parameters.sinks) {
             (false, None) => arguments.no_slice(),
             (true, Some(sinks)) => {
                 sinks.expect_len("the attention sinks", self.shape.query_heads)?;
@@ -286,6 +425,9 @@ impl<A: HalfElement> PrefillAttention<A> {
             }
             _ => panic!("this is a bug: sinks and their use must come together"),
         };
+        if self.form.window != parameters.window.is_some() {
+            panic!("this is a bug: a window and its use must come together");
+        }
         let arguments = arguments
             .slice_mut(out)
             .size(sequences.table_stride)

@@ -6,15 +6,15 @@
 //! prompt was cut or on what else is in the batch. What it reads of the keys comes from the second
 //! cache, for the heads that share them run side by side.
 //!
-//! Example: sequences with 130 and 5 new tokens are three tiles: rows 0-127 and 128-129 of sequence 0,
-//! and rows 130-134 of sequence 1. The longest rows go first.
+//! Example: sequences with 70 and 5 new tokens are three tiles: rows 0-63 and 64-69 of sequence 0, and
+//! rows 70-74 of sequence 1. The longest rows go first.
 //!
 //! Source: Dao, "FlashAttention-2", 2023.
 
 pub mod cuda;
 
 /// Tokens of a tile.
-pub const TILE_ROWS: usize = 128;
+pub const TILE_ROWS: usize = 64;
 
 /// One tile: some neighbouring new tokens of a sequence.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -48,13 +48,13 @@ mod tests {
     #[test]
     fn the_example_of_the_documentation() {
         let found: Vec<_> =
-            tiles(&[130, 5]).iter().map(|tile| (tile.sequence, tile.first_row)).collect();
-        assert_eq!(found, [(0, 128), (0, 0), (1, 130)]);
+            tiles(&[70, 5]).iter().map(|tile| (tile.sequence, tile.first_row)).collect();
+        assert_eq!(found, [(0, 64), (0, 0), (1, 70)]);
     }
 
     #[test]
     fn every_row_is_in_one_tile() {
-        for tokens in [vec![], vec![0], vec![1], vec![128, 0, 129, 1, 1000]] {
+        for tokens in [vec![], vec![0], vec![1], vec![64, 0, 65, 1, 1000]] {
             let mut rows = vec![0; tokens.iter().sum()];
             for PrefillTile { sequence, first_row } in tiles(&tokens) {
                 let end = tokens[..=sequence].iter().sum::<usize>();

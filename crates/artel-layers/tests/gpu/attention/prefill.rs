@@ -3,7 +3,7 @@
 use artel_gpu_test::{Case, Gpu};
 use artel_layers::LayersError;
 use artel_layers::attention::cuda::CacheSlices;
-use artel_layers::attention::prefill::cuda::{PrefillAttention, TileSlices};
+use artel_layers::attention::prefill::cuda::{PrefillAttention, PrefillForm, TileSlices};
 use artel_layers::attention::prefill::tiles;
 use artel_moe::grouped_gemm::prefill::cuda::HalfElement;
 use half::{bf16, f16};
@@ -29,8 +29,8 @@ fn batches() -> Vec<Vec<[usize; 2]>> {
 
 fn case<A: HalfElement>(layer: Layer) -> Case {
     let name = format!("attention::prefill::{}_{}", A::NAME, layer.name());
-    let load =
-        move |kernels: &mut _| PrefillAttention::<A>::load(kernels, layer.shape, layer.has_sinks);
+    let form = PrefillForm { sinks: layer.has_sinks, window: layer.window.is_some() };
+    let load = move |kernels: &mut _| PrefillAttention::<A>::load(kernels, layer.shape, form);
     Case::new(name, load, move |gpu, attention| {
         let width = layer.shape.query_width();
         for batch in batches() {

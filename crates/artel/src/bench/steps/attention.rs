@@ -5,7 +5,7 @@ use artel_device::cuda::{DeviceBuffer, Kernels, Stream};
 use artel_layers::attention::BLOCK_TOKENS;
 use artel_layers::attention::cuda::{AttentionParameters, CacheSlices, SequenceSlices};
 use artel_layers::attention::decode::cuda::{DecodeAttention, DecodeWorkspace};
-use artel_layers::attention::prefill::cuda::{PrefillAttention, TileSlices};
+use artel_layers::attention::prefill::cuda::{PrefillAttention, PrefillForm, TileSlices};
 use artel_layers::attention::prefill::tiles;
 use artel_layers::linear::cuda::LinearNumbers;
 use artel_layers::rope::RopeStyle;
@@ -41,7 +41,7 @@ impl AttentionSteps {
             rotate_shape,
             rotate: RotateAndCache::load(kernels, rotate_shape)?,
             decode: DecodeAttention::load(kernels, shape.attention, false)?,
-            prefill: PrefillAttention::load(kernels, shape.attention, false)?,
+            prefill: PrefillAttention::load(kernels, shape.attention, PrefillForm::default())?,
         })
     }
 
