@@ -4,7 +4,7 @@
 use artel_device::cuda::{Context, DeviceBuffer, Kernels, Stream};
 use artel_layers::attention::cuda::{AttentionParameters, CacheSlices};
 use artel_layers::attention::decode::cuda::DecodeAttention;
-use artel_layers::attention::prefill::cuda::{PrefillAttention, PrefillForm};
+use artel_layers::attention::prefill::cuda::{PrefillAttention, PrefillForm, PrefillOut};
 use artel_layers::attention::{Attention as HostMixing, AttentionShape, BLOCK_TOKENS};
 use artel_layers::linear::Linear as HostLinear;
 use artel_layers::linear::cuda::Linear;
@@ -12,6 +12,7 @@ use artel_layers::rms_norm::cuda::{NormalizeColumns, Residual};
 use artel_layers::rms_norm::{NormColumns, RmsNorm};
 use artel_layers::rope::Rope;
 use artel_layers::rope::cuda::{HeadNorm, RotateAndCache, RotateInputs, RotateShape};
+use artel_moe::quant::BLOCK;
 use artel_moe::quant::activations::Granularity;
 use artel_moe::quant::activations::cuda::{InputRows, Placement, Quantize};
 use half::bf16;
@@ -114,7 +115,11 @@ impl AttentionKernels {
             norm: head_norm,
         };
         let has_sinks = !attention.attention.sinks().is_empty();
-        let form = PrefillForm { sinks: has_sinks, window: attention.attention.window().is_some() };
+        let form = PrefillForm {
+            sinks: has_sinks,
+            window: attention.attention.window().is_some(),
+            codes: reads_codes(&output) && shape.value_dim == BLOCK,
+        };
         let quantize = |kernels: &mut Kernels| {
             Quantize::load(kernels, output.inputs, Granularity::Groups, Placement::InPlace)
         };
@@ -166,10 +171,6 @@ impl AttentionKernels {
         let mut cache = cache.slices();
         self.rotate.launch(stream, &turned, &mut rows.queries.slice_mut(), &mut cache)?;
         self.attend(stream, inputs, weights, &cache, rows)?; // [T, Q D]
-        if let Some(quantize) = &self.quantize {
-            let input = InputRows { values: rows.mixed.slice(), rows: tokens, positions: None };
-            quantize.launch(stream, input, &mut rows.codes.rows(tokens))?;
-        }
         let mut products = Products { stream, workspace: &mut rows.linear, tokens };
         let mixed = match self.quantize {
             None => MapRows::Plain(&rows.mixed),
@@ -179,6 +180,7 @@ impl AttentionKernels {
         products.launch((&self.output, &weights.output), mixed, out) // [T, H]
     }
 
+    /// Leaves rows, or codes of them where the map back to hidden states reads those.
     fn attend(
         &self,
         stream: &Stream,
@@ -197,11 +199,24 @@ impl AttentionKernels {
             let operands = (queries, cache);
             self.decode.launch(stream, operands, &sequences, &parameters, parts, &mut mixed)?;
         }
+        let mut codes = rows.codes.rows(step.tokens);
         if step.tiles > 0 {
             let sequences = (&inputs.all(), &inputs.tiles);
-            self.prefill.launch(stream, (queries, cache), sequences, &parameters, &mut mixed)?;
+            let out = match self.prefill.form().codes {
+                true => PrefillOut::Codes(&mut codes),
+                false => PrefillOut::Rows(&mut mixed),
+            };
+            self.prefill.launch(stream, (queries, cache), sequences, &parameters, out)?;
         }
-        Ok(())
+        // Rows that decode come first.
+        let plain = if self.prefill.form().codes { step.decode } else { step.tokens };
+        match &self.quantize {
+            Some(quantize) if plain > 0 => {
+                let input = InputRows { values: mixed.as_slice(), rows: plain, positions: None };
+                Ok(quantize.launch(stream, input, &mut codes)?)
+            }
+            _ => Ok(()),
+        }
     }
 }
 

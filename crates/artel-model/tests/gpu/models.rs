@@ -101,6 +101,10 @@ pub fn models() -> Vec<Small> {
         ),
         // Norms over all heads, FP8 in blocks, part of a head turns.
         small("minimax_m2_fp8", fixture!("minimax_m2_fp8"), CODES, sizes(4, 2, 64, experts(16, 4))),
+        // Attention of prompts that stores codes.
+        small("minimax_m2_fp8_128", fixture!("minimax_m2_fp8"), CODES, {
+            sizes(4, 2, 128, experts(16, 4))
+        }),
         // As many key-value heads as query heads, another scaling of frequencies.
         small("olmoe", fixture!("olmoe_llama3"), ROUNDED, sizes(4, 4, 64, experts(8, 2))),
         // A shared expert behind a gate, biases, a dense layer.

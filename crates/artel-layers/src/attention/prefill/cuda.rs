@@ -10,9 +10,12 @@
 use std::marker::PhantomData;
 
 use artel_device::cuda::{
-    Arguments, DeviceSlice, DeviceSliceMut, Kernel, KernelSpec, Kernels, Stream,
+    Architecture, Arguments, DeviceSlice, DeviceSliceMut, Kernel, KernelSpec, Kernels, Stream,
 };
 use artel_moe::grouped_gemm::prefill::cuda::HalfElement;
+use artel_moe::quant::BLOCK;
+use artel_moe::quant::activations::ScaleBounds;
+use artel_moe::quant::activations::cuda::QuantizedRows;
 
 use super::TILE_ROWS;
 use crate::LayersError;
@@ -22,216 +25,13 @@ use crate::attention::{AttentionShape, BLOCK_TOKENS};
 #[cutile::module]
 mod kernels {
     use crate::attention::cuda::attention_code::*;
+    use crate::attention::prefill::steps::cuda::step_code::*;
     use artel_moe::cuda::device_code::*;
+    use artel_moe::quant::activations::codes::cuda::quantize_code::*;
     use cutile::core::*;
 
-    /// The same column `B` times.
-    fn beside<const M: i32, const B: i32>(column: Tile<f32, { [M] }>) -> Tile<f32, { [M, B] }> {
-        let column: Tile<f32, { [M, 1] }> = column.reshape(const_shape![M, 1]);
-        column.broadcast(const_shape![M, B])
-    }
-
-    /// Which keys of a step that begins at `start` each row sees: those up to its own position, and beyond
-    /// `before` where there is a window.
-    fn sees<const BM: i32, const BK: i32, const WINDOW: i32>(
-        position: Tile<i32, { [BM] }>,
-        before: Tile<i32, { [BM] }>,
-        start: i32,
-    ) -> Tile<bool, { [BM, BK] }> {
-        let key: Tile<i32, { [BK] }> = iota(const_shape![BK]);
-        let key: Tile<i32, { [1, BK] }> = key.reshape(const_shape![1, BK]);
-        let key: Tile<i32, { [BM, BK] }> = key.broadcast(const_shape![BM, BK]);
-        let start: Tile<i32, { [BM] }> = splat::<BM>(start);
-        let last: Tile<i32, { [BM, 1] }> = (position - start).reshape(const_shape![BM, 1]);
-        let mut seen: Tile<bool, { [BM, BK] }> = le_tile(key, last.broadcast(const_shape![BM, BK]));
-        if WINDOW == 1i32 {
-            let before: Tile<i32, { [BM, 1] }> = (before - start).reshape(const_shape![BM, 1]);
-            seen = seen & gt_tile(key, before.broadcast(const_shape![BM, BK]));
-        }
-        seen
-    }
-
-    /// Rows of the cache that hold the keys of a step, all of which are wanted. Which of the four blocks
-    /// a thread reads does not depend on the step, so that the compiler can choose it.
-    fn rows_of_blocks<const BK: i32, const KH: i32, const BT: i32>(
-        blocks: [i32; 4],
-        head: i32,
-    ) -> Tile<i32, { [BK] }> {
-        let key: Tile<i32, { [BK] }> = iota(const_shape![BK]);
-        rows_of_keys::<BK, KH, BT>(key, 0i32, blocks, head)
-    }
-
-    /// Weighted values and weights of some steps of keys, on top of `so_far`: the values, the largest
-    /// logit, the weights, the blocks of the first step; in the end those of the step behind the last.
-    /// `place`: where the sequence's table begins, the key-value head; `range`: where the keys begin,
-    /// their end, the first that is seen. `MASKED`: not every row sees every key. A branch in its place
-    /// would cost the whole steps registers.
-    unsafe fn attend_steps<
-        A: ElementType,
-        const KH: i32,
-        const D: i32,
-        const BM: i32,
-        const BK: i32,
-        const BT: i32,
-        const WINDOW: i32,
-        const MASKED: i32,
-    >(
-        query: Tile<A, { [BM, D] }>,
-        cache: (*mut A, *mut A, *mut i32),
-        place: [i32; 2],
-        range: [i32; 3],
-        steps: [i32; 2],
-        rows: (Tile<i32, { [BM] }>, Tile<i32, { [BM] }>),
-        scale: f32,
-        so_far: (Tile<f32, { [BM, D] }>, Tile<f32, { [BM] }>, Tile<f32, { [BM] }>, [i32; 4]),
-    ) -> (Tile<f32, { [BM, D] }>, Tile<f32, { [BM] }>, Tile<f32, { [BM] }>, [i32; 4]) {
-        let (keys, values, tables): (*mut A, *mut A, *mut i32) = cache;
-        let (position, before): (Tile<i32, { [BM] }>, Tile<i32, { [BM] }>) = rows;
-        let (mut sum, mut largest, mut total, mut blocks): (
-            Tile<f32, { [BM, D] }>,
-            Tile<f32, { [BM] }>,
-            Tile<f32, { [BM] }>,
-            [i32; 4],
-        ) = so_far;
-        let row_scale: Tile<f32, { [BM] }> = broadcast_scalar(scale, const_shape![BM]);
-        let scale: Tile<f32, { [BM, BK] }> = broadcast_scalar(scale, const_shape![BM, BK]);
-        let nothing: Tile<f32, { [BM, BK] }> = constant(0.0f32, const_shape![BM, BK]);
-        for step in steps[0]..steps[1] {
-            let start: i32 = range[0] + step * BK;
-            let mut row: Tile<i32, { [BK] }> = rows_of_blocks::<BK, KH, BT>(blocks, place[1]);
-            if MASKED == 1i32 {
-                let key: Tile<i32, { [BK] }> = count_from::<BK>(start);
-                let inside: Tile<i32, { [BK] }> = within::<BK>(key, range[2], range[1]);
-                row = rows_of_keys::<BK, KH, BT>(inside, start, blocks, place[1]);
-            }
-            // SAFETY: the block lies in the cache.
-            let k: Tile<A, { [BK, D] }> = unsafe { read_rows::<A, BK, D>(keys, row) };
-            // SAFETY: as above.
-            let v: Tile<A, { [BK, D] }> = unsafe { read_rows::<A, BK, D>(values, row) };
-            // The blocks of the next step are looked up a step ahead.
-            // SAFETY: the sequence has a block for each key.
-            blocks =
-                unsafe { blocks_of_step::<BT>(tables, place[0], start + BK, range[2], range[1]) };
-            let mut logits: Tile<f32, { [BM, BK] }> = mmaf(query, k.transpose(), nothing);
-            if MASKED == 1i32 {
-                let seen: Tile<bool, { [BM, BK] }> =
-                    sees::<BM, BK, WINDOW>(position, before, start);
-                logits = select(seen, logits, beside::<BM, BK>(lowest::<BM>()));
-            }
-            let found: Tile<f32, { [BM] }> = reduce_max(logits, 1i32);
-            let new_largest: Tile<f32, { [BM] }> = max_tile(largest, found * row_scale);
-            let relative: Tile<f32, { [BM] }> = finite::<BM>(new_largest);
-            // Scaled here, a logit takes one instruction until its power.
-            let weight: Tile<f32, { [BM, BK] }> =
-                exp2(logits * scale - beside::<BM, BK>(relative), ftz::Enabled);
-            let correction: Tile<f32, { [BM] }> = exp2(largest - relative, ftz::Enabled);
-            let added: Tile<f32, { [BM] }> = reduce_sum(weight, 1i32);
-            total = total * correction + added;
-            let weight: Tile<A, { [BM, BK] }> = convert_tile(weight);
-            sum = mmaf(weight, v, sum * beside::<BM, D>(correction));
-            largest = new_largest;
-        }
-        (sum, largest, total, blocks)
-    }
-
-    /// The weighted values of a tile, divided by their weights: first the steps that all rows see whole,
-    /// which are none where a window begins within the keys, then the others. `place` and `range` as
-    /// above; `first_position`: of the tile's rows.
-    unsafe fn attend<
-        A: ElementType,
-        const KH: i32,
-        const D: i32,
-        const BM: i32,
-        const BK: i32,
-        const BT: i32,
-        const WINDOW: i32,
-    >(
-        query: Tile<A, { [BM, D] }>,
-        cache: (*mut A, *mut A, *mut i32),
-        place: [i32; 2],
-        range: [i32; 3],
-        first_position: i32,
-        sink: Tile<f32, { [BM] }>,
-        window: i32,
-        scale: f32,
-    ) -> Tile<f32, { [BM, D] }> {
-        let (_keys, _values, tables): (*mut A, *mut A, *mut i32) = cache;
-        let steps: i32 = ceil_div(range[1] - range[0], BK);
-        let mut whole: i32 = min((first_position + 1i32 - range[0]) / BK, steps);
-        if WINDOW == 1i32 {
-            if first_position + BM - window > range[0] {
-                whole = 0i32;
-            }
-        }
-        let position: Tile<i32, { [BM] }> = count_from::<BM>(first_position);
-        let before: Tile<i32, { [BM] }> =
-            max_tile(position - splat::<BM>(window), splat::<BM>(-1i32));
-        let rows: (Tile<i32, { [BM] }>, Tile<i32, { [BM] }>) = (position, before);
-        let nothing: Tile<f32, { [BM, D] }> = constant(0.0f32, const_shape![BM, D]);
-        let of_sink: Tile<f32, { [BM] }> = exp2(sink - finite::<BM>(sink), ftz::Enabled);
-        // SAFETY: the sequence has a block for each key.
-        let blocks: [i32; 4] =
-            unsafe { blocks_of_step::<BT>(tables, place[0], range[0], range[2], range[1]) };
-        let mut so_far: (
-            Tile<f32, { [BM, D] }>,
-            Tile<f32, { [BM] }>,
-            Tile<f32, { [BM] }>,
-            [i32; 4],
-        ) = (nothing, sink, of_sink, blocks);
-        // SAFETY: as the caller's.
-        so_far = unsafe {
-            attend_steps::<A, KH, D, BM, BK, BT, WINDOW, 0>(
-                query,
-                cache,
-                place,
-                range,
-                [0i32, whole],
-                rows,
-                scale,
-                so_far,
-            )
-        };
-        // SAFETY: as the caller's.
-        so_far = unsafe {
-            attend_steps::<A, KH, D, BM, BK, BT, WINDOW, 1>(
-                query,
-                cache,
-                place,
-                range,
-                [whole, steps],
-                rows,
-                scale,
-                so_far,
-            )
-        };
-        let (sum, _largest, total, _blocks): (
-            Tile<f32, { [BM, D] }>,
-            Tile<f32, { [BM] }>,
-            Tile<f32, { [BM] }>,
-            [i32; 4],
-        ) = so_far;
-        let zero: Tile<f32, { [BM] }> = constant(0.0f32, const_shape![BM]);
-        let one: Tile<f32, { [BM] }> = constant(1.0f32, const_shape![BM]);
-        let share: Tile<f32, { [BM] }> = select(eq_tile(total, zero), zero, one / total);
-        sum * beside::<BM, D>(share)
-    }
-
-    /// The logit of a head's sink in powers of two, negative infinity without one.
-    unsafe fn load_sink<const BM: i32, const SINKS: i32>(
-        sinks: *mut f32,
-        head: i32,
-    ) -> Tile<f32, { [BM] }> {
-        let mut sink: Tile<f32, { [BM] }> = lowest::<BM>();
-        if SINKS == 1i32 {
-            // SAFETY: the caller vouches for the head; nobody writes sinks.
-            let logit: Tile<f32, { [BM] }> = unsafe { read(sinks, splat::<BM>(head)) };
-            let log2_e: Tile<f32, { [BM] }> = constant(1.442695f32, const_shape![BM]);
-            sink = logit * log2_e;
-        }
-        sink
-    }
-
-    /// Grid: tiles, query heads. A tile of sequence -1 is none.
+    /// Grid: tiles, query heads. A tile of sequence -1 is none. `CODES`: outputs are codes, `scale_rows`
+    /// scales for each head, which `least` and `most` limit.
     #[cutile::entry(unchecked_accesses = true)]
     pub unsafe fn attend_tiles<
         A: ElementType,
@@ -243,6 +43,7 @@ mod kernels {
         const BT: i32,
         const SINKS: i32,
         const WINDOW: i32,
+        const CODES: i32,
         const PDL: i32,
     >(
         queries: *mut A,
@@ -255,9 +56,14 @@ mod kernels {
         tile_rows: *mut i32,
         sinks: *mut f32,
         out: *mut A,
+        codes: *mut u8,
+        scales: *mut f32,
         table_stride: i32,
         window: i32,
         scale: f32,
+        scale_rows: i32,
+        least: f32,
+        most: f32,
     ) {
         let (tile, head, _): (i32, i32, i32) = get_tile_block_id();
         // SAFETY: launched as its specification says, after whatever wrote the operands.
@@ -265,49 +71,152 @@ mod kernels {
         // SAFETY: there is a sequence for each tile.
         let sequence: i32 = unsafe { load_i32(tile_sequences, tile, ready) };
         if sequence >= 0i32 {
-            // SAFETY: and a first row.
-            let first_row: i32 = unsafe { load_i32(tile_rows, tile, ready) };
-            // SAFETY: there is one more first row than sequences.
-            let end_row: i32 = unsafe { load_i32(first_rows, sequence + 1i32, ready) };
-            // SAFETY: there is a length for each sequence.
-            let length: i32 = unsafe { load_i32(lengths, sequence, ready) };
-            let first_position: i32 = length - end_row + first_row;
-            let end: i32 = min(first_position + BM, length);
-            let mut first_seen: i32 = 0i32;
-            if WINDOW == 1i32 {
-                first_seen = max(first_position - window + 1i32, 0i32);
-            }
-            let range: [i32; 3] = [first_seen / BK * BK, end, first_seen];
-            let row: Tile<i32, { [BM] }> = count_from::<BM>(first_row);
-            let is_row: Tile<bool, { [BM] }> = below(row, end_row);
-            let head_row: Tile<i32, { [BM] }> = row * splat::<BM>(QH) + splat::<BM>(head);
-            let column: Tile<i32, { [D] }> = count_from::<D>(0i32);
-            let always: Tile<bool, { [D] }> = constant(true, const_shape![D]);
-            let mask: Tile<bool, { [BM, D] }> = block_mask(is_row, always);
-            let offsets: Tile<i64, { [BM, D] }> = block_offsets(head_row, D, column);
-            // SAFETY: queries has the rows of all sequences.
-            let query: Tile<A, { [BM, D] }> =
-                unsafe { gather_block(queries, offsets, mask, ready) };
-            // SAFETY: there is a sink for each head.
-            let sink: Tile<f32, { [BM] }> = unsafe { load_sink::<BM, SINKS>(sinks, head) };
-            let place: [i32; 2] = [sequence * table_stride, head / (QH / KH)];
+            // SAFETY: there are a first row for each tile and a length for each sequence.
+            let rows: [i32; 3] =
+                unsafe { rows_of_tile(tile_rows, first_rows, lengths, tile, sequence, ready) };
+            let place: [i32; 2] = [sequence * table_stride, head];
+            let cache: (*mut A, *mut A, *mut i32) = (keys, values, tables);
             // SAFETY: the sequence has a block for each key, and all lie in the cache.
-            let mean: Tile<f32, { [BM, D] }> = unsafe {
-                attend::<A, KH, D, BM, BK, BT, WINDOW>(
-                    query,
-                    (keys, values, tables),
-                    place,
-                    range,
-                    first_position,
-                    sink,
-                    window,
-                    scale,
+            let mean: Tile<A, { [BM, D] }> = unsafe {
+                attend_rows::<A, QH, KH, D, BM, BK, BT, SINKS, WINDOW>(
+                    queries, cache, sinks, rows, place, window, scale, ready,
                 )
             };
-            let mean: Tile<A, { [BM, D] }> = convert_tile(mean);
-            // SAFETY: out has the rows of queries.
-            unsafe { scatter_block(out, offsets, mask, mean, ready) };
+            // SAFETY: outputs have the rows of queries.
+            unsafe {
+                if CODES == 1i32 {
+                    store_codes::<A, QH, BM, D>(
+                        codes, scales, mean, rows, head, scale_rows, least, most, ready,
+                    );
+                } else {
+                    store_rows::<A, QH, BM, D>(out, mean, rows, head, ready);
+                }
+            }
         }
+    }
+
+    /// First row of a tile, the end of its sequence's rows, and the sequence's length.
+    unsafe fn rows_of_tile(
+        tile_rows: *mut i32,
+        first_rows: *mut i32,
+        lengths: *mut i32,
+        tile: i32,
+        sequence: i32,
+        ready: Token,
+    ) -> [i32; 3] {
+        // SAFETY: there is a first row for each tile.
+        let first_row: i32 = unsafe { load_i32(tile_rows, tile, ready) };
+        // SAFETY: there is one more first row than sequences.
+        let end_row: i32 = unsafe { load_i32(first_rows, sequence + 1i32, ready) };
+        // SAFETY: there is a length for each sequence.
+        let length: i32 = unsafe { load_i32(lengths, sequence, ready) };
+        [first_row, end_row, length]
+    }
+
+    /// Where the rows of a tile lie for one head, and which of them exist.
+    fn block_of_head<const QH: i32, const BM: i32, const D: i32>(
+        rows: [i32; 3],
+        head: i32,
+    ) -> (Tile<i64, { [BM, D] }>, Tile<bool, { [BM, D] }>) {
+        let row: Tile<i32, { [BM] }> = count_from::<BM>(rows[0]);
+        let is_row: Tile<bool, { [BM] }> = below(row, rows[1]);
+        let always: Tile<bool, { [D] }> = constant(true, const_shape![D]);
+        let head_row: Tile<i32, { [BM] }> = row * splat::<BM>(QH) + splat::<BM>(head);
+        let offsets: Tile<i64, { [BM, D] }> = block_offsets(head_row, D, count_from::<D>(0i32));
+        (offsets, block_mask(is_row, always))
+    }
+
+    /// The outputs of a tile. `place`: where the sequence's table begins, the query head.
+    unsafe fn attend_rows<
+        A: ElementType,
+        const QH: i32,
+        const KH: i32,
+        const D: i32,
+        const BM: i32,
+        const BK: i32,
+        const BT: i32,
+        const SINKS: i32,
+        const WINDOW: i32,
+    >(
+        queries: *mut A,
+        cache: (*mut A, *mut A, *mut i32),
+        sinks: *mut f32,
+        rows: [i32; 3],
+        place: [i32; 2],
+        window: i32,
+        scale: f32,
+        ready: Token,
+    ) -> Tile<A, { [BM, D] }> {
+        let first_position: i32 = rows[2] - rows[1] + rows[0];
+        let end: i32 = min(first_position + BM, rows[2]);
+        let mut first_seen: i32 = 0i32;
+        if WINDOW == 1i32 {
+            first_seen = max(first_position - window + 1i32, 0i32);
+        }
+        let range: [i32; 3] = [first_seen / BK * BK, end, first_seen];
+        let (offsets, mask): (Tile<i64, { [BM, D] }>, Tile<bool, { [BM, D] }>) =
+            block_of_head::<QH, BM, D>(rows, place[1]);
+        // SAFETY: queries has the rows of all sequences.
+        let query: Tile<A, { [BM, D] }> = unsafe { gather_block(queries, offsets, mask, ready) };
+        // SAFETY: there is a sink for each head.
+        let sink: Tile<f32, { [BM] }> = unsafe { load_sink::<BM, SINKS>(sinks, place[1]) };
+        let place: [i32; 2] = [place[0], place[1] / (QH / KH)];
+        // SAFETY: the sequence has a block for each key, and all lie in the cache.
+        let mean: Tile<f32, { [BM, D] }> = unsafe {
+            attend::<A, KH, D, BM, BK, BT, WINDOW>(
+                query,
+                cache,
+                place,
+                range,
+                first_position,
+                sink,
+                window,
+                scale,
+            )
+        };
+        convert_tile(mean)
+    }
+
+    /// Stores the rows of a head.
+    unsafe fn store_rows<A: ElementType, const QH: i32, const BM: i32, const D: i32>(
+        out: *mut A,
+        mean: Tile<A, { [BM, D] }>,
+        rows: [i32; 3],
+        head: i32,
+        ready: Token,
+    ) {
+        let (offsets, mask): (Tile<i64, { [BM, D] }>, Tile<bool, { [BM, D] }>) =
+            block_of_head::<QH, BM, D>(rows, head);
+        // SAFETY: the caller vouches for the rows.
+        unsafe { scatter_block(out, offsets, mask, mean, ready) };
+    }
+
+    /// Stores the codes of the rows of a head, which have a scale each.
+    unsafe fn store_codes<A: ElementType, const QH: i32, const BM: i32, const D: i32>(
+        codes: *mut u8,
+        scales: *mut f32,
+        mean: Tile<A, { [BM, D] }>,
+        rows: [i32; 3],
+        head: i32,
+        scale_rows: i32,
+        least: f32,
+        most: f32,
+        ready: Token,
+    ) {
+        let (offsets, mask): (Tile<i64, { [BM, D] }>, Tile<bool, { [BM, D] }>) =
+            block_of_head::<QH, BM, D>(rows, head);
+        let mean: Tile<f32, { [BM, D] }> = convert_tile(mean);
+        let found: Tile<f32, { [BM, 1] }> = group_scales::<BM, D, 1, D>(mean, least, most);
+        let code: Tile<f8e4m3fn, { [BM, D] }> = to_codes::<BM, D, 1, D>(mean, found);
+        let code: Tile<u8, { [BM, D] }> = bitcast(code);
+        // SAFETY: the caller vouches for the rows.
+        unsafe { scatter_block(codes, offsets, mask, code, ready) };
+        let row: Tile<i32, { [BM] }> = count_from::<BM>(rows[0]);
+        let is_row: Tile<bool, { [BM] }> = below(row, rows[1]);
+        // SAFETY: as above, and there are scales for each head.
+        unsafe {
+            store_scales::<BM, 1>(scales, found, row, is_row, head, QH, 1i32, scale_rows, ready)
+        };
     }
 }
 
@@ -332,6 +241,18 @@ pub struct PrefillForm {
     pub sinks: bool,
     /// Whether tokens see a window of keys only.
     pub window: bool,
+    /// Whether outputs are stored as FP8 codes, a scale for each head of 128.
+    pub codes: bool,
+}
+
+/// Where outputs go.
+#[derive(Debug)]
+pub enum PrefillOut<'a, 'b, A: HalfElement> {
+    /// `[T, query_heads * D]`.
+    Rows(&'a mut DeviceSliceMut<'b, A>),
+    /// The same as [`Quantize`](artel_moe::quant::activations::cuda::Quantize) makes of these rows, with
+    /// groups of 128.
+    Codes(&'a mut QuantizedRows<'b>),
 }
 
 /// Attention of many tokens a sequence.
@@ -367,19 +288,30 @@ impl<A: HalfElement> PrefillAttention<A> {
         let head_dim = head_dim(&shape)?;
         let heads = [shape.query_heads, shape.kv_heads, head_dim];
         let tile = [TILE_ROWS, STEP_KEYS, BLOCK_TOKENS];
-        let form_sizes = [form.sinks, form.window].map(usize::from);
+        if form.codes && head_dim != BLOCK {
+            let allowed = format!("{BLOCK} where outputs are codes");
+            return Err(LayersError::config("head_dim", head_dim, allowed));
+        }
+        let form_sizes = [form.sinks, form.window, form.codes].map(usize::from);
         let sizes = heads.into_iter().chain(tile).chain(form_sizes);
         let module = kernels::__module_ast_self;
         let spec = KernelSpec::new("attention/prefill", module, "kernels", "attend_tiles")
             .element(A::NAME)
             .generics(sizes.map(|size| size as i32))
             .pointers(["queries", "keys", "values", "tables", "lengths"])
-            .pointers(["first_rows", "tile_sequences", "tile_rows", "sinks", "out"])
+            .pointers(["first_rows", "tile_sequences", "tile_rows", "sinks"])
+            .pointers(["out", "codes", "scales"])
             .warps(4)
             .occupancy(occupancy(head_dim))
             .programmatic();
+        let spec = if form.codes { spec.needs(Architecture::Sm90) } else { spec };
         let kernel = kernels.get(&spec)?;
         Ok(Self { kernel, shape, form, element: PhantomData })
+    }
+
+    /// What it was loaded for.
+    pub fn form(&self) -> PrefillForm {
+        self.form
     }
 
     /// Attends for all new tokens: `queries` and `out` are `[T, query_heads * D]`. The keys and values of
@@ -390,20 +322,19 @@ impl<A: HalfElement> PrefillAttention<A> {
     /// when a slice is too short or the launch fails.
     ///
     /// # Panics
-    /// When there are sinks that were not asked for, or none that were; the same of a window.
+    /// When there are sinks that were not asked for, or none that were; the same of a window and of codes.
     pub fn launch(
         &self,
         stream: &Stream,
         (queries, cache): (DeviceSlice<'_, A>, &CacheSlices<'_, A>),
         (sequences, tiles): (&SequenceSlices<'_>, &TileSlices<'_>),
         parameters: &AttentionParameters<'_>,
-        out: &mut DeviceSliceMut<'_, A>,
+        out: PrefillOut<'_, '_, A>,
     ) -> Result<(), LayersError> {
         sequences.check()?;
         cache.check(&self.shape)?;
         tiles.first_rows.expect_len("first rows of sequences", sequences.sequences + 1)?;
         tiles.rows.expect_len("first rows of tiles", tiles.sequences.len())?;
-        out.expect_len("the output of attention", queries.len())?;
         // The largest logit is found before it is scaled.
         if parameters.scale.is_nan() || parameters.scale <= 0.0 {
             return Err(LayersError::config("scale", parameters.scale, "above 0 on a GPU"));
@@ -428,15 +359,54 @@ impl<A: HalfElement> PrefillAttention<A> {
         if self.form.window != parameters.window.is_some() {
             panic!("this is a bug: a window and its use must come together");
         }
+        let arguments = self.out_arguments(arguments, &out, queries.len())?;
+        let (scale_rows, bounds) = match &out {
+            PrefillOut::Rows(_) => (0, ScaleBounds::HIDDEN),
+            PrefillOut::Codes(codes) => (self.scale_rows(codes)?, codes.bounds),
+        };
         let arguments = arguments
-            .slice_mut(out)
             .size(sequences.table_stride)
             .i32(parameters.window()?)
-            .f32(parameters.scale * LOG2_E);
+            .f32(parameters.scale * LOG2_E)
+            .size(scale_rows)
+            .f32(bounds.least)
+            .f32(bounds.most);
         let grid = [tiles.sequences.len(), self.shape.query_heads, 1];
         // SAFETY: the arguments are the kernel's, with the lengths checked above; the caller vouches
         // for tables, lengths and tiles.
         unsafe { self.kernel.launch(stream, grid, arguments) }?;
         Ok(())
+    }
+
+    /// Scales of a head, which lie side by side.
+    fn scale_rows(&self, codes: &QuantizedRows<'_>) -> Result<usize, LayersError> {
+        match codes.scale_strides(self.shape.query_heads) {
+            [1, rows] => Ok(rows),
+            strides => {
+                let allowed = "1 from row to row";
+                Err(LayersError::config("strides of scales", format!("{strides:?}"), allowed))
+            }
+        }
+    }
+
+    /// Checks the outputs of `elements` numbers.
+    fn out_arguments(
+        &self,
+        arguments: Arguments,
+        out: &PrefillOut<'_, '_, A>,
+        elements: usize,
+    ) -> Result<Arguments, LayersError> {
+        match (out, self.form.codes) {
+            (PrefillOut::Rows(rows), false) => {
+                rows.expect_len("the output of attention", elements)?;
+                Ok(arguments.slice_mut(rows).no_slice().no_slice())
+            }
+            (PrefillOut::Codes(rows), true) => {
+                let (width, heads) = (self.shape.query_width(), self.shape.query_heads);
+                rows.expect_rows(elements / width, width, heads)?;
+                Ok(arguments.no_slice().slice_mut(&rows.codes).slice_mut(&rows.scales))
+            }
+            _ => panic!("this is a bug: codes and their use must come together"),
+        }
     }
 }

@@ -12,6 +12,7 @@
 //! Source: Dao, "FlashAttention-2", 2023.
 
 pub mod cuda;
+pub mod steps;
 
 /// Tokens of a tile.
 pub const TILE_ROWS: usize = 64;

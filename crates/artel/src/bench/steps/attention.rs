@@ -5,7 +5,9 @@ use artel_device::cuda::{DeviceBuffer, Kernels, Stream};
 use artel_layers::attention::BLOCK_TOKENS;
 use artel_layers::attention::cuda::{AttentionParameters, CacheSlices, SequenceSlices};
 use artel_layers::attention::decode::cuda::{DecodeAttention, DecodeWorkspace};
-use artel_layers::attention::prefill::cuda::{PrefillAttention, PrefillForm, TileSlices};
+use artel_layers::attention::prefill::cuda::{
+    PrefillAttention, PrefillForm, PrefillOut, TileSlices,
+};
 use artel_layers::attention::prefill::tiles;
 use artel_layers::linear::cuda::LinearNumbers;
 use artel_layers::rope::RopeStyle;
@@ -144,7 +146,8 @@ impl AttentionSteps {
         };
         let times = times(stream, |stream, _| {
             let operands = (queries.slice(), &cache.slices());
-            let (steps, out) = ((&of_step, &tiles), &mut out.slice_mut());
+            let (steps, mut out) = ((&of_step, &tiles), out.slice_mut());
+            let out = PrefillOut::Rows(&mut out);
             self.prefill.launch(stream, operands, steps, &PARAMETERS, out)
         })?;
         // Half of the keys are after the token that looks.

@@ -1,0 +1,3 @@
+//! What a tile does with its keys.
+
+pub mod cuda;
