@@ -22,8 +22,9 @@ const MODELS: [(&str, &LayerShape, RoutingMethod); 2] = [
 ];
 
 /// Number formats by the name that they have in a shape's name.
-const FORMATS: [(&str, Format); 9] = [
+const FORMATS: [(&str, Format); 10] = [
     ("bf16", Format::Bf16),
+    ("f16", Format::F16),
     ("fp8", Format::Fp8Block128),
     ("fp8-tensor", Format::Fp8Tensor),
     ("fp8-channel", Format::Fp8Channel),
@@ -119,7 +120,12 @@ mod tests {
 
     #[test]
     fn shapes_have_names() {
-        let others = ["m2.5-tp8-fp8-tensor", "qwen3-30b-fp8-channel", "m2.5-tp2-int8-w8a16"];
+        let others = [
+            "qwen3-30b-f16",
+            "m2.5-tp8-fp8-tensor",
+            "qwen3-30b-fp8-channel",
+            "m2.5-tp2-int8-w8a16",
+        ];
         for name in SHIPPED.into_iter().chain(others) {
             assert_eq!(name.parse::<NamedLayer>().unwrap().to_string(), name);
         }

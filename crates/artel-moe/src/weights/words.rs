@@ -11,12 +11,19 @@
 //! point of its group plus 8 (INT4), a float32 scale (INT8), or four scales of neighbouring groups,
 //! the first one lowest (FP4). Behind them stands one float32 scale for each part of each expert.
 
+use std::ops::RangeInclusive;
+
 use rayon::prelude::*;
 
 use super::Stacked;
 use crate::MoeError;
 use crate::grouped_gemm::words::{WordCode, WordFormat};
 use crate::quant::{BLOCK, ScaleGrid, Scales, WeightMatrix};
+
+/// Largest exponent of a group of MXFP4: scales beyond leave what kernels hold them with.
+const EXPONENT_MAX: u8 = 192;
+/// Zero points that kernels take off exactly.
+const ZERO_POINTS: RangeInclusive<i8> = -8..=120;
 
 /// Sizes of the matrices of one product in words.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -60,7 +67,7 @@ impl WordLayout {
     ///
     /// # Errors
     /// [`MoeError::Config`] for matrices of other sizes, whose scales are finer than the layout's, or
-    /// whose zero points a byte does not hold; what `out` holds then means nothing.
+    /// whose scales or zero points kernels do not take; what `out` holds then means nothing.
     pub fn write_words<M: WeightMatrix>(
         &self,
         expert: &Stacked<M>,
@@ -136,6 +143,10 @@ impl WordLayout {
         };
         match (part.scales(), self.zero_points(part)?) {
             (Scales::E8m0(all), _) => {
+                if let Some(place) = all.iter().position(|&code| code > EXPONENT_MAX) {
+                    let found = part.scales().get(place);
+                    return Err(MoeError::config("scale of a group", found, "at most 2^65"));
+                }
                 self.fill_scales(grid, group, words, |place| u32::from(all[place]));
             }
             (Scales::E4m3(all), _) => {
@@ -169,9 +180,13 @@ impl WordLayout {
             };
         }
         let zero_points = zero_points.unwrap_or_default();
-        match zero_points.iter().map(|&byte| byte as i8).find(|&zero_point| zero_point < -8) {
+        let mut all = zero_points.iter().map(|&byte| byte as i8);
+        match all.find(|zero_point| !ZERO_POINTS.contains(zero_point)) {
             None => Ok(Some(zero_points)),
-            Some(found) => Err(MoeError::config("zero point of a group", found, "-8 or more")),
+            Some(found) => {
+                let allowed = format!("from {} to {}", ZERO_POINTS.start(), ZERO_POINTS.end());
+                Err(MoeError::config("zero point of a group", found, allowed))
+            }
         }
     }
 
@@ -234,7 +249,7 @@ fn planes(lower: u16, upper: u16) -> u16 {
 }
 
 /// A scale to 16 bits of mantissa, and what is taken off the codes 0 to 15 in its lowest byte. The
-/// zero point is -8 or more.
+/// zero point is one of [`ZERO_POINTS`].
 fn with_zero_point(scale: f32, zero_point: i8) -> u32 {
     let code = (i32::from(zero_point) + 8) as u32;
     // Rounding up may carry into the exponent, which is then the nearest number, too.
@@ -247,7 +262,7 @@ mod tests {
     use artel_device::HostBuffer;
 
     use crate::quant::{Fit, MatrixTensors, NumberFormat, e2m1_to_f32};
-    use crate::quant::{Int4Matrix, Int4W4A16, Int8W8A8, Int8W8A16, Mxfp4, Nvfp4};
+    use crate::quant::{Int4Matrix, Int4W4A16, Int8W8A8, Int8W8A16, Mxfp4, Mxfp4Matrix, Nvfp4};
 
     fn value(index: usize) -> f32 {
         ((index * 7919) % 1013) as f32 / 100.0 - 5.0
@@ -456,7 +471,22 @@ mod tests {
             words_of(&layout, &Stacked::new(vec![matrix]).unwrap())
         };
         assert!(zero_points(-9).unwrap_err().to_string().contains("-9"));
+        assert!(zero_points(121).unwrap_err().to_string().contains("from -8 to 120"));
+        assert!(zero_points(120).is_ok());
         // A step is two groups wide.
         assert_eq!(zero_points(3).unwrap().scales, [0x3f80_0008, 0x3f80_000b, 0, 0]);
+    }
+
+    #[test]
+    fn scales_that_kernels_cannot_hold_are_refused() {
+        let exponents = |exponent: u8| {
+            let buffer = |byte: u8, count| HostBuffer::from_vec(vec![byte; count]);
+            let matrix = Mxfp4Matrix::new(buffer(0x22, 128), buffer(exponent, 8), [2, 128]);
+            let layout = WordLayout { parts: 1, ..layout(WordCode::Mxfp4, 32, 2, 128) };
+            words_of(&layout, &Stacked::new(vec![matrix.unwrap()]).unwrap())
+        };
+        assert!(exponents(EXPONENT_MAX).is_ok());
+        let error = exponents(EXPONENT_MAX + 1).unwrap_err().to_string();
+        assert!(error.contains("at most 2^65"), "{error}");
     }
 }

@@ -9,7 +9,7 @@ use artel_moe::cuda::shipped;
 use artel_moe::eplb::{EpRank, ExpertMap, ExpertPlacement};
 use artel_moe::grouped_gemm::prefill::cuda::HalfElement;
 use artel_moe::layer::cuda::{CudaExperts, DeviceRouting, ExpertsKernels};
-use artel_moe::plan::gpu::{GpuPlan, usual_way};
+use artel_moe::plan::gpu::{GpuPlan, Way, usual_way};
 use artel_moe::quant::{
     Bf16, Element, F16, Format, Fp8Block128, Fp8Channel, Fp8Tensor, Int4W4A16, Int8W8A8, Int8W8A16,
     Mxfp4, NumberFormat, Nvfp4,
@@ -40,6 +40,8 @@ pub fn cases() -> Vec<Case> {
     cases.extend(of_format::<Int4W4A16>());
     cases.extend(of_format::<Mxfp4>());
     cases.extend(of_format::<Nvfp4>());
+    cases.extend([widened::<Int8W8A16>(SMALL), widened::<Int4W4A16>(SMALL)]);
+    cases.extend([widened::<Mxfp4>(RAGGED), widened::<Nvfp4>(RAGGED)]);
     cases
 }
 
@@ -69,6 +71,42 @@ where
             Ok(())
         }),
     ]
+}
+
+/// Weights that are widened to bfloat16, in blocks of 64 and of 128 rows.
+fn widened<F>(sizes: Sizes) -> Case
+where
+    F: TestFormat + NumberFormat<Activation: HalfElement>,
+{
+    let load = move |kernels: &mut Kernels| {
+        let loaded = |(rows, tile)| {
+            let tile = format!("prefill {rows}x{tile}");
+            let way: Way = format!("aligned/{rows}: {tile} + {tile}").parse()?;
+            let (config, format) = (config(sizes), F::NAME.parse()?);
+            let architecture = kernels.architecture();
+            let plan = shipped::plan_in_steps(architecture, &config, format, TOKENS_PER_STEP)?;
+            let plan = plan.with_way(way);
+            let loaded = ExpertsKernels::load(kernels, &config, format, &plan)?;
+            Ok((plan, loaded))
+        };
+        let ways = [(64, "64x128 w4 o2"), (128, "128x128 w8 o1")];
+        ways.into_iter().map(loaded).collect::<Result<Vec<Loaded<F>>, MoeError>>()
+    };
+    Case::new(format!("layer::{}_widened", F::NAME), load, move |gpu, loaded| {
+        let layer = Layer::<F>::new(sizes);
+        for (plan, kernels) in loaded {
+            let mut experts = experts(gpu, config(sizes), plan, kernels, &layer)?;
+            for tokens in [0, 1, 7, 64, 200, 256, 600] {
+                compare(gpu, &mut experts, &layer, &ids(sizes, tokens))?;
+            }
+            let last = sizes.experts as i32 - 1;
+            compare(gpu, &mut experts, &layer, &vec![last; 130 * sizes.top_k])?;
+            let strange = [-1, sizes.experts as i32, 0, i32::MAX, 1, i32::MIN, -1, 2];
+            compare(gpu, &mut experts, &layer, &strange.repeat(sizes.top_k))?;
+            compare(gpu, &mut experts, &layer, &vec![-1; 3 * sizes.top_k])?;
+        }
+        Ok(())
+    })
 }
 
 type Loaded<F> = (GpuPlan, ExpertsKernels<<F as NumberFormat>::Activation>);

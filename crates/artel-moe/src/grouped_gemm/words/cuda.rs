@@ -8,10 +8,11 @@ use artel_device::cuda::{
 
 use super::aligned::cuda::word_aligned;
 use super::direct::cuda::word_direct;
-use super::split::cuda::constant;
+use super::split::cuda::{HALVES, SplitShape, constant};
 pub use super::split::cuda::{RowSource, RowsInUse, SplitRows};
+use super::widened::cuda::word_widened;
 use super::workspace::SplitBuffers;
-pub use super::workspace::WordWorkspace;
+pub use super::workspace::{RowForm, WordWorkspace};
 use super::{WordFormat, WordShape, WordTile};
 use crate::MoeError;
 use crate::grouped_gemm::decode::cuda::{AlignedStep, DirectStep, WeightSlices};
@@ -28,6 +29,18 @@ pub enum WordForm {
     },
     /// Pairs are sorted by expert.
     Aligned,
+    /// The same, with weights widened to bfloat16 for all rows of a block at once.
+    Widened,
+}
+
+impl WordForm {
+    /// What its products take of rows.
+    pub fn rows(self) -> RowForm {
+        match self {
+            Self::Direct { .. } | Self::Aligned => RowForm::Parts,
+            Self::Widened => RowForm::Halves,
+        }
+    }
 }
 
 /// Both products of one form.
@@ -37,7 +50,9 @@ pub struct WordExperts<A> {
     form: WordForm,
     tiles: [WordTile; 2],
     kernels: [Kernel; 2],
-    split: [SplitRows; 2],
+    split: SplitRows,
+    /// Of activations, where the first product does not store them as the second takes them.
+    split_inner: Option<SplitRows>,
     element: PhantomData<A>,
 }
 
@@ -72,32 +87,51 @@ impl<A: Element> WordExperts<A> {
         }
         let sources = match form {
             WordForm::Direct { .. } => [RowSource::Tokens, RowSource::Blocks(tiles[0].rows)],
-            WordForm::Aligned => [RowSource::TokensOfPositions(shape.top_k), RowSource::Positions],
+            WordForm::Aligned | WordForm::Widened => {
+                [RowSource::TokensOfPositions(shape.top_k), RowSource::Positions]
+            }
         };
-        let (hidden, inner) = (shape.hidden_size, shape.intermediate_size);
-        let split = [
-            SplitRows::load(kernels, A::NAME, hidden, shape.formats[0], sources[0])?,
-            SplitRows::load(kernels, "f32", inner, shape.formats[1], sources[1])?,
-        ];
+        if form == WordForm::Widened && !shape.formats.iter().all(WordFormat::is_widened) {
+            let found = format!("{:?}", shape.formats);
+            let allowed = "FP4, INT4 and INT8 with groups of 128";
+            return Err(MoeError::config("weights that are widened", found, allowed));
+        }
+        let split = |element, columns, product: usize| {
+            let format = shape.formats[product];
+            SplitShape { element, columns, format, form: form.rows() }
+        };
+        let of_hidden = split(A::NAME, shape.hidden_size, 0);
+        let of_inner = split("f32", shape.intermediate_size, 1);
+        let split = SplitRows::load(kernels, of_hidden, sources[0])?;
+        let split_inner = match form.rows() {
+            RowForm::Parts => Some(SplitRows::load(kernels, of_inner, sources[1])?),
+            RowForm::Halves => None,
+        };
         let first = kernels.get(&spec::<A>(&shape, form, tiles[0], Product::First))?;
         let second = kernels.get(&spec::<A>(&shape, form, tiles[1], Product::Second))?;
         let element = PhantomData;
-        Ok(Self { shape, form, tiles, kernels: [first, second], split, element })
+        let kernels = [first, second];
+        Ok(Self { shape, form, tiles, kernels, split, split_inner, element })
+    }
+
+    /// How rows come to weights.
+    pub fn form(&self) -> WordForm {
+        self.form
     }
 
     /// Rows that the first and the second product of a step of so many tokens or positions take.
     pub fn rows(&self, count: usize) -> [usize; 2] {
         match self.form {
             WordForm::Direct { .. } => [count, count * self.shape.top_k * self.tiles[0].rows],
-            WordForm::Aligned => [count; 2],
+            WordForm::Aligned | WordForm::Widened => [count; 2],
         }
     }
 
-    /// Runs both products of the aligned form; row `p` of `out` `[positions, H]` is position `p`.
+    /// Runs both products over sorted pairs; row `p` of `out` `[positions, H]` is position `p`.
     ///
     /// # Errors
     /// [`MoeError`] for slices that are too short or a launch that fails.
-    pub fn launch_aligned(
+    pub fn launch_sorted(
         &self,
         stream: &Stream,
         step: &AlignedStep<'_, A>,
@@ -109,7 +143,10 @@ impl<A: Element> WordExperts<A> {
         step.blocks.check(self.tiles[0].rows)?;
         step.hidden_states.expect_len("hidden states", step.tokens * hidden)?;
         out.expect_len("rows of positions", positions * hidden)?;
-        workspace.inner.slice().expect_len("activations", positions * inner)?;
+        if self.split_inner.is_some() {
+            workspace.inner.slice().expect_len("activations", positions * inner)?;
+        }
+        workspace.inner_parts.expect_rows(positions)?;
         self.check_weights(step.experts.w13, step.experts.w2)?;
         if step.tokens == 0 || positions == 0 {
             return Ok(());
@@ -120,17 +157,26 @@ impl<A: Element> WordExperts<A> {
             count: step.tokens * top_k,
             rows: positions,
         };
-        self.split[0].launch(stream, step.hidden_states, rows, &mut workspace.x)?;
+        self.split.launch(stream, step.hidden_states, rows, &mut workspace.x)?;
         let blocks = |arguments: Arguments| {
             arguments.slice(step.blocks.expert_ids).slice(step.blocks.num_tokens_post_padded)
         };
-        let arguments = Arguments::new().slice_mut(&workspace.inner.slice_mut());
+        let arguments = match &self.split_inner {
+            Some(_) => Arguments::new().slice_mut(&workspace.inner.slice_mut()),
+            None => Arguments::new().slice_mut(&workspace.inner_parts.parts.slice_mut()),
+        };
         let arguments = self.product(Product::First, arguments, &workspace.x, step.experts.w13);
+        let arguments = match &self.split_inner {
+            Some(_) => blocks(arguments),
+            None => blocks(arguments).size(workspace.inner_parts.rows),
+        };
         let grid = [self.column_blocks(Product::First), step.blocks.blocks, 1];
         // SAFETY: the arguments are the kernel's; all lengths are checked above.
-        unsafe { self.kernels[0].launch(stream, grid, blocks(arguments)) }?;
-        let inner = workspace.inner.slice();
-        self.split[1].launch(stream, inner, rows, &mut workspace.inner_parts)?;
+        unsafe { self.kernels[0].launch(stream, grid, arguments) }?;
+        if let Some(split) = &self.split_inner {
+            let inner = workspace.inner.slice();
+            split.launch(stream, inner, rows, &mut workspace.inner_parts)?;
+        }
         let arguments = Arguments::new().slice_mut(out);
         let parts = &workspace.inner_parts;
         let arguments = self.product(Product::Second, arguments, parts, step.experts.w2);
@@ -163,7 +209,7 @@ impl<A: Element> WordExperts<A> {
             count: tokens,
             rows: tokens,
         };
-        self.split[0].launch(stream, step.hidden_states, none, &mut workspace.x)?;
+        self.split.launch(stream, step.hidden_states, none, &mut workspace.x)?;
         let arguments = Arguments::new().slice_mut(&workspace.inner.slice_mut());
         let arguments = self.product(Product::First, arguments, &workspace.x, step.experts.w13);
         let arguments = arguments.slice(step.ids).size(tokens);
@@ -173,7 +219,8 @@ impl<A: Element> WordExperts<A> {
         unsafe { self.kernels[0].launch(stream, grid, arguments) }?;
         let rows = RowsInUse { rows: self.rows(tokens)[1], ..none };
         let inner = workspace.inner.slice();
-        self.split[1].launch(stream, inner, rows, &mut workspace.inner_parts)?;
+        let split = self.split_inner.as_ref().expect("this is a bug: rows are not split");
+        split.launch(stream, inner, rows, &mut workspace.inner_parts)?;
         let arguments = Arguments::new()
             .slice_mut(&out.out)
             .slice_mut(&out.rows)
@@ -237,7 +284,7 @@ impl<A: Element> WordExperts<A> {
         let globals = weights.scales.range(scales, experts * parts);
         let globals = globals.expect("this is a bug: lengths were not checked");
         x.arguments(arguments)
-            .tensor(weights.numbers, &[experts, parts, rows, layout.row_words()])
+            .tensor(weights.numbers, &[experts, parts, rows, row_numbers(self.form, &layout)])
             .tensor(weights.scales, &[experts, parts, layout.scale_words(), rows])
             .slice(globals)
     }
@@ -272,14 +319,76 @@ fn spec<A: Element>(
 ) -> KernelSpec {
     let layout = layout(shape, product);
     let WordLayout { format, parts, rows, .. } = layout;
-    let (row_words, scale_words) = (layout.row_words(), layout.scale_words());
+    let (row_numbers, scale_words) = (row_numbers(form, &layout), layout.scale_words());
+    let spec = match product {
+        Product::First => entry(form, product),
+        Product::Second => entry(form, product).element(A::NAME),
+    };
+    let spec = match form {
+        WordForm::Direct { .. } | WordForm::Aligned => {
+            let columns = constant(format.product_columns());
+            let number = if format.number_bytes() == 1 { "i8" } else { "i32" };
+            let spec = spec.element(number).generics([format.kernel()]);
+            spec.generics(sizes(shape, tile, product))
+                .tensor("x", &[1; 4], &[-1, -1, columns, 1])
+                .tensor("x_sums", &[1; 2], &[-1, 1])
+                .pointers(["x_scales"])
+        }
+        WordForm::Widened => {
+            let spec =
+                spec.generics([format.kernel()]).generics(widened_sizes(shape, tile, product));
+            spec.tensor("x", &[1; 3], &[-1, constant(HALVES), 1])
+        }
+    };
+    let spec = match form {
+        WordForm::Direct { shared } => {
+            let slots = constant(shape.top_k.next_power_of_two());
+            spec.generics([constant(shape.top_k), slots, i32::from(shared)]).pointers(["ids"])
+        }
+        WordForm::Aligned | WordForm::Widened => {
+            spec.pointers(["expert_ids", "num_tokens_post_padded"])
+        }
+    };
+    let spec = match (form, product) {
+        (WordForm::Direct { .. }, Product::Second) => {
+            spec.pointers(["rows_out", "counters", "weights"])
+        }
+        _ => spec,
+    };
+    let of_part = rows * row_numbers;
+    let strides = [parts * of_part, of_part, row_numbers, 1].map(constant);
+    let of_part = rows * scale_words;
+    let scale_strides = [parts * of_part, of_part, rows, 1].map(constant);
+    spec.pointers(["out", "w_globals"])
+        .tensor("w", &[1; 4], &strides)
+        .tensor("w_scales", &[1; 4], &scale_strides)
+        .warps(tile.warps)
+        .occupancy(tile.occupancy)
+        .programmatic()
+}
+
+/// Numbers that a row of weights has for the kernels of a form: words, or bytes of INT8 as they are.
+fn row_numbers(form: WordForm, layout: &WordLayout) -> usize {
+    match form {
+        WordForm::Direct { .. } | WordForm::Aligned => {
+            4 * layout.row_words() / layout.format.number_bytes()
+        }
+        WordForm::Widened => layout.row_words(),
+    }
+}
+
+/// The kernel of a product.
+fn entry(form: WordForm, product: Product) -> KernelSpec {
     let direct = |operation, entry| {
         KernelSpec::new(operation, word_direct::__module_ast_self, "word_direct", entry)
     };
     let aligned = |operation, entry| {
         KernelSpec::new(operation, word_aligned::__module_ast_self, "word_aligned", entry)
     };
-    let spec = match (form, product) {
+    let widened = |operation, entry| {
+        KernelSpec::new(operation, word_widened::__module_ast_self, "word_widened", entry)
+    };
+    match (form, product) {
         (WordForm::Direct { .. }, Product::First) => {
             direct("grouped_gemm/direct_gate_up", "direct_first")
         }
@@ -292,45 +401,20 @@ fn spec<A: Element>(
         (WordForm::Aligned, Product::Second) => {
             aligned("grouped_gemm/aligned_down", "aligned_second")
         }
-    };
-    let spec = match product {
-        Product::First => spec.generics([format.kernel()]),
-        Product::Second => spec.element(A::NAME).generics([format.kernel()]),
-    };
-    let spec = spec.generics(sizes(shape, tile, product));
-    let spec = match form {
-        WordForm::Direct { shared } => {
-            let slots = constant(shape.top_k.next_power_of_two());
-            spec.generics([constant(shape.top_k), slots, i32::from(shared)]).pointers(["ids"])
+        (WordForm::Widened, Product::First) => {
+            widened("grouped_gemm/prefill_gate_up", "widened_first")
         }
-        WordForm::Aligned => spec.pointers(["expert_ids", "num_tokens_post_padded"]),
-    };
-    let spec = match (form, product) {
-        (WordForm::Direct { .. }, Product::Second) => {
-            spec.pointers(["rows_out", "counters", "weights"])
+        (WordForm::Widened, Product::Second) => {
+            widened("grouped_gemm/prefill_down", "widened_second")
         }
-        _ => spec,
-    };
-    let of_part = rows * row_words;
-    let strides = [parts * of_part, of_part, row_words, 1].map(constant);
-    let of_part = rows * scale_words;
-    let scale_strides = [parts * of_part, of_part, rows, 1].map(constant);
-    spec.pointers(["out", "x_scales", "w_globals"])
-        .tensor("x", &[1; 4], &[-1, -1, constant(format.product_columns()), 1])
-        .tensor("x_sums", &[1; 2], &[-1, 1])
-        .tensor("w", &[1; 4], &strides)
-        .tensor("w_scales", &[1; 4], &scale_strides)
-        .warps(tile.warps)
-        .occupancy(tile.occupancy)
-        .programmatic()
+    }
 }
 
-/// The constants that all products take after the format, in their order.
+/// The constants that products in parts take after the format, in their order.
 fn sizes(shape: &WordShape, tile: WordTile, product: Product) -> impl Iterator<Item = i32> {
     let layout = layout(shape, product);
     let format = layout.format;
     let (copies, columns) = (format.copies(), format.product_columns());
-    let of_part = (product == Product::First).then_some(tile.columns / 2);
     let of_format = [
         format.products_per_plane(),
         copies,
@@ -341,9 +425,34 @@ fn sizes(shape: &WordShape, tile: WordTile, product: Product) -> impl Iterator<I
         tile.columns * columns / 4,
         tile.columns * columns,
         format.scale_words_per_plane(),
+        4 * layout.row_words() / format.number_bytes(),
+        layout.rows,
+        shape.experts,
+    ];
+    of_tile(tile, product).chain(of_format).map(constant)
+}
+
+/// The same for products of bfloat16 numbers.
+fn widened_sizes(shape: &WordShape, tile: WordTile, product: Product) -> impl Iterator<Item = i32> {
+    let layout = layout(shape, product);
+    let scale_words = tile.columns * layout.format.scale_words_per_plane();
+    let of_halves = (product == Product::First).then_some([tile.columns / 8, tile.columns / 4]);
+    let of_format = [
+        tile.columns * 32,
+        tile.columns * 128,
+        tile.columns * HALVES,
+        scale_words,
+        4 * scale_words,
         layout.row_words(),
         layout.rows,
         shape.experts,
     ];
-    [tile.rows, tile.columns].into_iter().chain(of_part).chain(of_format).map(constant)
+    let of_halves = of_halves.into_iter().flatten();
+    of_tile(tile, product).chain(of_halves).chain(of_format).map(constant)
+}
+
+/// Rows and weight rows of a tile, and how many of these each part has.
+fn of_tile(tile: WordTile, product: Product) -> impl Iterator<Item = usize> {
+    let of_part = (product == Product::First).then_some(tile.columns / 2);
+    [tile.rows, tile.columns].into_iter().chain(of_part)
 }

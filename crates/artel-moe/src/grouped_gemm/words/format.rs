@@ -35,6 +35,14 @@ impl WordFormat {
         }
     }
 
+    /// Bytes of the numbers that kernels read words as: those of INT8 are what is multiplied.
+    pub const fn number_bytes(&self) -> usize {
+        match self.code {
+            WordCode::Int8 | WordCode::Int8Rows => 1,
+            WordCode::Int4 | WordCode::Mxfp4 | WordCode::Nvfp4 => 4,
+        }
+    }
+
     /// Columns of 32 words, in planes of 128: words of four-bit codes hold two.
     pub const fn columns_per_step(&self) -> usize {
         32 * self.columns_per_word()
@@ -86,6 +94,15 @@ impl WordFormat {
     /// Products that 128 columns take.
     pub const fn products_per_plane(&self) -> usize {
         BLOCK / self.depth()
+    }
+
+    /// Whether there are kernels that widen them to bfloat16, whose products have a scale a plane.
+    pub const fn is_widened(&self) -> bool {
+        match self.code {
+            WordCode::Mxfp4 | WordCode::Nvfp4 => true,
+            WordCode::Int4 | WordCode::Int8 => self.group == BLOCK,
+            WordCode::Int8Rows => false,
+        }
     }
 
     /// Whether the sums of groups of activations are needed, for zero points.

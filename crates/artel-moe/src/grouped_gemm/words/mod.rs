@@ -11,6 +11,9 @@
 //! weights share a product, a row has a copy for each, with zeros in the columns of the others, so
 //! that their sums stay apart until each meets its scale.
 //!
+//! Where an expert has many rows, weights are widened to bfloat16 instead, two with one instruction and
+//! once for all rows of a block, with the scales of FP4 as part of them.
+//!
 //! Example: `H = 256` in NVFP4. A product covers 32 columns, which are two groups of 16. A row takes
 //! 4 columns of it: first and second part of columns 0 to 15, then of columns 16 to 31.
 
@@ -21,6 +24,8 @@ pub mod cuda;
 #[cfg(feature = "cuda")]
 mod direct;
 mod format;
+#[cfg(feature = "cuda")]
+mod halves;
 mod tile;
 #[cfg(feature = "cuda")]
 mod parts;
@@ -28,6 +33,8 @@ mod parts;
 mod product;
 #[cfg(feature = "cuda")]
 mod split;
+#[cfg(feature = "cuda")]
+mod widened;
 #[cfg(feature = "cuda")]
 mod workspace;
 

@@ -1,6 +1,6 @@
 //! Sizes of layers and tiles.
 
-use super::WordFormat;
+use super::{WordCode, WordFormat};
 #[cfg(feature = "cuda")]
 use crate::MoeError;
 
@@ -37,28 +37,46 @@ impl WordTile {
         Self { rows, columns, warps, occupancy }
     }
 
-    /// The tile that was fastest for blocks of so many rows, for either product.
-    pub fn fastest(is_direct: bool, rows: usize) -> Self {
-        let tile = match (is_direct, rows) {
-            (true, _) | (false, 9..=16) => [64, 4, 4],
-            (false, 0..=8) => [128, 8, 3],
-            (false, 17..=32) => [64, 4, 3],
-            (false, _) => [128, 8, 1],
+    /// The tiles of the first and of the second product that were fastest for blocks of so many rows,
+    /// of MiniMax-M2.5 on two H200s.
+    pub fn fastest(code: WordCode, is_direct: bool, rows: usize) -> [Self; 2] {
+        let tiles = match (code, is_direct, rows) {
+            (WordCode::Int8Rows, true, _) => [[64, 4, 2], [128, 4, 2]],
+            (WordCode::Int8Rows, false, 0..=32) => [[64, 4, 3], [128, 4, 2]],
+            (WordCode::Int8 | WordCode::Int8Rows, _, 0..=64) => [[128, 4, 2]; 2],
+            (WordCode::Int8 | WordCode::Int8Rows, ..) => [[128, 8, 1]; 2],
+            (WordCode::Nvfp4, true, _) => [[64, 4, 3]; 2],
+            (_, true, _) => [[64, 4, 4]; 2],
+            (_, false, 0..=8) => [[128, 8, 3]; 2],
+            (_, false, _) => [[64, 4, 4], [128, 8, 2]],
         };
-        Self::new(rows, tile)
+        tiles.map(|tile| Self::new(rows, tile))
     }
 
     /// All tiles that are worth measuring for blocks of so many rows, of either product. Eight warps
     /// three times a multiprocessor are not for the direct form: the compiler divides registers among
     /// warps so that the last of a block wait for some that never come.
-    pub fn candidates(is_direct: bool, rows: usize) -> Vec<Self> {
-        let tiles: &[[usize; 3]] = match (is_direct, rows) {
-            (true, 0..=16) => &[[64, 4, 4], [64, 4, 3], [128, 4, 3]],
-            (true, _) => &[[64, 4, 3], [64, 4, 2]],
-            (false, 0..=8) => &[[128, 8, 3], [64, 4, 6], [64, 4, 4], [128, 4, 3]],
-            (false, 9..=16) => &[[64, 4, 4], [128, 8, 2], [64, 4, 3]],
-            (false, 17..=32) => &[[64, 4, 3], [128, 8, 2], [128, 8, 1]],
-            (false, _) => &[[128, 8, 1], [64, 4, 2]],
+    pub fn candidates(format: WordFormat, is_direct: bool, rows: usize) -> Vec<Self> {
+        let tiles: &[[usize; 3]] = match (format.number_bytes(), is_direct, rows) {
+            (1, true, 0..=16) => &[[128, 4, 2], [128, 4, 3], [128, 4, 4], [64, 4, 2], [64, 4, 4]],
+            (1, false, 0..=8) => &[[128, 4, 2], [128, 4, 3], [128, 4, 4], [64, 4, 3]],
+            (1, _, 0..=32) => &[[128, 4, 2], [64, 4, 3], [128, 8, 1]],
+            (1, _, 33..=64) => &[[128, 4, 2], [128, 8, 1]],
+            (1, ..) => &[[128, 8, 1]],
+            (_, true, 0..=16) => &[[64, 4, 4], [64, 4, 5], [64, 4, 3], [128, 4, 3]],
+            (_, false, 0..=8) => &[[128, 8, 3], [64, 4, 5], [64, 4, 4], [64, 4, 6]],
+            (_, _, 0..=16) => &[[64, 4, 4], [64, 4, 3], [128, 8, 2]],
+            (..) => &[[64, 4, 3], [64, 4, 2]],
+        };
+        tiles.iter().map(|&tile| Self::new(rows, tile)).collect()
+    }
+
+    /// The same for weights that are widened for all rows of a block, the fastest first.
+    pub fn widened(rows: usize) -> Vec<Self> {
+        let tiles: &[[usize; 3]] = match rows {
+            0..=16 => &[[128, 8, 2], [64, 4, 3]],
+            17..=32 => &[[64, 4, 2], [128, 8, 1]],
+            _ => &[[128, 8, 1], [64, 4, 2]],
         };
         tiles.iter().map(|&tile| Self::new(rows, tile)).collect()
     }

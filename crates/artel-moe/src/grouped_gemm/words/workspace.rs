@@ -2,6 +2,7 @@
 
 use artel_device::cuda::{Arguments, Context, CudaError, DeviceBuffer};
 
+use super::split::cuda::HALVES;
 use super::{WordFormat, WordShape};
 
 /// Largest count of column tiles that sums over pairs keep counters for.
@@ -9,17 +10,27 @@ const COUNTERS: usize = 4096;
 /// Rows are a multiple of this, as kernels are told.
 const ROWS_MULTIPLE: usize = 64;
 
-/// Rows of activations in parts. What no kernel writes stays zero: columns behind the last one, and
+/// What rows of activations become.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RowForm {
+    /// Two parts of eight bits each.
+    Parts,
+    /// bfloat16 numbers, in the order in which words give weights.
+    Halves,
+}
+
+/// Rows of activations in parts, or in bfloat16. What no kernel writes stays zero: columns behind the last one, and
 /// the columns that a copy of a row leaves to the others.
 #[derive(Debug)]
 pub struct SplitBuffers {
     format: WordFormat,
+    form: RowForm,
     columns: usize,
     /// Rows that there is room for.
     pub(super) rows: usize,
-    /// `[columns / depth, copies, rows, columns of a product]`.
+    /// `[columns / depth, copies, rows, columns of a product]`; bfloat16: `[columns / 64, rows, 128]`.
     pub(super) parts: DeviceBuffer<i8>,
-    /// `[rows]`.
+    /// `[rows]`, of parts.
     pub(super) scales: DeviceBuffer<f32>,
     /// `[groups, rows]`, where zero points ask for them.
     pub(super) sums: DeviceBuffer<f32>,
@@ -32,19 +43,26 @@ impl SplitBuffers {
     /// [`CudaError`] when the device has no memory left.
     fn new(
         context: &Context,
-        format: WordFormat,
+        (format, form): (WordFormat, RowForm),
         columns: usize,
         rows: usize,
     ) -> Result<Self, CudaError> {
         let rows = rows.next_multiple_of(ROWS_MULTIPLE);
-        let [products, copies, _, depth] = Self::shape(format, columns, rows);
-        let sums = if format.has_zero_points() { format.padded(columns) / format.group } else { 1 };
+        let (bytes, scales, sums) = match form {
+            RowForm::Parts => {
+                let sums = format.padded(columns) / format.group;
+                let sums = if format.has_zero_points() { sums } else { 1 };
+                (Self::shape(format, columns, rows).iter().product(), rows, sums)
+            }
+            RowForm::Halves => (2 * format.padded(columns) * rows, 1, 1),
+        };
         Ok(Self {
             format,
+            form,
             columns,
             rows,
-            parts: DeviceBuffer::zeroed(context, products * copies * rows * depth)?,
-            scales: DeviceBuffer::zeroed(context, rows)?,
+            parts: DeviceBuffer::zeroed(context, bytes)?,
+            scales: DeviceBuffer::zeroed(context, scales)?,
             sums: DeviceBuffer::zeroed(context, sums * rows)?,
         })
     }
@@ -64,11 +82,20 @@ impl SplitBuffers {
 
     /// The arguments of a product that reads them.
     pub(super) fn arguments(&self, arguments: Arguments) -> Arguments {
-        let sums = self.sums.len() / self.rows;
-        arguments
-            .tensor(self.parts.slice(), &Self::shape(self.format, self.columns, self.rows))
-            .slice(self.scales.slice())
-            .tensor(self.sums.slice(), &[sums, self.rows])
+        let parts = self.parts.slice();
+        match self.form {
+            RowForm::Parts => {
+                let sums = self.sums.len() / self.rows;
+                arguments
+                    .tensor(parts, &Self::shape(self.format, self.columns, self.rows))
+                    .slice(self.scales.slice())
+                    .tensor(self.sums.slice(), &[sums, self.rows])
+            }
+            RowForm::Halves => {
+                let products = self.format.padded(self.columns) / HALVES;
+                arguments.tensor(parts, &[products, self.rows, HALVES])
+            }
+        }
     }
 }
 
@@ -77,7 +104,7 @@ impl SplitBuffers {
 pub struct WordWorkspace {
     /// Hidden states in parts.
     pub(super) x: SplitBuffers,
-    /// Activation `[rows, I]`.
+    /// Activation `[rows, I]`, where it is split afterwards.
     pub(super) inner: DeviceBuffer<f32>,
     /// The same in parts.
     pub(super) inner_parts: SplitBuffers,
@@ -93,14 +120,16 @@ impl WordWorkspace {
     pub fn new(
         context: &Context,
         shape: &WordShape,
+        form: RowForm,
         [x_rows, rows]: [usize; 2],
     ) -> Result<Self, CudaError> {
         let inner = shape.intermediate_size;
         let [of_hidden, of_inner] = shape.formats;
+        let unsplit = if form == RowForm::Parts { rows * inner } else { 1 };
         Ok(Self {
-            x: SplitBuffers::new(context, of_hidden, shape.hidden_size, x_rows)?,
-            inner: DeviceBuffer::zeroed(context, rows * inner)?,
-            inner_parts: SplitBuffers::new(context, of_inner, inner, rows)?,
+            x: SplitBuffers::new(context, (of_hidden, form), shape.hidden_size, x_rows)?,
+            inner: DeviceBuffer::zeroed(context, unsplit)?,
+            inner_parts: SplitBuffers::new(context, (of_inner, form), inner, rows)?,
             counters: DeviceBuffer::zeroed(context, COUNTERS)?,
         })
     }

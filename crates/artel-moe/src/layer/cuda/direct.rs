@@ -12,7 +12,7 @@ use crate::grouped_gemm::decode::cuda::{
 };
 use crate::grouped_gemm::prefill::cuda::HalfElement;
 use crate::grouped_gemm::words::WordShape;
-use crate::grouped_gemm::words::cuda::{DirectSums, WordExperts, WordForm, WordWorkspace};
+use crate::grouped_gemm::words::cuda::{DirectSums, RowForm, WordExperts, WordForm, WordWorkspace};
 use crate::plan::gpu::{ExpertsShape, Way};
 use crate::quant::Format;
 
@@ -130,7 +130,12 @@ impl<A: HalfElement> DirectMemory<A> {
                     Workspace::Numbers(Box::new(workspace))
                 }
                 Experts::Words { shape, .. } => {
-                    let workspace = WordWorkspace::new(context, shape, [tokens, workspace_rows])?;
+                    let workspace = WordWorkspace::new(
+                        context,
+                        shape,
+                        RowForm::Parts,
+                        [tokens, workspace_rows],
+                    )?;
                     Workspace::Words(Box::new(workspace))
                 }
             };

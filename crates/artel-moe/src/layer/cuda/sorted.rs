@@ -18,7 +18,7 @@ use crate::grouped_gemm::decode::cuda::{
     AlignedExperts, AlignedStep, BlockSlices, DecodeWorkspace,
 };
 use crate::grouped_gemm::prefill::cuda::HalfElement;
-use crate::grouped_gemm::words::cuda::{WordExperts, WordForm, WordWorkspace};
+use crate::grouped_gemm::words::cuda::{RowForm, WordExperts, WordForm, WordWorkspace};
 use crate::plan::gpu::{ExpertsShape, GemmFamily, GpuPath, Way};
 use crate::quant::Format;
 
@@ -67,9 +67,13 @@ impl<A: HalfElement> SortedChain<A> {
         };
         let tiles = [way.kernels.first, way.kernels.second];
         let products = match (tiles.map(|kernel| kernel.family), sizes.word_shape()) {
-            ([GemmFamily::Decode, GemmFamily::Decode], Some(shape)) => {
+            ([first, second], Some(shape)) if first == second => {
                 let tiles = tiles.map(|kernel| word_tile(kernel.tile));
-                let experts = WordExperts::load(kernels, shape, WordForm::Aligned, tiles)?;
+                let form = match first {
+                    GemmFamily::Decode => WordForm::Aligned,
+                    GemmFamily::Prefill => WordForm::Widened,
+                };
+                let experts = WordExperts::load(kernels, shape, form, tiles)?;
                 Products::Words(Box::new(experts))
             }
             ([GemmFamily::Decode, GemmFamily::Decode], None) => {
@@ -120,9 +124,13 @@ impl<A: HalfElement> SortedChain<A> {
                 experts.launch(stream, &step, workspace, &mut memory.rows.slice_mut())?;
             }
             Products::Words(experts) => {
-                let workspace = memory.words.as_mut().expect("this is a bug: no memory");
+                let words = match experts.form().rows() {
+                    RowForm::Parts => &mut memory.words,
+                    RowForm::Halves => &mut memory.halves,
+                };
+                let workspace = words.as_mut().expect("this is a bug: no memory");
                 let (step, rows) = (aligned_step(step, sorted), &mut memory.rows.slice_mut());
-                experts.launch_aligned(stream, &step, workspace, rows)?;
+                experts.launch_sorted(stream, &step, workspace, rows)?;
             }
             Products::Prefill(products) => {
                 let prefill = memory.prefill.as_mut().expect("this is a bug: no memory");
@@ -184,6 +192,7 @@ pub(super) struct SortedMemory<A: HalfElement> {
     rows: DeviceBuffer<A>,
     decode: Option<DecodeWorkspace>,
     words: Option<WordWorkspace>,
+    halves: Option<WordWorkspace>,
     prefill: Option<PrefillMemory<A>>,
     sizes: Sizes,
 }
@@ -197,6 +206,7 @@ struct Sizes {
     align: usize,
     decode: Option<[usize; 2]>,
     words: Option<usize>,
+    halves: Option<usize>,
     prefill: Option<usize>,
 }
 
@@ -221,8 +231,12 @@ impl<A: HalfElement> SortedMemory<A> {
             sizes.decode.zip(chain.sizes.decode_shape()).map(|([tokens, positions], shape)| {
                 DecodeWorkspace::new(context, &shape, tokens, positions)
             });
-        let words = sizes.words.zip(chain.sizes.word_shape());
-        let words = words.map(|(rows, shape)| WordWorkspace::new(context, &shape, [rows; 2]));
+        let words = |rows: Option<usize>, form| {
+            let words = rows.zip(chain.sizes.word_shape());
+            words.map(|(rows, shape)| WordWorkspace::new(context, &shape, form, [rows; 2]))
+        };
+        let (parts, halves) =
+            (words(sizes.words, RowForm::Parts), words(sizes.halves, RowForm::Halves));
         let prefill =
             sizes.prefill.map(|positions| PrefillMemory::new(context, &chain.sizes, positions));
         *memory = Some(Self {
@@ -235,7 +249,8 @@ impl<A: HalfElement> SortedMemory<A> {
             // Zeros where nothing is written: positions that pad a block are read with the others.
             rows: DeviceBuffer::zeroed(context, sizes.positions * hidden_size)?,
             decode: decode.transpose()?,
-            words: words.transpose()?,
+            words: parts.transpose()?,
+            halves: halves.transpose()?,
             prefill: prefill.transpose()?,
             sizes,
         });
@@ -247,9 +262,15 @@ impl Sizes {
     fn with<A: HalfElement>(self, chain: &SortedChain<A>, tokens: usize) -> Result<Self, MoeError> {
         let pairs = tokens * chain.sizes.top_k;
         let positions = chain.align.sorted_len(pairs)?;
-        let (mut decode, mut prefill, mut words) = (self.decode, self.prefill, self.words);
+        let Self { mut decode, mut prefill, mut words, mut halves, .. } = self;
         match chain.products {
-            Products::Words(..) => words = Some(positions.max(words.unwrap_or_default())),
+            Products::Words(ref experts) => {
+                let rows = match experts.form().rows() {
+                    RowForm::Parts => &mut words,
+                    RowForm::Halves => &mut halves,
+                };
+                *rows = Some(positions.max(rows.unwrap_or_default()));
+            }
             Products::Decode(..) => {
                 let [known_tokens, known_positions] = decode.unwrap_or_default();
                 decode = Some([tokens.max(known_tokens), positions.max(known_positions)]);
@@ -265,6 +286,7 @@ impl Sizes {
             align: chain.align.workspace_len(pairs).max(self.align),
             decode,
             words,
+            halves,
             prefill,
         })
     }

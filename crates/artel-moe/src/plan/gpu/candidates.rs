@@ -8,7 +8,7 @@ use crate::assignment::{AssignmentPath, PathQuery, choose_path};
 use crate::config::{MoeConfig, Parallelism};
 use crate::grouped_gemm::decode::DecodeTile;
 use crate::grouped_gemm::prefill::PrefillTile;
-use crate::grouped_gemm::words::WordTile;
+use crate::grouped_gemm::words::{WordFormat, WordTile};
 use crate::quant::{BLOCK, Format};
 
 /// Most tokens of the direct form, whose tiles have a row for every token.
@@ -17,8 +17,10 @@ pub(super) const DIRECT_TOKENS_MAX: usize = 64;
 const DECODE_ROWS: [usize; 4] = [8, 16, 32, 64];
 /// Rows of a block of two tiles that read a weight once: experts of 64 rows on average rarely have more.
 const SPLIT_ROWS: usize = 80;
-/// Rows of a block where weights in words meet many more.
-const WORD_ROWS: usize = 128;
+/// Rows of a block where weights in words are widened for all rows of a block at once.
+const WIDENED_ROWS: [usize; 4] = [16, 32, 64, 128];
+/// Rows of a block where integers are multiplied as they are.
+const INTEGER_ROWS: [usize; 5] = [8, 16, 32, 64, 128];
 
 impl From<DecodeTile> for GemmKernel {
     fn from(DecodeTile { rows, columns, depth, warps, occupancy }: DecodeTile) -> Self {
@@ -48,9 +50,12 @@ pub(super) fn all(config: &MoeConfig, format: Format, tokens: usize) -> Vec<Way>
     if let Some(rows) = direct_rows(config, tokens) {
         ways.extend(decode(&shape, GpuPath::Direct, rows));
     }
-    let rows = DECODE_ROWS.iter().chain(shape.word_shape().map(|_| &WORD_ROWS));
-    for &rows in rows.chain([&SPLIT_ROWS]) {
+    let split = shape.word_shape().is_none().then_some(&SPLIT_ROWS);
+    for &rows in decode_rows(&shape).iter().chain(split) {
         ways.extend(decode(&shape, GpuPath::Aligned { block_size: rows }, rows));
+    }
+    if is_widened(&shape) {
+        ways.extend(WIDENED_ROWS.into_iter().flat_map(widened_ways));
     }
     let [firsts, seconds] = GpuProduct::ALL.map(|product| {
         let layout = shape.stack_layout(product);
@@ -85,8 +90,8 @@ pub(super) fn favourites(config: &MoeConfig, format: Format, tokens: usize) -> V
 /// # Errors
 /// [`MoeError::Config`] for a format without kernels.
 pub(super) fn usual(shape: &ExpertsShape, is_direct: bool, tokens: usize) -> Result<Way, MoeError> {
-    if shape.word_shape().is_some() {
-        return Ok(usual_words(shape, is_direct, tokens));
+    if let Some(formats) = shape.word_formats() {
+        return Ok(usual_words(shape, formats, is_direct, tokens));
     }
     let decode = shape.decode_shape().ok_or_else(|| shape.without_kernels())?;
     let [first, second] = match is_direct {
@@ -101,22 +106,57 @@ pub(super) fn usual(shape: &ExpertsShape, is_direct: bool, tokens: usize) -> Res
 }
 
 /// The same for weights in words.
-fn usual_words(shape: &ExpertsShape, is_direct: bool, tokens: usize) -> Way {
+fn usual_words(
+    shape: &ExpertsShape,
+    formats: [WordFormat; 2],
+    is_direct: bool,
+    tokens: usize,
+) -> Way {
     let (path, rows) = match is_direct {
         true => (GpuPath::Direct, tokens.next_power_of_two().max(DECODE_ROWS[0])),
         false => {
             let share = shape.pairs(tokens) / shape.local_experts.max(1) as f64;
-            let rows = (share as usize).next_power_of_two().clamp(DECODE_ROWS[0], DECODE_ROWS[3]);
+            let all = decode_rows(shape);
+            let rows = (share as usize).next_power_of_two().clamp(all[0], all[all.len() - 1]);
             (GpuPath::Aligned { block_size: rows }, rows)
         }
     };
-    let tile = WordTile::fastest(is_direct, rows);
-    way(path, tile, tile)
+    // Both products have the same codes.
+    let [first, second] = WordTile::fastest(formats[0].code, is_direct, rows);
+    way(path, first, second)
+}
+
+/// Rows of blocks where experts have few.
+fn decode_rows(shape: &ExpertsShape) -> &'static [usize] {
+    match shape.word_shape() {
+        // More rows of activations in parts do not fit the registers.
+        Some(_) if is_widened(shape) => &DECODE_ROWS[..2],
+        Some(_) => &INTEGER_ROWS,
+        None => &DECODE_ROWS,
+    }
+}
+
+/// Whether weights in words are widened where experts have many rows.
+fn is_widened(shape: &ExpertsShape) -> bool {
+    shape.word_formats().is_some_and(|formats| formats.iter().all(WordFormat::is_widened))
+}
+
+/// Ways to serve blocks of so many rows with widened weights, the usual one first.
+fn widened_ways(rows: usize) -> impl Iterator<Item = Way> {
+    let kernel = |tile: WordTile| GemmKernel { family: GemmFamily::Prefill, ..tile.into() };
+    let tiles = WordTile::widened(rows).into_iter().map(kernel);
+    let path = GpuPath::Aligned { block_size: rows };
+    let with = move |first: GemmKernel| tiles.clone().map(move |second| way(path, first, second));
+    WordTile::widened(rows).into_iter().map(kernel).flat_map(with)
 }
 
 /// The prefill kernels that were fastest for so many rows an expert, if both products have such.
 fn usual_prefill(shape: &ExpertsShape, tokens: usize) -> Option<Way> {
     let share = shape.pairs(tokens) / shape.local_experts.max(1) as f64;
+    if is_widened(shape) {
+        let rows = (share as usize).next_power_of_two();
+        return widened_ways(rows.clamp(WIDENED_ROWS[0], WIDENED_ROWS[3])).next();
+    }
     let fastest = |product| {
         let form = shape.prefill_form(product);
         PrefillTile::fastest(&shape.stack_layout(product)?, form, share as usize).ok()
@@ -139,13 +179,11 @@ fn direct_rows(config: &MoeConfig, tokens: usize) -> Option<usize> {
 }
 
 fn decode(shape: &ExpertsShape, path: GpuPath, rows: usize) -> Vec<Way> {
-    if shape.word_shape().is_some() {
-        if !rows.is_power_of_two() {
-            return Vec::new();
-        }
-        let tiles = WordTile::candidates(path == GpuPath::Direct, rows);
-        let with = |&first: &WordTile| tiles.iter().map(move |&second| way(path, first, second));
-        return tiles.iter().flat_map(with).collect();
+    if let Some(formats) = shape.word_formats() {
+        let candidates = |format| WordTile::candidates(format, path == GpuPath::Direct, rows);
+        let [firsts, seconds] = formats.map(candidates);
+        let with = |&first: &WordTile| seconds.iter().map(move |&second| way(path, first, second));
+        return firsts.iter().flat_map(with).collect();
     }
     let Some(decode) = shape.decode_shape() else { return Vec::new() };
     let [firsts, seconds] = DecodeTile::candidates(&decode, path == GpuPath::Direct, rows);

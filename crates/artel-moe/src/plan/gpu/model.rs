@@ -72,6 +72,7 @@ fn steps_seconds(gpu: &GpuCeilings, shape: &ExpertsShape, way: Way, tokens: usiz
             // What FP8 rows of the second product are made of: gate and up in float32, or one number.
             let sums = match (shape.prefill_form(GpuProduct::GateUp), shape.format) {
                 (PrefillForm::SiluAndMultiply, Format::Bf16 | Format::F16) => 0,
+                _ if shape.word_formats().is_some() => 0,
                 (PrefillForm::SiluAndMultiply, _) => 4 * shape.intermediate_size,
                 (PrefillForm::Sums, _) => 8 * shape.intermediate_size,
             };
@@ -162,6 +163,8 @@ fn parts(shape: &ExpertsShape, product: GpuProduct, family: GemmFamily) -> usize
 /// which lasts as long as some steps of 128 input features where nothing runs beside it.
 fn prefill_share(shape: &ExpertsShape, tile: Tile, columns: usize, features_in: usize) -> f64 {
     let (inner, end) = match (shape.format, tile.rows, tile.occupancy) {
+        // Widened on the way.
+        _ if shape.word_formats().is_some() => (0.62, 0.0),
         (Format::F32 | Format::F16 | Format::Bf16, 64, _) => (0.66, 0.0),
         (Format::F32 | Format::F16 | Format::Bf16, _, 1) => (1.0, 0.6),
         (Format::F32 | Format::F16 | Format::Bf16, ..) => (0.8, 0.0),

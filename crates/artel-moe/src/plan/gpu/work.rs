@@ -141,6 +141,9 @@ impl ExpertsShape {
     pub fn prefill_form(&self, product: GpuProduct) -> PrefillForm {
         match (product, self.format) {
             (GpuProduct::GateUp, Format::Bf16 | Format::F16) => PrefillForm::SiluAndMultiply,
+            (GpuProduct::GateUp, _) if self.word_formats().is_some() => {
+                PrefillForm::SiluAndMultiply
+            }
             // Gates and ups of a tile have one scale each.
             (GpuProduct::GateUp, Format::Fp8Block128)
                 if self.intermediate_size.is_multiple_of(64) =>

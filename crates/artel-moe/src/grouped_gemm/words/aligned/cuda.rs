@@ -14,6 +14,7 @@ pub mod word_aligned {
     /// First product of a block and `silu(gate) * up`, `out` `[positions, N]`.
     #[cutile::entry(unchecked_accesses = true)]
     pub unsafe fn aligned_first<
+        W: ElementType,
         const F: i32,
         const BM: i32,
         const BN: i32,
@@ -36,7 +37,7 @@ pub mod word_aligned {
         x: &Tensor<i8, { [-1, -1, -1, -1] }>,
         x_scales: *mut f32,
         x_sums: &Tensor<f32, { [-1, -1] }>,
-        w: &Tensor<i32, { [-1, -1, -1, -1] }>,
+        w: &Tensor<W, { [-1, -1, -1, -1] }>,
         w_scales: &Tensor<i32, { [-1, -1, -1, -1] }>,
         w_globals: *mut f32,
         expert_ids: *mut i32,
@@ -56,7 +57,7 @@ pub mod word_aligned {
             let place: [i32; 3] = [expert, column, block];
             // SAFETY: expert and columns are inside the weights.
             let sum: Tile<f32, { [BN, BM] }> = unsafe {
-                word_product::<F, BM, BN, 2, HB, S, XP, XM, WK, WX, KX, NW, NB, GW, KW>(
+                word_product::<W, F, BM, BN, 2, HB, S, XP, XM, WK, WX, KX, NW, NB, GW, KW>(
                     x, x_scales, x_sums, w, w_scales, w_globals, place, ready,
                 )
             };
@@ -71,6 +72,7 @@ pub mod word_aligned {
     #[cutile::entry(unchecked_accesses = true)]
     pub unsafe fn aligned_second<
         A: ElementType,
+        W: ElementType,
         const F: i32,
         const BM: i32,
         const BN: i32,
@@ -92,7 +94,7 @@ pub mod word_aligned {
         x: &Tensor<i8, { [-1, -1, -1, -1] }>,
         x_scales: *mut f32,
         x_sums: &Tensor<f32, { [-1, -1] }>,
-        w: &Tensor<i32, { [-1, -1, -1, -1] }>,
+        w: &Tensor<W, { [-1, -1, -1, -1] }>,
         w_scales: &Tensor<i32, { [-1, -1, -1, -1] }>,
         w_globals: *mut f32,
         expert_ids: *mut i32,
@@ -113,7 +115,7 @@ pub mod word_aligned {
             let place: [i32; 3] = [expert, column, block];
             // SAFETY: expert and columns are inside the weights.
             let sum: Tile<f32, { [BN, BM] }> = unsafe {
-                word_product::<F, BM, BN, 1, BN, S, XP, XM, WK, WX, KX, NW, NB, GW, KW>(
+                word_product::<W, F, BM, BN, 1, BN, S, XP, XM, WK, WX, KX, NW, NB, GW, KW>(
                     x, x_scales, x_sums, w, w_scales, w_globals, place, ready,
                 )
             };

@@ -16,6 +16,7 @@ pub mod word_direct {
     /// is token `t` with the expert of pair `p`.
     #[cutile::entry(unchecked_accesses = true)]
     pub unsafe fn direct_first<
+        W: ElementType,
         const F: i32,
         const BM: i32,
         const BN: i32,
@@ -41,7 +42,7 @@ pub mod word_direct {
         x: &Tensor<i8, { [-1, -1, -1, -1] }>,
         x_scales: *mut f32,
         x_sums: &Tensor<f32, { [-1, -1] }>,
-        w: &Tensor<i32, { [-1, -1, -1, -1] }>,
+        w: &Tensor<W, { [-1, -1, -1, -1] }>,
         w_scales: &Tensor<i32, { [-1, -1, -1, -1] }>,
         w_globals: *mut f32,
         ids: *mut i32,
@@ -61,7 +62,7 @@ pub mod word_direct {
             let place: [i32; 3] = [expert, column, 0i32];
             // SAFETY: expert and columns are inside the weights.
             let sum: Tile<f32, { [BN, BM] }> = unsafe {
-                word_product::<F, BM, BN, 2, HB, S, XP, XM, WK, WX, KX, NW, NB, GW, KW>(
+                word_product::<W, F, BM, BN, 2, HB, S, XP, XM, WK, WX, KX, NW, NB, GW, KW>(
                     x, x_scales, x_sums, w, w_scales, w_globals, place, ready,
                 )
             };
@@ -77,6 +78,7 @@ pub mod word_direct {
     #[cutile::entry(unchecked_accesses = true)]
     pub unsafe fn direct_second<
         A: ElementType,
+        W: ElementType,
         const F: i32,
         const BM: i32,
         const BN: i32,
@@ -103,7 +105,7 @@ pub mod word_direct {
         x: &Tensor<i8, { [-1, -1, -1, -1] }>,
         x_scales: *mut f32,
         x_sums: &Tensor<f32, { [-1, -1] }>,
-        w: &Tensor<i32, { [-1, -1, -1, -1] }>,
+        w: &Tensor<W, { [-1, -1, -1, -1] }>,
         w_scales: &Tensor<i32, { [-1, -1, -1, -1] }>,
         w_globals: *mut f32,
         ids: *mut i32,
@@ -128,7 +130,7 @@ pub mod word_direct {
             let place: [i32; 3] = [expert, column, pair];
             // SAFETY: expert and columns are inside the weights.
             let sum: Tile<f32, { [BN, BM] }> = unsafe {
-                word_product::<F, BM, BN, 1, BN, S, XP, XM, WK, WX, KX, NW, NB, GW, KW>(
+                word_product::<W, F, BM, BN, 1, BN, S, XP, XM, WK, WX, KX, NW, NB, GW, KW>(
                     x, x_scales, x_sums, w, w_scales, w_globals, place, ready,
                 )
             };

@@ -12,8 +12,10 @@ pub mod word_product {
     use cutile::core::*;
 
     /// `w[expert, .., columns] . x[rows of one block]`, scaled: `[BN, BM]`. A weight tile has `HB` rows
-    /// of each of `PARTS` parts; `place` is expert, column tile and row block.
+    /// of each of `PARTS` parts; `place` is expert, column tile and row block. Rows of weights are `KW`
+    /// words, or bytes where a word holds nothing but four of them.
     pub unsafe fn word_product<
+        W: ElementType,
         const F: i32,
         const BM: i32,
         const BN: i32,
@@ -33,20 +35,21 @@ pub mod word_product {
         x: &Tensor<i8, { [-1, -1, -1, -1] }>,
         x_scales: *mut f32,
         x_sums: &Tensor<f32, { [-1, -1] }>,
-        w: &Tensor<i32, { [-1, -1, -1, -1] }>,
+        w: &Tensor<W, { [-1, -1, -1, -1] }>,
         w_scales: &Tensor<i32, { [-1, -1, -1, -1] }>,
         w_globals: *mut f32,
         place: [i32; 3],
         after: Token,
     ) -> Tile<f32, { [BN, BM] }> {
-        let weights: Partition<i32, { [1, PARTS, HB, 32] }> =
-            w.partition(const_shape![1, PARTS, HB, 32]);
         let mut sum: Tile<f32, { [BN, BM] }> = constant(0.0f32, const_shape![BN, BM]);
-        for k in 0i32..(KW / 32i32) {
-            let words: Tile<i32, { [1, PARTS, HB, 32] }> =
-                weights.load([place[0], 0i32, place[1], k]);
-            let words: Tile<i32, { [BN, 32] }> = words.reshape(const_shape![BN, 32]);
-            if F < 3i32 {
+        if F < 3i32 {
+            let weights: Partition<W, { [1, PARTS, HB, 32] }> =
+                w.partition(const_shape![1, PARTS, HB, 32]);
+            for k in 0i32..(KW / 32i32) {
+                let words: Tile<W, { [1, PARTS, HB, 32] }> =
+                    weights.load([place[0], 0i32, place[1], k]);
+                let words: Tile<i32, { [1, PARTS, HB, 32] }> = convert_tile(words);
+                let words: Tile<i32, { [BN, 32] }> = words.reshape(const_shape![BN, 32]);
                 sum = plane::<F, BM, BN, PARTS, HB, S, XP, XM, WK, WX, KX, NW, NB, GW>(
                     lower_plane::<F, BN>(words),
                     x,
@@ -65,14 +68,59 @@ pub mod word_product {
                     2i32 * k + 1i32,
                     sum,
                 );
-            } else {
-                sum = plane::<F, BM, BN, PARTS, HB, S, XP, XM, WK, WX, KX, NW, NB, GW>(
-                    words, x, x_sums, w_scales, place, k, sum,
-                );
             }
+        } else {
+            sum = byte_product::<W, F, BM, BN, PARTS, HB, XP, XM, KX, KW>(x, w, w_scales, place);
         }
         // SAFETY: the caller vouches for the rows of the block and the expert.
         unsafe { scaled::<F, BM, BN, PARTS, HB>(sum, x_scales, w_scales, w_globals, place, after) }
+    }
+
+    /// The sums of INT8 weights: with the scales of their groups, or integers to the end.
+    pub fn byte_product<
+        W: ElementType,
+        const F: i32,
+        const BM: i32,
+        const BN: i32,
+        const PARTS: i32,
+        const HB: i32,
+        const XP: i32,
+        const XM: i32,
+        const KX: i32,
+        const KW: i32,
+    >(
+        x: &Tensor<i8, { [-1, -1, -1, -1] }>,
+        w: &Tensor<W, { [-1, -1, -1, -1] }>,
+        w_scales: &Tensor<i32, { [-1, -1, -1, -1] }>,
+        place: [i32; 3],
+    ) -> Tile<f32, { [BN, BM] }> {
+        let weights: Partition<W, { [1, PARTS, HB, KX] }> =
+            w.partition(const_shape![1, PARTS, HB, KX]);
+        let rows: Partition<i8, { [1, XP, BM, KX] }> = x.partition(const_shape![1, XP, BM, KX]);
+        let mut sum: Tile<f32, { [BN, BM] }> = constant(0.0f32, const_shape![BN, BM]);
+        let mut total: Tile<i32, { [BN, XM] }> = constant(0i32, const_shape![BN, XM]);
+        for k in 0i32..(KW / KX) {
+            let bytes: Tile<W, { [1, PARTS, HB, KX] }> =
+                weights.load([place[0], 0i32, place[1], k]);
+            let bytes: Tile<i8, { [1, PARTS, HB, KX] }> = convert_tile(bytes);
+            let bytes: Tile<i8, { [BN, KX] }> = bytes.reshape(const_shape![BN, KX]);
+            let xk: Tile<i8, { [1, XP, BM, KX] }> = rows.load([k, 0i32, place[2], 0i32]);
+            let xk: Tile<i8, { [XM, KX] }> = xk.reshape(const_shape![XM, KX]);
+            let xk: Tile<i8, { [KX, XM] }> = xk.transpose();
+            if F == 3i32 {
+                let zero: Tile<i32, { [BN, XM] }> = constant(0i32, const_shape![BN, XM]);
+                let product: Tile<i32, { [BN, XM] }> =
+                    mmai(bytes, xk, zero, signedness::Signed, signedness::Signed);
+                let word: Tile<i32, { [BN] }> = scale_words::<BN, PARTS, HB>(w_scales, place, k);
+                sum = with_integers::<BN, BM, XM>(product, word, sum);
+            } else {
+                total = mmai(bytes, xk, total, signedness::Signed, signedness::Signed);
+            }
+        }
+        if F == 4i32 {
+            sum = itof(sums_of_group::<i32, BN, BM, XM>(total, 0i32), rounding::NearestEven);
+        }
+        sum
     }
 
     /// `before` and plane `k` of 128 columns.
@@ -104,15 +152,12 @@ pub mod word_product {
         let x: Tile<i8, { [S, XP, BM, KX] }> = rows.load([k, 0i32, place[2], 0i32]);
         let mut sum: Tile<f32, { [BN, BM] }> = before;
         let at: i32 = k * GW;
-        let mut word: Tile<i32, { [BN] }> = constant(0i32, const_shape![BN]);
-        if F < 4i32 {
-            word = scale_words::<BN, PARTS, HB>(w_scales, place, at);
-        }
+        let mut word: Tile<i32, { [BN] }> = scale_words::<BN, PARTS, HB>(w_scales, place, at);
         sum = step::<F, BM, BN, S, XP, XM, WK, WX, KX, NW, NB>(
             words, x, x_sums, word, place[2], k, 0i32, sum,
         );
         if S >= 2i32 {
-            if F == 0i32 || F == 3i32 {
+            if F == 0i32 {
                 word = scale_words::<BN, PARTS, HB>(w_scales, place, at + 1i32);
             }
             sum = step::<F, BM, BN, S, XP, XM, WK, WX, KX, NW, NB>(
@@ -123,13 +168,13 @@ pub mod word_product {
             if F == 2i32 {
                 word = scale_words::<BN, PARTS, HB>(w_scales, place, at + 1i32);
             }
-            if F == 0i32 || F == 3i32 {
+            if F == 0i32 {
                 word = scale_words::<BN, PARTS, HB>(w_scales, place, at + 2i32);
             }
             sum = step::<F, BM, BN, S, XP, XM, WK, WX, KX, NW, NB>(
                 words, x, x_sums, word, place[2], k, 2i32, sum,
             );
-            if F == 0i32 || F == 3i32 {
+            if F == 0i32 {
                 word = scale_words::<BN, PARTS, HB>(w_scales, place, at + 3i32);
             }
             sum = step::<F, BM, BN, S, XP, XM, WK, WX, KX, NW, NB>(
@@ -163,27 +208,21 @@ pub mod word_product {
         before: Tile<f32, { [BN, BM] }>,
     ) -> Tile<f32, { [BN, BM] }> {
         let mut sum: Tile<f32, { [BN, BM] }> = before;
-        if F < 3i32 {
-            let product: Tile<f32, { [BN, XM] }> =
-                float_product::<BN, BM, S, XP, XM, WK, WX, KX, NW, NB>(words, x, step);
-            if F == 0i32 {
-                let all: Partition<f32, { [1, BM] }> = x_sums.partition(const_shape![1, BM]);
-                let sums: Tile<f32, { [1, BM] }> = all.load([k * S + step, block]);
-                sum = with_zero_point::<BN, BM, XM>(product, sums, word, sum);
-            }
-            if F == 1i32 {
-                sum = with_group::<F, BN, BM, XM>(product, 0i32, word, step, sum);
-            }
-            if F == 2i32 {
-                // Two groups a product, four scales a word.
-                let byte: i32 = 2i32 * (step - step / 2i32 * 2i32);
-                sum = with_group::<F, BN, BM, XM>(product, 0i32, word, byte, sum);
-                sum = with_group::<F, BN, BM, XM>(product, 1i32, word, byte + 1i32, sum);
-            }
-        } else {
-            let product: Tile<i32, { [BN, XM] }> =
-                integer_product::<BN, BM, S, XP, XM, WK, WX, KX, NW, NB>(words, x, step);
-            sum = with_integers::<F, BN, BM, XM>(product, word, sum);
+        let product: Tile<f32, { [BN, XM] }> =
+            float_product::<BN, BM, S, XP, XM, WK, WX, KX, NW, NB>(words, x, step);
+        if F == 0i32 {
+            let all: Partition<f32, { [1, BM] }> = x_sums.partition(const_shape![1, BM]);
+            let sums: Tile<f32, { [1, BM] }> = all.load([k * S + step, block]);
+            sum = with_zero_point::<BN, BM, XM>(product, sums, word, sum);
+        }
+        if F == 1i32 {
+            sum = with_group::<F, BN, BM, XM>(product, 0i32, word, step, sum);
+        }
+        if F == 2i32 {
+            // Two groups a product, four scales a word.
+            let byte: i32 = 2i32 * (step - step / 2i32 * 2i32);
+            sum = with_group::<F, BN, BM, XM>(product, 0i32, word, byte, sum);
+            sum = with_group::<F, BN, BM, XM>(product, 1i32, word, byte + 1i32, sum);
         }
         sum
     }

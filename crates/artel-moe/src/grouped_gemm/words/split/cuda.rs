@@ -1,4 +1,4 @@
-//! Rows of activations in two parts of eight bits each.
+//! Rows of activations in two parts of eight bits each, or in bfloat16.
 
 // The launchers that the macro generates carry no documentation.
 #![allow(missing_docs)]
@@ -8,10 +8,14 @@ use artel_device::cuda::{
 };
 use bytemuck::Pod;
 
-use super::super::workspace::SplitBuffers;
+use super::super::workspace::{RowForm, SplitBuffers};
 use super::super::{WordCode, WordFormat};
 use crate::MoeError;
 use crate::grouped_gemm::decode::cuda::Release;
+use crate::quant::BLOCK;
+
+/// Columns of a product of rows in bfloat16.
+pub(in super::super) const HALVES: usize = 64;
 
 /// Which rows become rows of a product.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -43,20 +47,33 @@ pub struct RowsInUse<'a> {
 #[derive(Debug, Clone)]
 pub struct SplitRows {
     kernel: Kernel,
+    form: RowForm,
+}
+
+/// Rows that are to be split.
+#[derive(Debug, Clone, Copy)]
+pub struct SplitShape {
+    /// Type of their numbers: `f32`, `f16` or `bf16`.
+    pub element: &'static str,
+    /// Numbers of a row.
+    pub columns: usize,
+    /// Weights that they meet.
+    pub format: WordFormat,
+    /// What they become.
+    pub form: RowForm,
 }
 
 impl SplitRows {
-    /// Asks for the kernel: rows of `columns` numbers of type `element`, `f32`, `f16` or `bf16`.
+    /// Asks for the kernel.
     ///
     /// # Errors
     /// [`MoeError::Cuda`] when it is missing and cannot be made.
     pub fn load(
         kernels: &mut Kernels,
-        element: &'static str,
-        columns: usize,
-        format: WordFormat,
+        shape: SplitShape,
         source: RowSource,
     ) -> Result<Self, MoeError> {
+        let SplitShape { element, columns, format, form } = shape;
         let width = columns.next_power_of_two().max(128);
         let (kind, per_block) = match source {
             RowSource::Tokens => (0, 1),
@@ -70,21 +87,29 @@ impl SplitRows {
         };
         let sizes = [width / format.group, format.group, columns, format.depth(), format.copies()];
         let module = word_split::__module_ast_self;
-        let spec = KernelSpec::new("grouped_gemm/split_rows", module, "word_split", "split_rows")
-            .element(element)
-            .generics([format.kernel(), kind])
-            .generics(
-                [per_block]
-                    .into_iter()
-                    .chain(sizes)
-                    .chain([format.product_columns()])
-                    .map(constant),
-            )
-            .generics([i32::from(release == Release::BeforeWait)])
-            .pointers(["out", "scales", "sums", "x", "sorted_token_ids", "num_tokens_post_padded"])
+        let spec = match form {
+            RowForm::Parts => {
+                KernelSpec::new("grouped_gemm/split_rows", module, "word_split", "split_rows")
+                    .element(element)
+                    .generics([format.kernel(), kind, constant(per_block)])
+                    .generics(sizes.map(constant))
+                    .generics([constant(format.product_columns())])
+                    .generics([i32::from(release == Release::BeforeWait)])
+                    .pointers(["scales", "sums"])
+            }
+            RowForm::Halves => {
+                let sizes = [width / BLOCK, columns, format.padded(columns) / HALVES];
+                KernelSpec::new("grouped_gemm/prefill_order", module, "word_split", "order_rows")
+                    .element(element)
+                    .generics([kind, constant(per_block)])
+                    .generics(sizes.map(constant))
+            }
+        };
+        let spec = spec
+            .pointers(["out", "x", "sorted_token_ids", "num_tokens_post_padded"])
             .warps(if width > 4096 { 8 } else { 4 })
             .programmatic();
-        Ok(Self { kernel: kernels.get(&spec)? })
+        Ok(Self { kernel: kernels.get(&spec)?, form })
     }
 
     /// Splits `rows.rows` rows of `x` into `out`, those in use.
@@ -105,11 +130,14 @@ impl SplitRows {
             None => arguments.no_slice(),
         };
         let parts: DeviceSliceMut<'_, i8> = out.parts.slice_mut();
-        let arguments = Arguments::new()
-            .slice_mut(&parts)
-            .slice_mut(&out.scales.slice_mut())
-            .slice_mut(&out.sums.slice_mut())
-            .slice(x);
+        let arguments = Arguments::new().slice_mut(&parts);
+        let arguments = match self.form {
+            RowForm::Parts => {
+                arguments.slice_mut(&out.scales.slice_mut()).slice_mut(&out.sums.slice_mut())
+            }
+            RowForm::Halves => arguments,
+        };
+        let arguments = arguments.slice(x);
         let arguments = optional(arguments, rows.sorted_token_ids);
         let arguments = optional(arguments, rows.num_tokens_post_padded);
         let arguments = arguments.size(rows.count).size(capacity);
@@ -207,6 +235,45 @@ pub mod word_split {
                 // SAFETY: as above.
                 unsafe { store_integers::<F, Q, G, K, KM, XP>(out, x, row, capacity) };
             }
+        }
+    }
+
+    /// One row in bfloat16: `out` `[PRODUCTS, capacity, 64]`. Of each of `Q` planes of 128 columns, those
+    /// that lie in even bytes of words come first; a word has four neighbours. The rest as above.
+    #[cutile::entry(unchecked_accesses = true)]
+    pub unsafe fn order_rows<
+        A: ElementType,
+        const KIND: i32,
+        const PER: i32,
+        const Q: i32,
+        const K: i32,
+        const PRODUCTS: i32,
+        const PDL: i32,
+    >(
+        out: *mut bf16,
+        x: *mut A,
+        sorted_token_ids: *mut i32,
+        num_tokens_post_padded: *mut i32,
+        count: i32,
+        capacity: i32,
+    ) {
+        let (row, _, _): (i32, i32, i32) = get_tile_block_id();
+        // SAFETY: nothing is written before the wait.
+        let ready: Token = unsafe { wait_then_release::<PDL>(new_token_unordered()) };
+        // SAFETY: the caller vouches for an entry for every row in use.
+        let from: i32 = unsafe {
+            source_row::<KIND, PER>(sorted_token_ids, num_tokens_post_padded, row, count, ready)
+        };
+        if from >= 0i32 {
+            // SAFETY: the row exists.
+            let x: Tile<f32, { [Q, 128] }> = unsafe { wide_row::<A, Q, 128, K>(x, from, ready) };
+            let halves: Tile<bf16, { [Q, 128] }> = convert_tile(x);
+            let halves: Tile<bf16, { [Q, 32, 2, 2] }> = halves.reshape(const_shape![Q, 32, 2, 2]);
+            let order: Array<{ [0, 3, 1, 2] }> = const_array![0, 3, 1, 2];
+            let halves: Tile<bf16, { [Q, 2, 32, 2] }> = permute(halves, order);
+            let halves: Tile<bf16, { [Q, 2, 64] }> = halves.reshape(const_shape![Q, 2, 64]);
+            // SAFETY: every row has a place in every product.
+            unsafe { store_halves::<Q, PRODUCTS>(out, halves, row, capacity) };
         }
     }
 

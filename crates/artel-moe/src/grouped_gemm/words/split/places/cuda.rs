@@ -194,6 +194,51 @@ pub mod split_places {
         };
     }
 
+    /// Writes the halves of a row, `Q` planes of both products of 64, where there are such products.
+    pub unsafe fn store_halves<const Q: i32, const PRODUCTS: i32>(
+        out: *mut bf16,
+        halves: Tile<bf16, { [Q, 2, 64] }>,
+        row: i32,
+        capacity: i32,
+    ) {
+        let plane: Tile<i32, { [Q] }> = iota(const_shape![Q]);
+        let plane: Tile<i32, { [Q, 1] }> = (plane * splat::<Q>(2i32)).reshape(const_shape![Q, 1]);
+        let parity: Tile<i32, { [2] }> = iota(const_shape![2]);
+        let parity: Tile<i32, { [1, 2] }> = parity.reshape(const_shape![1, 2]);
+        let product: Tile<i32, { [Q, 2] }> =
+            plane.broadcast(const_shape![Q, 2]) + parity.broadcast(const_shape![Q, 2]);
+        let end: Tile<i32, { [Q, 2] }> = broadcast_scalar(PRODUCTS, const_shape![Q, 2]);
+        let inside: Tile<bool, { [Q, 2] }> = lt_tile(product, end);
+        let inside: Tile<bool, { [Q, 2, 1] }> = inside.reshape(const_shape![Q, 2, 1]);
+        let inside: Tile<bool, { [Q, 2, 64] }> = inside.broadcast(const_shape![Q, 2, 64]);
+        let rows: Tile<i32, { [Q, 2] }> = broadcast_scalar(capacity, const_shape![Q, 2]);
+        let own: Tile<i32, { [Q, 2] }> = broadcast_scalar(row, const_shape![Q, 2]);
+        let width: Tile<i32, { [Q, 2] }> = constant(64i32, const_shape![Q, 2]);
+        let start: Tile<i32, { [Q, 2] }> = (product * rows + own) * width;
+        let start: Tile<i32, { [Q, 2, 1] }> = start.reshape(const_shape![Q, 2, 1]);
+        let within: Tile<i32, { [64] }> = iota(const_shape![64]);
+        let within: Tile<i32, { [1, 1, 64] }> = within.reshape(const_shape![1, 1, 64]);
+        let places: Tile<i32, { [Q, 2, 64] }> =
+            start.broadcast(const_shape![Q, 2, 64]) + within.broadcast(const_shape![Q, 2, 64]);
+        let pointer: PointerTile<*mut bf16, { [] }> = pointer_to_tile(out);
+        let pointer: PointerTile<*mut bf16, { [1, 1, 1] }> = pointer.reshape(const_shape![1, 1, 1]);
+        let pointer: PointerTile<*mut bf16, { [Q, 2, 64] }> =
+            pointer.broadcast(const_shape![Q, 2, 64]);
+        let pointer: PointerTile<*mut bf16, { [Q, 2, 64] }> = pointer.offset_tile(places);
+        // SAFETY: the caller vouches for the row in every product.
+        let _written: Token = unsafe {
+            store_ptr_tko(
+                pointer,
+                halves,
+                ordering::Weak,
+                None::<scope::TileBlock>,
+                Some(inside),
+                None,
+                Latency::<0>,
+            )
+        };
+    }
+
     /// Sums of groups over 512, `[groups, capacity]`.
     pub unsafe fn store_sums<const Q: i32, const G: i32, const K: i32>(
         sums: *mut f32,
