@@ -39,9 +39,8 @@ pub mod split_aligned {
         let ready: Token = unsafe { wait_then_release::<PDL>(new_token_unordered()) };
         let position: i32 = block * (BM + BT);
         // SAFETY: the assignment has an expert for every block in use.
-        let expert: i32 = unsafe {
-            expert_of_positions::<NE>(expert_ids, num_tokens_post_padded, block, position, ready)
-        };
+        let expert: i32 =
+            unsafe { expert_at::<NE>(expert_ids, num_tokens_post_padded, block, position, ready) };
         if expert >= 0i32 {
             // SAFETY: the block is in use.
             let rows: Tile<i32, { [BM] }> =
@@ -78,12 +77,11 @@ pub mod split_aligned {
                 xp = xp.offset_tile(step);
                 tp = tp.offset_tile(tail_step);
             }
-            let h: Tile<f32, { [HB, BM] }> = silu_and_multiply::<HB, BM>(gate, up);
             // SAFETY: `out` has a row for every position.
-            unsafe { store_from::<A, BM, HB>(out, [position, column * HB, I], h) };
-            let h: Tile<f32, { [HB, BT] }> = silu_and_multiply::<HB, BT>(tail_gate, tail_up);
+            unsafe { store_activated::<A, BM, HB>(out, [position, column * HB, I], gate, up) };
+            let place: [i32; 3] = [position + BM, column * HB, I];
             // SAFETY: as above.
-            unsafe { store_from::<A, BT, HB>(out, [position + BM, column * HB, I], h) };
+            unsafe { store_activated::<A, BT, HB>(out, place, tail_gate, tail_up) };
         }
     }
 
@@ -110,9 +108,8 @@ pub mod split_aligned {
         let early: Token = new_token_unordered();
         let position: i32 = block * (BM + BT);
         // SAFETY: the kernel before let this one start when the assignment was there.
-        let expert: i32 = unsafe {
-            expert_of_positions::<NE>(expert_ids, num_tokens_post_padded, block, position, early)
-        };
+        let expert: i32 =
+            unsafe { expert_at::<NE>(expert_ids, num_tokens_post_padded, block, position, early) };
         // SAFETY: nothing is written before the wait.
         let ready: Token = unsafe { wait_then_release::<PDL>(early) };
         if expert >= 0i32 {
@@ -150,7 +147,7 @@ pub mod split_aligned {
 
     /// Expert of the block whose first position is given; -1 behind the end and for one that does not
     /// exist.
-    unsafe fn expert_of_positions<const NE: i32>(
+    unsafe fn expert_at<const NE: i32>(
         expert_ids: *mut i32,
         num_tokens_post_padded: *mut i32,
         block: i32,
@@ -179,6 +176,17 @@ pub mod split_aligned {
             unsafe { gather_all(sorted_token_ids, count_from::<B>(position), after) };
         let live: Tile<bool, { [B] }> = lt_tile(pair, splat::<B>(pairs));
         select(live, pair / splat::<B>(TOP_K), splat::<B>(0i32))
+    }
+
+    /// Writes `silu(gate) * up` as [`store_from`] does.
+    unsafe fn store_activated<A: ElementType, const B: i32, const HB: i32>(
+        out: *mut A,
+        place: [i32; 3],
+        gate: Tile<f32, { [HB, B] }>,
+        up: Tile<f32, { [HB, B] }>,
+    ) {
+        // SAFETY: the caller vouches for the rows.
+        unsafe { store_from::<A, B, HB>(out, place, silu_and_multiply::<HB, B>(gate, up)) };
     }
 
     /// Writes the columns of `value` as rows; `place` is the first position, the first column and the
