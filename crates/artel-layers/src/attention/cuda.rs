@@ -15,6 +15,27 @@ use crate::LayersError;
 pub mod attention_code {
     use cutile::core::*;
 
+    /// Lets the next kernel start. What is loaded after this and before [`wait`] must be older than every
+    /// kernel that may still run: weights, and the inputs of a step, which the host writes.
+    pub unsafe fn release<const PDL: i32>() -> Token {
+        let mut token: Token = new_token_unordered();
+        if PDL == 1i32 {
+            // SAFETY: a dependent kernel waits for this one to end before it reads its results.
+            token = unsafe { gdc_launch_dependents_tko(None) };
+        }
+        token
+    }
+
+    /// Waits for the kernel before.
+    pub unsafe fn wait<const PDL: i32>(before: Token) -> Token {
+        let mut token: Token = before;
+        if PDL == 1i32 {
+            // SAFETY: the kernel was launched with programmatic serialisation.
+            token = unsafe { gdc_wait_tko(Some(before)) };
+        }
+        token
+    }
+
     /// `B` times the same number.
     pub fn splat<const B: i32>(value: i32) -> Tile<i32, { [B] }> {
         let tile: Tile<i32, { [B] }> = broadcast_scalar(value, const_shape![B]);
@@ -77,6 +98,38 @@ pub mod attention_code {
         values
     }
 
+    /// As `read_rows`, of memory that the kernel before may write.
+    pub unsafe fn read_rows_after<E: ElementType, const B: i32, const D: i32>(
+        base: *mut E,
+        rows: Tile<i32, { [B] }>,
+        after: Token,
+    ) -> Tile<E, { [B, D] }> {
+        let start: Tile<i32, { [B] }> = rows * splat::<B>(D);
+        let pointer: PointerTile<*mut E, { [] }> = pointer_to_tile(base);
+        let pointer: PointerTile<*mut E, { [1] }> = pointer.reshape(const_shape![1]);
+        let pointer: PointerTile<*mut E, { [B] }> = pointer.broadcast(const_shape![B]);
+        let pointer: PointerTile<*mut E, { [B] }> = pointer.offset_tile(start);
+        let pointer: PointerTile<*mut E, { [B, 1] }> = pointer.reshape(const_shape![B, 1]);
+        let pointer: PointerTile<*mut E, { [B, D] }> = pointer.broadcast(const_shape![B, D]);
+        let column: Tile<i32, { [D] }> = iota(const_shape![D]);
+        let column: Tile<i32, { [1, D] }> = column.reshape(const_shape![1, D]);
+        let column: Tile<i32, { [B, D] }> = column.broadcast(const_shape![B, D]);
+        let pointer: PointerTile<*mut E, { [B, D] }> = pointer.offset_tile(column);
+        // SAFETY: the caller vouches for the rows.
+        let (values, _read): (Tile<E, { [B, D] }>, Token) = unsafe {
+            load_ptr_tko(
+                pointer,
+                ordering::Weak,
+                None::<scope::TileBlock>,
+                None,
+                None,
+                Some(after),
+                Latency::<0>,
+            )
+        };
+        values
+    }
+
     /// `base[offset]`. No token, as above.
     pub unsafe fn read_one(base: *mut i32, offset: i32) -> i32 {
         let pointer: PointerTile<*mut i32, { [] }> = pointer_to_tile(base);
@@ -107,7 +160,7 @@ pub mod attention_code {
         end: i32,
     ) -> [i32; 4] {
         let low: i32 = first / BT;
-        let high: i32 = (end - 1i32) / BT;
+        let high: i32 = max(end - 1i32, 0i32) / BT;
         let number: i32 = start / BT;
         // SAFETY: the sequence has a block for each key that is wanted.
         let a: i32 = unsafe { read_one(tables, table + min(max(number, low), high)) };

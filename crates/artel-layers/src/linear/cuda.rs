@@ -22,8 +22,10 @@ use artel_moe::grouped_gemm::prefill::{PrefillForm, PrefillTile};
 use artel_moe::quant::BLOCK;
 use artel_moe::weights::StackLayout;
 
+pub use super::parts::cuda::PartSums;
+pub use super::product::FEW_ROWS_MAX;
 use super::product::cuda::Product;
-use super::product::{BLOCKS_WANTED, FEW_ROWS_MAX, ProductTile, SUMS_MAX};
+use super::product::{BLOCKS_WANTED, ProductTile, SUMS_MAX};
 use crate::LayersError;
 
 #[cutile::module]
@@ -156,6 +158,11 @@ impl LinearWorkspace {
             padded: DeviceBuffer::from_host(context, &padded)?,
             tokens_max,
         })
+    }
+
+    /// What the latest product left in parts of `rows` rows.
+    pub fn parts(&self, rows: usize) -> PartSums<'_> {
+        PartSums { sums: self.sums.slice(), rows }
     }
 
     fn check(&self, tokens: usize) -> Result<(), LayersError> {
@@ -306,6 +313,38 @@ impl<A: HalfElement> Linear<A> {
                 self.product(tokens).launch(stream, tokens, (rows, weight), sums, out)
             }
         }
+    }
+
+    /// Parts in which [`launch_parts`](Self::launch_parts) leaves up to [`FEW_ROWS_MAX`] rows, where they
+    /// are more than one and need no bias.
+    pub fn parts(&self) -> Option<usize> {
+        let parts = self.few.first().map_or(1, Product::parts);
+        (parts > 1 && !self.shape.bias).then_some(parts)
+    }
+
+    /// As [`launch`](Self::launch) for a map with [`parts`](Self::parts) and few tokens, without adding
+    /// them: they lie in the [workspace](LinearWorkspace::parts) until its next product. Returns the rows
+    /// of each part.
+    ///
+    /// # Errors
+    /// As there.
+    ///
+    /// # Panics
+    /// When there is one part, a bias, or more than [`FEW_ROWS_MAX`] tokens; when rows or weight are of
+    /// another form than was loaded.
+    pub fn launch_parts(
+        &self,
+        stream: &Stream,
+        workspace: &mut LinearWorkspace,
+        tokens: usize,
+        operands: (LinearRows<'_, A>, LinearWeight<'_>),
+    ) -> Result<usize, LayersError> {
+        let few = tokens <= FEW_ROWS_MAX && self.parts().is_some();
+        assert!(few, "this is a bug: {tokens} rows of this map are not left in parts");
+        workspace.check(tokens)?;
+        let product = self.product(tokens);
+        product.launch_parts(stream, tokens, operands, &mut workspace.sums.slice_mut())?;
+        Ok(product.part_rows(tokens))
     }
 
     /// The product for fewer tokens than the many.

@@ -8,6 +8,8 @@
 #[cfg(feature = "cuda")]
 pub mod cuda;
 #[cfg(feature = "cuda")]
+pub(crate) mod parts;
+#[cfg(feature = "cuda")]
 mod product;
 pub mod reference;
 #[cfg(test)]

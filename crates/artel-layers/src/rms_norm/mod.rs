@@ -10,9 +10,15 @@
 //! serves Qwen3's per-head norm and MiniMax-M2's norm over all heads.
 //! Source: Zhang and Sennrich, "Root Mean Square Layer Normalization", 2019.
 
+#[cfg(feature = "cuda")]
+mod code;
+#[cfg(feature = "cuda")]
+mod codes;
 mod cpu;
 #[cfg(feature = "cuda")]
 pub mod cuda;
+#[cfg(feature = "cuda")]
+pub mod projection;
 pub mod reference;
 #[cfg(test)]
 mod tests;

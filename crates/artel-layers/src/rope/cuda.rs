@@ -24,6 +24,7 @@ pub use super::angles::cuda::RopeAngles;
 use crate::LayersError;
 use crate::attention::BLOCK_TOKENS;
 use crate::attention::cuda::CacheSlices;
+use crate::linear::parts::cuda::PartSums;
 
 #[cutile::module]
 mod kernels {
@@ -50,9 +51,12 @@ mod kernels {
         const HB: i32,
         const R: i32,
         const BT: i32,
+        const PARTS: i32,
+        const N: i32,
         const PDL: i32,
     >(
         input: *mut A,
+        sums: *mut f32,
         angles: *mut f32,
         q_weight: *mut f32,
         k_weight: *mut f32,
@@ -61,6 +65,7 @@ mod kernels {
         keys: *mut A,
         values: *mut A,
         tokens: i32,
+        part_rows: i32,
         slots_total: i32,
         epsilon: f32,
     ) {
@@ -73,9 +78,9 @@ mod kernels {
         if first < QH {
             // SAFETY: queries and input have a row for every token.
             unsafe {
-                turn_queries::<A, R, D, P, C, REST, RC, STYLE, NORM, QH, KH>(
-                    input, queries, angles, q_weight, token, within, is_token, first, epsilon,
-                    ready,
+                turn_queries::<A, R, D, P, C, REST, RC, STYLE, NORM, QH, PARTS, N>(
+                    input, sums, part_rows, queries, angles, q_weight, token, within, is_token,
+                    first, epsilon, ready,
                 )
             };
         } else {
@@ -87,9 +92,9 @@ mod kernels {
             let first: i32 = first - QH;
             // SAFETY: rows that are kept have slots in the cache.
             unsafe {
-                cache_heads::<A, QH, KH, D, DC, P, C, REST, RC, STYLE, NORM, HB, R, BT>(
-                    input, keys, values, angles, k_weight, slot, token, within, is_row, first,
-                    epsilon, ready,
+                cache_heads::<A, QH, KH, D, DC, P, C, REST, RC, STYLE, NORM, HB, R, BT, PARTS, N>(
+                    input, sums, part_rows, keys, values, angles, k_weight, slot, token, within,
+                    is_row, first, epsilon, ready,
                 )
             };
         }
@@ -132,6 +137,8 @@ pub struct RotateShape {
     pub style: RopeStyle,
     /// Norm of queries and keys.
     pub norm: HeadNorm,
+    /// Parts in which the rows of few tokens may come, 2, 4 or 8; 1 for none.
+    pub parts: usize,
 }
 
 impl RotateShape {
@@ -161,8 +168,8 @@ impl RotateShape {
         (1 << shared.trailing_zeros()).min(BLOCK_HEADS)
     }
 
-    fn spec(&self, element: &str, block_tokens: usize) -> KernelSpec {
-        let Self { query_heads, kv_heads, head_dim, rotary_dim, style, norm } = *self;
+    fn spec(&self, element: &str, block_tokens: usize, parts: usize) -> KernelSpec {
+        let Self { query_heads, kv_heads, head_dim, rotary_dim, style, norm, .. } = *self;
         let (pairs, rest) = (rotary_dim / 2, head_dim - rotary_dim);
         let heads = self.block_heads();
         let style = if style == RopeStyle::Interleaved { 1 } else { 0 };
@@ -170,23 +177,34 @@ impl RotateShape {
         let dims = [head_dim, head_dim.next_power_of_two(), pairs, pairs.next_power_of_two()];
         let rest = [rest, rest.next_power_of_two(), style, norm];
         let block = [block_tokens, heads, block_tokens * heads, BLOCK_TOKENS];
+        let parts = [parts, self.row_width()];
         let sizes = [query_heads, kv_heads].into_iter().chain(dims).chain(rest).chain(block);
+        let sizes = sizes.chain(parts);
         let module = kernels::__module_ast_self;
         KernelSpec::new("rope/rotate_and_cache", module, "kernels", "rotate_and_cache")
             .element(element)
             .generics(sizes.map(|size| size as i32))
-            .pointers(["input", "angles", "q_weight", "k_weight", "slots"])
+            .pointers(["input", "sums", "angles", "q_weight", "k_weight", "slots"])
             .pointers(["queries", "keys", "values"])
             .warps(4)
             .programmatic()
     }
 }
 
+/// Rows of the joint projection `[T, (query_heads + 2 kv_heads) * D]`: queries, keys, values.
+#[derive(Debug, Clone, Copy)]
+pub enum RotateRows<'a, A: Element> {
+    /// As they are.
+    Whole(DeviceSlice<'a, A>),
+    /// In the parts that [`RotateShape::parts`] says.
+    Parts(PartSums<'a>),
+}
+
 /// What is turned.
 #[derive(Debug, Clone, Copy)]
 pub struct RotateInputs<'a, A: Element> {
-    /// Rows of the joint projection `[T, (query_heads + 2 kv_heads) * D]`: queries, keys, values.
-    pub rows: DeviceSlice<'a, A>,
+    /// The joint projection.
+    pub rows: RotateRows<'a, A>,
     /// `T`.
     pub tokens: usize,
     /// `[T, 2, pairs]` of [`RopeAngles`].
@@ -202,6 +220,7 @@ pub struct RotateInputs<'a, A: Element> {
 #[derive(Debug, Clone)]
 pub struct RotateAndCache<A> {
     kernels: [Kernel; 2],
+    of_parts: Option<Kernel>,
     shape: RotateShape,
     element: PhantomData<A>,
 }
@@ -214,9 +233,13 @@ impl<A: Element> RotateAndCache<A> {
     /// and cannot be made.
     pub fn load(kernels: &mut Kernels, shape: RotateShape) -> Result<Self, LayersError> {
         shape.check()?;
-        let [few, many] = BLOCK_TOKENS_BY_SIZE.map(|tokens| shape.spec(A::NAME, tokens));
+        let [few, many] = BLOCK_TOKENS_BY_SIZE.map(|tokens| shape.spec(A::NAME, tokens, 1));
+        let of_parts = match shape.parts {
+            1 => None,
+            parts => Some(kernels.get(&shape.spec(A::NAME, BLOCK_TOKENS_BY_SIZE[0], parts))?),
+        };
         let kernels = [kernels.get(&few)?, kernels.get(&many)?];
-        Ok(Self { kernels, shape, element: PhantomData })
+        Ok(Self { kernels, of_parts, shape, element: PhantomData })
     }
 
     /// Writes turned queries to `queries` `[T, query_heads * D]`, turned keys and values to the cache.
@@ -225,7 +248,7 @@ impl<A: Element> RotateAndCache<A> {
     /// [`LayersError::Cuda`] when a slice is too short or the launch fails.
     ///
     /// # Panics
-    /// When there are norm weights without a norm, or none with it.
+    /// When there are norm weights without a norm, or none with it, or parts that were not asked for.
     pub fn launch(
         &self,
         stream: &Stream,
@@ -235,11 +258,11 @@ impl<A: Element> RotateAndCache<A> {
     ) -> Result<(), LayersError> {
         let RotateShape { query_heads, kv_heads, head_dim, rotary_dim, norm, .. } = self.shape;
         let tokens = inputs.tokens;
-        inputs.rows.expect_len("rows to turn", tokens * self.shape.row_width())?;
         inputs.angles.expect_len("angles of tokens", tokens * rotary_dim)?;
         inputs.slots.expect_len("slots of tokens", tokens)?;
         queries.expect_len("turned queries", tokens * query_heads * head_dim)?;
-        let arguments = Arguments::new().slice(inputs.rows).slice(inputs.angles);
+        let (kernel, block_tokens, arguments, part_rows) = self.rows(inputs)?;
+        let arguments = arguments.slice(inputs.angles);
         let (arguments, epsilon) = match (norm, inputs.norm_weights) {
             (HeadNorm::None, None) => (arguments.no_slice().no_slice(), 0.0),
             (HeadNorm::ByHead { epsilon }, Some([of_queries, of_keys])) => {
@@ -255,14 +278,37 @@ impl<A: Element> RotateAndCache<A> {
             .slice_mut(&cache.keys)
             .slice_mut(&cache.values)
             .size(tokens)
+            .size(part_rows)
             .size(cache.blocks(kv_heads, head_dim) * BLOCK_TOKENS)
             .f32(epsilon);
-        let many = usize::from(tokens >= MANY_TOKENS);
         let heads = (query_heads + 2 * kv_heads) / self.shape.block_heads();
-        let grid = [tokens.div_ceil(BLOCK_TOKENS_BY_SIZE[many]), heads, 1];
+        let grid = [tokens.div_ceil(block_tokens), heads, 1];
         // SAFETY: the arguments are the kernel's, with the lengths checked above; slots outside of the
         // cache are passed over.
-        unsafe { self.kernels[many].launch(stream, grid, arguments) }?;
+        unsafe { kernel.launch(stream, grid, arguments) }?;
         Ok(())
+    }
+
+    /// The kernel for some rows and tokens of its blocks; its arguments up to the rows, and rows of a
+    /// part.
+    fn rows(
+        &self,
+        inputs: &RotateInputs<'_, A>,
+    ) -> Result<(&Kernel, usize, Arguments, usize), LayersError> {
+        let (tokens, width) = (inputs.tokens, self.shape.row_width());
+        match (inputs.rows, &self.of_parts) {
+            (RotateRows::Whole(rows), _) => {
+                rows.expect_len("rows to turn", tokens * width)?;
+                let many = usize::from(tokens >= MANY_TOKENS);
+                let arguments = Arguments::new().slice(rows).no_slice();
+                Ok((&self.kernels[many], BLOCK_TOKENS_BY_SIZE[many], arguments, 0))
+            }
+            (RotateRows::Parts(sums), Some(kernel)) => {
+                let arguments = Arguments::new().no_slice();
+                let arguments = sums.argument(arguments, self.shape.parts, [tokens, width])?;
+                Ok((kernel, BLOCK_TOKENS_BY_SIZE[0], arguments, sums.rows))
+            }
+            _ => panic!("this is a bug: rows in parts that were not asked for"),
+        }
     }
 }

@@ -1,10 +1,11 @@
 //! Linear maps: within the rounding of the result of the reference, on both sides of every switch.
 
 use artel_device::HostBuffer;
+use artel_device::cuda::PinnedBuffer;
 use artel_gpu_test::{Case, Gpu};
 use artel_layers::LayersError;
 use artel_layers::linear::cuda::{
-    Linear, LinearNumbers, LinearRows, LinearShape, LinearWeight, LinearWorkspace,
+    FEW_ROWS_MAX, Linear, LinearNumbers, LinearRows, LinearShape, LinearWeight, LinearWorkspace,
 };
 use artel_layers::linear::{Linear as HostLinear, reference};
 use artel_moe::grouped_gemm::prefill::cuda::HalfElement;
@@ -22,6 +23,11 @@ pub fn cases() -> Vec<Case> {
                 let shape = LinearShape { outputs, inputs, numbers, bias };
                 cases.push(case::<bf16>(shape, &[0, 1, 8, 9, 16, 17, 33, 64, 65, 130]));
             }
+        }
+        // Parts of so many steps that weights are read ahead, of one more, and of other rows.
+        for (outputs, inputs) in [(2048, 4096), (1032, 5008)] {
+            let shape = LinearShape { outputs, inputs, numbers, bias: false };
+            cases.push(case::<bf16>(shape, &[1, 9, 32, 33]));
         }
         // Both sides of every switch to larger tiles; one tall matrix as an output layer is.
         let wide = LinearShape { outputs: 5120, inputs: 144, numbers, bias: true };
@@ -163,6 +169,18 @@ fn check<A: HalfElement>(
         LinearNumbers::Plain => assert_close(&found[..tokens * outputs], &expected, tolerance),
         LinearNumbers::Fp8Block128 => {
             assert_near(&found[..tokens * outputs], &expected, (outputs, tolerance));
+        }
+    }
+    if let Some(parts) = linear.parts().filter(|_| (1..=FEW_ROWS_MAX).contains(&tokens)) {
+        let part_rows = linear.launch_parts(&gpu.stream, workspace, tokens, (rows, weight))?;
+        let numbers = parts * part_rows * outputs;
+        let mut sums = PinnedBuffer::zeroed(gpu.stream.context(), numbers)?;
+        sums.read_from(&gpu.stream, workspace.parts(part_rows).sums.range(0, numbers)?)?;
+        let parts: Vec<&[f32]> = sums.as_slice().chunks(part_rows * outputs).collect();
+        for (at, found) in found[..tokens * outputs].iter().enumerate() {
+            let sum: f64 = parts.iter().map(|part| f64::from(part[at])).sum();
+            let near = (sum - f64::from(found.to_f32())).abs();
+            assert!(near <= rounding::<A>() * (1.0 + sum.abs()), "{found:?} for {sum} at {at}");
         }
     }
     linear.launch(&gpu.stream, workspace, tokens, (rows, weight), &mut out.slice_mut())?;

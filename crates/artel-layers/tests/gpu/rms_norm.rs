@@ -1,10 +1,13 @@
 //! RMS norm: within the rounding of the numbers of the reference; codes those of the rounded rows.
 
+use artel_device::cuda::DeviceBuffer;
 use artel_gpu_test::{Case, Gpu};
 use artel_layers::LayersError;
+use artel_layers::linear::cuda::PartSums;
 use artel_layers::rms_norm::cuda::{
-    NormRows, Normalize, NormalizeColumns, NormalizeQuantize, Plain, Residual,
+    Delta, NormRows, Normalize, NormalizeColumns, NormalizeQuantize, Plain, Residual,
 };
+use artel_layers::rms_norm::projection::cuda::NormalizeProjection;
 use artel_layers::rms_norm::{NormColumns, RmsNorm, reference};
 use artel_moe::quant::Element;
 use artel_moe::quant::activations::cuda::{QuantizedRows, ScaleLayout};
@@ -17,12 +20,15 @@ const EPSILON: f32 = 1e-6;
 
 pub fn cases() -> Vec<Case> {
     let mut cases = Vec::new();
-    for residual in [Residual::Alone, Residual::Add] {
+    for residual in [Residual::Alone, Residual::Add, Residual::AddParts(2), Residual::AddParts(8)] {
         for width in [1, 3, 128, 129, 2048, 2880, 3072, 16384] {
             cases.push(plain::<bf16, bf16>(width, residual));
             cases.push(plain::<f32, bf16>(width, residual));
         }
         cases.push(plain::<f16, f16>(2048, residual));
+        if residual == Residual::AddParts(2) {
+            continue;
+        }
         for width in [1, 128, 130, 2048, 3072] {
             for plain in [Plain::Kept, Plain::Dropped] {
                 cases.push(codes::<bf16, bf16>(width, residual, plain));
@@ -35,6 +41,9 @@ pub fn cases() -> Vec<Case> {
     {
         cases.push(columns::<bf16>(NormColumns { row_width, first, heads, width }));
     }
+    cases.push(projection::<bf16>([6144, 1024], 2));
+    cases.push(projection::<bf16>([40, 8], 4));
+    cases.push(projection::<f16>([96, 32], 8));
     cases.push(columns::<f16>(NormColumns { row_width: 96, first: 0, heads: 1, width: 64 }));
     cases
 }
@@ -45,21 +54,65 @@ fn weights(width: usize) -> Vec<f32> {
     (0..width).map(|index| 0.5 + index as f32 / width as f32).collect()
 }
 
-/// The rows before and after what is added, which is nothing without a residual.
+/// The rows before and after what is added, which is nothing without a residual, or comes in parts.
 struct Rows<T, A> {
     before: Vec<T>,
     delta: Vec<A>,
+    parts: Vec<f32>,
     after: Vec<T>,
 }
 
-fn rows<T: Element, A: Element>(elements: usize, residual: Residual) -> Rows<T, A> {
-    let (before, delta) = (numbers::<T>(elements, 1), numbers::<A>(elements, 2));
+/// Rows of a part: more than there are tokens, as tiles are whole.
+fn part_rows(tokens: usize) -> usize {
+    tokens + 3
+}
+
+fn rows<T: Element, A: Element>([tokens, width]: [usize; 2], residual: Residual) -> Rows<T, A> {
+    let elements = tokens * width;
+    let before = numbers::<T>(elements, 1);
+    let (mut delta, mut parts) = (numbers::<A>(elements, 2), Vec::new());
+    if let Residual::AddParts(count) = residual {
+        // Of few bits, so that every order of them has the same sum.
+        let coarse = |number: &f32| (number * 256.0).round() / 256.0;
+        let numbers: Vec<f32> = numbers::<f32>(count * elements, 2).iter().map(coarse).collect();
+        let sum = |at| (0..count).map(|part| numbers[part * elements + at]).sum();
+        delta = (0..elements).map(|at| A::from_f32(sum(at))).collect();
+        for part in 0..count {
+            parts.extend_from_slice(&numbers[part * elements..][..elements]);
+            parts.resize((part + 1) * part_rows(tokens) * width, f32::NAN);
+        }
+    }
     let sum = |(before, delta): (&T, &A)| T::from_f32(before.to_f32() + delta.to_f32());
     let after = match residual {
         Residual::Alone => before.clone(),
-        Residual::Add => before.iter().zip(&delta).map(sum).collect(),
+        Residual::Add | Residual::AddParts(_) => before.iter().zip(&delta).map(sum).collect(),
     };
-    Rows { before, delta, after }
+    Rows { before, delta, parts, after }
+}
+
+/// What is added, on the device.
+struct Added<A: Element> {
+    residual: Residual,
+    delta: DeviceBuffer<A>,
+    parts: DeviceBuffer<f32>,
+    part_rows: usize,
+}
+
+impl<A: Element> Added<A> {
+    fn new<T>(gpu: &Gpu, rows: &Rows<T, A>, tokens: usize, residual: Residual) -> Self {
+        let (delta, parts) = (gpu.upload(&rows.delta), gpu.upload(&rows.parts));
+        Self { residual, delta, parts, part_rows: part_rows(tokens) }
+    }
+
+    fn get(&self) -> Delta<'_, A> {
+        match self.residual {
+            Residual::Alone => Delta::Nothing,
+            Residual::Add => Delta::Rows(self.delta.slice()),
+            Residual::AddParts(_) => {
+                Delta::Parts(PartSums { sums: self.parts.slice(), rows: self.part_rows })
+            }
+        }
+    }
 }
 
 fn plain<T: Element, A: Element>(width: usize, residual: Residual) -> Case {
@@ -76,20 +129,17 @@ fn check<T: Element, A: Element>(
     [tokens, width]: [usize; 2],
     residual: Residual,
 ) -> Result<(), LayersError> {
-    let Rows { before, delta, after } = rows::<T, A>(tokens * width, residual);
+    let input = rows::<T, A>([tokens, width], residual);
+    let Rows { before, after, .. } = &input;
     let norm = RmsNorm::new(weights(width), EPSILON)?;
-    let expected = reference::forward(&norm, &widened(&after));
-    let (mut hidden, delta) = (gpu.upload(&before), gpu.upload(&delta));
+    let expected = reference::forward(&norm, &widened(after));
+    let (mut hidden, added) = (gpu.upload(before), Added::new(gpu, &input, tokens, residual));
     let (weight, mut out) = (gpu.upload(&weights(width)), gpu.poisoned::<A>(tokens * width));
-    let rows = NormRows {
-        hidden: hidden.slice_mut(),
-        delta: (residual == Residual::Add).then_some(delta.slice()),
-        weight: weight.slice(),
-        tokens,
-    };
+    let rows =
+        NormRows { hidden: hidden.slice_mut(), delta: added.get(), weight: weight.slice(), tokens };
     normalize.launch(&gpu.stream, &rows, &mut out.slice_mut())?;
     assert_close(&gpu.download(&out), &expected, rounding::<A>());
-    assert_eq!(gpu.download(&hidden), after, "the residual");
+    assert_eq!(&gpu.download(&hidden), after, "the residual");
     Ok(())
 }
 
@@ -102,7 +152,7 @@ fn codes<T: Element, A: Element>(width: usize, residual: Residual, plain: Plain)
     };
     Case::new(name, load, move |gpu, (normalize, quantize)| {
         for tokens in TOKENS {
-            let input = rows::<T, A>(tokens * width, residual);
+            let input = rows::<T, A>([tokens, width], residual);
             check_codes(gpu, (normalize, quantize), &input, [tokens, width], (residual, plain))?;
         }
         Ok(())
@@ -117,8 +167,9 @@ fn check_codes<T: Element, A: Element>(
     (residual, plain): (Residual, Plain),
 ) -> Result<(), LayersError> {
     let groups = Granularity::Groups.groups(width);
-    let (weight, delta) = (gpu.upload(&weights(width)), gpu.upload(&input.delta));
-    let delta = (residual == Residual::Add).then_some(delta.slice());
+    let weight = gpu.upload(&weights(width));
+    let added = Added::new(gpu, input, tokens, residual);
+    let delta = added.get();
     let mut hidden = gpu.upload(&input.before);
     let mut out = gpu.poisoned::<A>(tokens * width);
     let rows = NormRows { hidden: hidden.slice_mut(), delta, weight: weight.slice(), tokens };
@@ -168,6 +219,38 @@ fn columns<A: Element>(columns: NormColumns) -> Case {
                 let expected = reference::forward(&norm, &widened(&before[first..end]));
                 assert_close(&after[first..end], &expected, rounding::<A>());
                 assert_eq!((&before[..first], &before[end..]), (&after[..first], &after[end..]));
+            }
+        }
+        Ok(())
+    })
+}
+
+/// Queries and keys of a projection in parts, normalised as their rows would be; values are copied.
+fn projection<A: Element>(widths: [usize; 2], parts: usize) -> Case {
+    let [queries, keys] = widths;
+    let width = queries + 2 * keys;
+    let name = format!("rms_norm::{}_projection_{queries}_{keys}_in_{parts}_parts", A::NAME);
+    let load = move |kernels: &mut _| {
+        NormalizeProjection::<A>::load(kernels, widths, parts, [EPSILON, 0.5])
+    };
+    Case::new(name, load, move |gpu, normalize| {
+        let norms = [RmsNorm::new(weights(queries), EPSILON)?, RmsNorm::new(weights(keys), 0.5)?];
+        let weights = widths.map(|width| gpu.upload(&weights(width)));
+        for tokens in TOKENS {
+            let Rows { delta: rows, parts, .. } =
+                rows::<A, A>([tokens, width], Residual::AddParts(parts));
+            let (parts, mut out) = (gpu.upload(&parts), gpu.poisoned::<A>(tokens * width));
+            let sums = PartSums { sums: parts.slice(), rows: part_rows(tokens) };
+            let weights = weights.each_ref().map(DeviceBuffer::slice);
+            let operands = (tokens, sums);
+            normalize.launch(&gpu.stream, operands, weights, &mut out.slice_mut())?;
+            let found = gpu.download(&out);
+            for (row, found) in rows.chunks(width).zip(found.chunks(width)) {
+                for (norm, range) in norms.iter().zip([0..queries, queries..queries + keys]) {
+                    let expected = reference::forward(norm, &widened(&row[range.clone()]));
+                    assert_close(&found[range], &expected, rounding::<A>());
+                }
+                assert_eq!(&found[queries + keys..], &row[queries + keys..], "values");
             }
         }
         Ok(())

@@ -5,8 +5,11 @@ use artel_gpu_test::{Case, Gpu};
 use artel_layers::LayersError;
 use artel_layers::attention::BLOCK_TOKENS;
 use artel_layers::attention::cuda::CacheSlices;
+use artel_layers::linear::cuda::PartSums;
 use artel_layers::rms_norm::{RmsNorm, reference as norm_reference};
-use artel_layers::rope::cuda::{HeadNorm, RopeAngles, RotateAndCache, RotateInputs, RotateShape};
+use artel_layers::rope::cuda::{
+    HeadNorm, RopeAngles, RotateAndCache, RotateInputs, RotateRows, RotateShape,
+};
 use artel_layers::rope::{Rope, RopeConfig, RopeScaling, RopeStyle, RopeTarget, reference};
 use artel_moe::quant::Element;
 use half::{bf16, f16};
@@ -27,9 +30,17 @@ pub fn cases() -> Vec<Case> {
                 (6, 2, 24, 10),
                 (2, 2, 96, 32),
             ] {
-                let shape =
-                    RotateShape { query_heads, kv_heads, head_dim, rotary_dim, style, norm };
-                cases.push(case::<bf16>(shape));
+                for parts in [1, 4] {
+                    cases.push(case::<bf16>(RotateShape {
+                        query_heads,
+                        kv_heads,
+                        head_dim,
+                        rotary_dim,
+                        style,
+                        norm,
+                        parts,
+                    }));
+                }
             }
         }
     }
@@ -40,15 +51,16 @@ pub fn cases() -> Vec<Case> {
         rotary_dim: 64,
         style: RopeStyle::NeoX,
         norm: HeadNorm::None,
+        parts: 2,
     }));
     cases
 }
 
 fn case<A: Element>(shape: RotateShape) -> Case {
-    let RotateShape { query_heads, kv_heads, head_dim, rotary_dim, style, norm } = shape;
+    let RotateShape { query_heads, kv_heads, head_dim, rotary_dim, style, norm, parts } = shape;
     let normed = norm != HeadNorm::None;
     let name = format!(
-        "rope::{}_{style:?}_{query_heads}_{kv_heads}_heads_{rotary_dim}_of_{head_dim}_norm_{normed}",
+        "rope::{}_{style:?}_{query_heads}_{kv_heads}_heads_{rotary_dim}_of_{head_dim}_norm_{normed}_parts_{parts}",
         A::NAME
     );
     let config = RopeConfig { rotary_dim, theta: 1e6, scaling: RopeScaling::None, style };
@@ -87,6 +99,22 @@ fn columns<A: Copy>(rows: &[A], width: usize, from: usize, count: usize) -> Vec<
     rows.chunks(width).flat_map(|row| row[from..from + count].to_vec()).collect()
 }
 
+/// Rows of the joint projection, and the parts that add up to them, which have more rows than tokens.
+fn rows_in_parts<A: Element>(tokens: usize, shape: &RotateShape) -> (Vec<A>, Vec<f32>) {
+    let (elements, width) = (tokens * shape.row_width(), shape.row_width());
+    // Of few bits, so that every order of them has the same sum.
+    let coarse = |number: &f32| (number * 64.0).round() / 64.0;
+    let numbers: Vec<f32> = numbers::<f32>(shape.parts * elements, 11).iter().map(coarse).collect();
+    let sum = |at| (0..shape.parts).map(|part| numbers[part * elements + at]).sum();
+    let rows = (0..elements).map(|at| A::from_f32(sum(at))).collect();
+    let mut parts = Vec::new();
+    for part in 0..shape.parts {
+        parts.extend_from_slice(&numbers[part * elements..][..elements]);
+        parts.resize((part + 1) * (tokens + 5) * width, f32::NAN);
+    }
+    (rows, parts)
+}
+
 fn check<A: Element>(
     gpu: &Gpu,
     (rope, angles, rotate): (&Rope, &RopeAngles, &RotateAndCache<A>),
@@ -95,7 +123,7 @@ fn check<A: Element>(
 ) -> Result<(), LayersError> {
     let RotateShape { query_heads, kv_heads, head_dim, .. } = shape;
     let positions: Vec<usize> = (0..tokens).map(|token| token * 977 % 40_000).collect();
-    let rows = numbers::<A>(tokens * shape.row_width(), 11);
+    let (rows, parts) = rows_in_parts::<A>(tokens, &shape);
     let weights = [numbers::<f32>(head_dim, 12), numbers::<f32>(head_dim, 13)];
     let blocks = tokens.div_ceil(BLOCK_TOKENS) + 2;
     // Every seventh token is not kept, one lies behind the cache, the others go backwards.
@@ -111,13 +139,17 @@ fn check<A: Element>(
     let mut angle = gpu.poisoned::<f32>(angles.angles_len(tokens));
     let (stream, frequencies) = (&gpu.stream, frequencies.slice());
     angles.launch(stream, tokens, on_device.slice(), frequencies, &mut angle.slice_mut())?;
-    let (input, slots_on_device) = (gpu.upload(&rows), gpu.upload(&slots));
+    let (input, slots_on_device, sums) =
+        (gpu.upload(&rows), gpu.upload(&slots), gpu.upload(&parts));
     let [of_queries, of_keys] = weights.each_ref().map(|weight| gpu.upload(weight));
     let mut queries = gpu.poisoned::<A>(tokens * query_heads * head_dim);
     let cache_len = blocks * BLOCK_TOKENS * kv_heads * head_dim;
     let (mut keys, mut values) = (gpu.poisoned::<A>(cache_len), gpu.poisoned::<A>(cache_len));
     let inputs = RotateInputs {
-        rows: input.slice(),
+        rows: match shape.parts {
+            1 => RotateRows::Whole(input.slice()),
+            _ => RotateRows::Parts(PartSums { sums: sums.slice(), rows: tokens + 5 }),
+        },
         tokens,
         angles: angle.slice(),
         norm_weights: (shape.norm != HeadNorm::None)

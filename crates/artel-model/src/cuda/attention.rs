@@ -3,15 +3,16 @@
 
 use artel_device::cuda::{Context, DeviceBuffer, Kernels, Stream};
 use artel_layers::attention::cuda::{AttentionParameters, CacheSlices};
-use artel_layers::attention::decode::cuda::DecodeAttention;
+use artel_layers::attention::decode::cuda::{DecodeAttention, DecodeOut};
 use artel_layers::attention::prefill::cuda::{PrefillAttention, PrefillForm, PrefillOut};
 use artel_layers::attention::{Attention as HostMixing, AttentionShape, BLOCK_TOKENS};
 use artel_layers::linear::Linear as HostLinear;
 use artel_layers::linear::cuda::Linear;
-use artel_layers::rms_norm::cuda::{NormalizeColumns, Residual};
+use artel_layers::rms_norm::cuda::NormalizeColumns;
+use artel_layers::rms_norm::projection::cuda::NormalizeProjection;
 use artel_layers::rms_norm::{NormColumns, RmsNorm};
 use artel_layers::rope::Rope;
-use artel_layers::rope::cuda::{HeadNorm, RotateAndCache, RotateInputs, RotateShape};
+use artel_layers::rope::cuda::{HeadNorm, RotateAndCache, RotateInputs, RotateRows, RotateShape};
 use artel_moe::quant::BLOCK;
 use artel_moe::quant::activations::Granularity;
 use artel_moe::quant::activations::cuda::{InputRows, Placement, Quantize};
@@ -19,8 +20,10 @@ use half::bf16;
 
 use super::CudaLimits;
 use super::inputs::Inputs;
-use super::linear::{self, MapRows, MapWeights, Products, codes_width, reads_codes, shape_of};
-use super::norm::InputNorm;
+use super::linear::{
+    self, Left, MapRows, MapWeights, Products, codes_width, reads_codes, shape_of,
+};
+use super::norm::{Added, InputNorm};
 use super::rows::{Rows, Widths};
 use super::upload::Upload;
 use crate::decoder::{Attention, GroupedQueryAttention};
@@ -66,12 +69,20 @@ fn norms_of(attention: &GroupedQueryAttention) -> Result<Norms<'_>> {
     }
 }
 
+/// Norms over all heads of queries and of keys.
+#[derive(Debug, Clone)]
+struct WholeNorms {
+    of_rows: [NormalizeColumns<bf16>; 2],
+    /// Of a projection that comes in parts.
+    of_parts: Option<NormalizeProjection<bf16>>,
+}
+
 /// The kernels.
 #[derive(Debug, Clone)]
 pub(super) struct AttentionKernels {
     norm: InputNorm,
     inputs: Linear<bf16>,
-    whole_norms: Option<[NormalizeColumns<bf16>; 2]>,
+    whole_norms: Option<WholeNorms>,
     rotate: RotateAndCache<bf16>,
     decode: DecodeAttention<bf16>,
     prefill: PrefillAttention<bf16>,
@@ -85,7 +96,7 @@ impl AttentionKernels {
     /// Asks for them.
     pub(super) fn load(
         kernels: &mut Kernels,
-        (norm, residual): (&RmsNorm, Residual),
+        (norm, added): (&RmsNorm, Added),
         (attention, rope): (&GroupedQueryAttention, &Rope),
         limits: &CudaLimits,
     ) -> Result<Self> {
@@ -101,9 +112,15 @@ impl AttentionKernels {
             Norms::Whole(query, key) => {
                 let (of_queries, of_keys) =
                     (columns(0, query.width()), columns(query.width(), key.width()));
-                let of_queries = NormalizeColumns::load(kernels, of_queries, query.epsilon())?;
-                let of_keys = NormalizeColumns::load(kernels, of_keys, key.epsilon())?;
-                (HeadNorm::None, Some([of_queries, of_keys]))
+                let epsilons = [query.epsilon(), key.epsilon()];
+                let of_queries = NormalizeColumns::load(kernels, of_queries, epsilons[0])?;
+                let of_keys = NormalizeColumns::load(kernels, of_keys, epsilons[1])?;
+                let widths = [query.width(), key.width()];
+                let of_parts = of_inputs
+                    .parts()
+                    .map(|parts| NormalizeProjection::load(kernels, widths, parts, epsilons));
+                let of_rows = [of_queries, of_keys];
+                (HeadNorm::None, Some(WholeNorms { of_rows, of_parts: of_parts.transpose()? }))
             }
         };
         let rotate = RotateShape {
@@ -113,6 +130,8 @@ impl AttentionKernels {
             rotary_dim: rope.rotary_dim(),
             style: rope.style(),
             norm: head_norm,
+            // A norm over all heads comes between parts and rotation.
+            parts: of_inputs.parts().filter(|_| whole_norms.is_none()).unwrap_or(1),
         };
         let has_sinks = !attention.attention.sinks().is_empty();
         let form = PrefillForm {
@@ -124,7 +143,7 @@ impl AttentionKernels {
             Quantize::load(kernels, output.inputs, Granularity::Groups, Placement::InPlace)
         };
         Ok(Self {
-            norm: InputNorm::load(kernels, norm, residual, reads_codes(&inputs))?,
+            norm: InputNorm::load(kernels, norm, added, reads_codes(&inputs))?,
             inputs: of_inputs,
             whole_norms,
             rotate: RotateAndCache::load(kernels, rotate)?,
@@ -141,6 +160,11 @@ impl AttentionKernels {
         })
     }
 
+    /// What the last map leaves.
+    pub(super) fn leaves(&self) -> Added {
+        self.output.parts().map_or(Added::Rows, Added::Parts)
+    }
+
     /// Adds what is left to the residual stream, and leaves what attention makes of its norm.
     pub(super) fn forward(
         &self,
@@ -149,25 +173,20 @@ impl AttentionKernels {
         weights: &AttentionWeights,
         cache: &mut LayerCache,
         rows: &mut Rows,
-    ) -> Result<()> {
+    ) -> Result<Left> {
         let tokens = inputs.step.tokens;
-        self.norm.launch(stream, tokens, &weights.norm, rows)?; // [T, H]
-        let mut products = Products { stream, workspace: &mut rows.linear, tokens };
-        let mut projected = rows.projected.slice_mut();
-        let input = self.norm.input(&rows.normed, &rows.codes);
-        products.launch((&self.inputs, &weights.inputs), input, &mut projected)?; // [T, (Q + 2 KV) D]
-        if let (Some(kernels), QkWeights::Whole(norms)) = (&self.whole_norms, &weights.qk_norms) {
-            for (kernel, weight) in kernels.iter().zip(norms) {
-                kernel.launch(stream, tokens, weight.slice(), &mut projected)?;
-            }
-        }
+        self.norm.launch(stream, (tokens, Left::Rows), &weights.norm, rows)?; // [T, H]
+        let left = self.project(stream, tokens, weights, rows)?; // [T, (Q + 2 KV) D]
         let norm_weights = match &weights.qk_norms {
             QkWeights::ByHead([query, key]) => Some([query.slice(), key.slice()]),
             QkWeights::None | QkWeights::Whole(_) => None,
         };
+        let projected = match left {
+            Left::Rows => RotateRows::Whole(rows.projected.slice()),
+            Left::Parts(count) => RotateRows::Parts(rows.linear.parts(count)),
+        };
         let (angles, slots) = (rows.angles.slice(), inputs.slots);
-        let turned =
-            RotateInputs { rows: projected.as_slice(), tokens, angles, norm_weights, slots };
+        let turned = RotateInputs { rows: projected, tokens, angles, norm_weights, slots };
         let mut cache = cache.slices();
         self.rotate.launch(stream, &turned, &mut rows.queries.slice_mut(), &mut cache)?;
         self.attend(stream, inputs, weights, &cache, rows)?; // [T, Q D]
@@ -177,7 +196,39 @@ impl AttentionKernels {
             Some(_) => MapRows::Codes(&rows.codes),
         };
         let out = &mut rows.delta.slice_mut();
-        products.launch((&self.output, &weights.output), mixed, out) // [T, H]
+        products.launch_in_parts((&self.output, &weights.output), mixed, out) // [T, H]
+    }
+
+    /// Queries, keys and values of the normed rows, with the norms over all heads.
+    fn project(
+        &self,
+        stream: &Stream,
+        tokens: usize,
+        weights: &AttentionWeights,
+        rows: &mut Rows,
+    ) -> Result<Left> {
+        let mut products = Products { stream, workspace: &mut rows.linear, tokens };
+        let mut projected = rows.projected.slice_mut();
+        let input = self.norm.input(&rows.normed, &rows.codes);
+        let map = (&self.inputs, &weights.inputs);
+        let left = products.launch_in_parts(map, input, &mut projected)?;
+        let (Some(kernels), QkWeights::Whole(norms)) = (&self.whole_norms, &weights.qk_norms)
+        else {
+            return Ok(left);
+        };
+        let weights = norms.each_ref().map(DeviceBuffer::slice);
+        match (left, &kernels.of_parts) {
+            (Left::Parts(count), Some(kernel)) => {
+                let sums = rows.linear.parts(count);
+                kernel.launch(stream, (tokens, sums), weights, &mut projected)?;
+            }
+            _ => {
+                for (kernel, weight) in kernels.of_rows.iter().zip(weights) {
+                    kernel.launch(stream, tokens, weight, &mut projected)?;
+                }
+            }
+        }
+        Ok(Left::Rows)
     }
 
     /// Leaves rows, or codes of them where the map back to hidden states reads those.
@@ -193,23 +244,33 @@ impl AttentionKernels {
         let step = &inputs.step;
         let queries = rows.queries.slice();
         let mut mixed = rows.mixed.slice_mut();
+        let mut codes = rows.codes.rows(step.tokens);
+        let prompts_to_codes = self.prefill.form().codes;
+        let decodes_to_codes = prompts_to_codes && self.decode.makes_codes();
         if step.decode > 0 {
             let sequences = inputs.decoded();
             let parts = &mut rows.parts;
             let operands = (queries, cache);
-            self.decode.launch(stream, operands, &sequences, &parameters, parts, &mut mixed)?;
+            let out = match decodes_to_codes {
+                true => DecodeOut::Codes(&mut codes),
+                false => DecodeOut::Rows(&mut mixed),
+            };
+            self.decode.launch(stream, operands, &sequences, &parameters, parts, out)?;
         }
-        let mut codes = rows.codes.rows(step.tokens);
         if step.tiles > 0 {
             let sequences = (&inputs.all(), &inputs.tiles);
-            let out = match self.prefill.form().codes {
+            let out = match prompts_to_codes {
                 true => PrefillOut::Codes(&mut codes),
                 false => PrefillOut::Rows(&mut mixed),
             };
             self.prefill.launch(stream, (queries, cache), sequences, &parameters, out)?;
         }
         // Rows that decode come first.
-        let plain = if self.prefill.form().codes { step.decode } else { step.tokens };
+        let plain = match (prompts_to_codes, decodes_to_codes) {
+            (_, true) => 0,
+            (true, false) => step.decode,
+            (false, false) => step.tokens,
+        };
         match &self.quantize {
             Some(quantize) if plain > 0 => {
                 let input = InputRows { values: mixed.as_slice(), rows: plain, positions: None };

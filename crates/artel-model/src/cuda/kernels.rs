@@ -5,7 +5,6 @@ use artel_layers::LayersError;
 use artel_layers::attention::AttentionShape;
 use artel_layers::embedding::cuda::Embed;
 use artel_layers::linear::cuda::Linear;
-use artel_layers::rms_norm::cuda::Residual;
 use artel_layers::rope::Rope;
 use artel_layers::rope::cuda::RopeAngles;
 use artel_moe::eplb::count::cuda::CountPairs;
@@ -18,7 +17,7 @@ use super::dense::{DenseKernels, DenseWeights, Role, mlp_reads_codes};
 use super::experts::{MoeKernels, MoeWeights, ProgramKernels, RoutingRows};
 use super::inputs::Inputs;
 use super::linear::shape_of;
-use super::norm::InputNorm;
+use super::norm::{Added, InputNorm};
 use super::rows::{Rows, Widths};
 use super::upload::Upload;
 use crate::decoder::{DecoderLayer, Mlp};
@@ -55,13 +54,9 @@ impl CudaKernels {
         let mut widths = Widths { hidden, vocabulary: head.outputs, ..Widths::default() };
         let (mut layers, mut programs) = (Vec::new(), Vec::new());
         for (number, layer) in decoder.layers.iter().enumerate() {
-            let residual = if number == 0 { Residual::Alone } else { Residual::Add };
-            let loaded = LayerKernels::load(
-                kernels,
-                (layer, residual),
-                (&decoder.rope, limits),
-                &mut programs,
-            );
+            let added = if number == 0 { Added::Nothing } else { Added::Rows };
+            let loaded =
+                LayerKernels::load(kernels, (layer, added), (&decoder.rope, limits), &mut programs);
             let loaded = loaded.map_err(|why| why.of_part(&format!("model.layers.{number}")))?;
             widths = widths.max(loaded.widths());
             layers.push(loaded);
@@ -72,7 +67,7 @@ impl CudaKernels {
             embed: Embed::load(kernels, hidden)?,
             angles: RopeAngles::load(kernels, &decoder.rope)?,
             layers,
-            norm: InputNorm::load(kernels, &decoder.norm, Residual::Add, false)?,
+            norm: InputNorm::load(kernels, &decoder.norm, Added::Rows, false)?,
             pick: Embed::load(kernels, hidden)?,
             head: Linear::load(kernels, head, limits.logits_max)
                 .map_err(ModelError::from)
@@ -133,12 +128,12 @@ enum MlpKernels {
 impl LayerKernels {
     fn load(
         kernels: &mut Kernels,
-        (layer, residual): (&DecoderLayer, Residual),
+        (layer, added): (&DecoderLayer, Added),
         (rope, limits): (&Rope, &CudaLimits),
         programs: &mut Vec<ProgramKernels>,
     ) -> Result<Self> {
         let attention = (grouped_query(&layer.attention)?, rope);
-        let norm = (&layer.attention_norm, residual);
+        let norm = (&layer.attention_norm, added);
         let attention = AttentionKernels::load(kernels, norm, attention, limits)?;
         let (mlp, codes) = match &layer.mlp {
             Mlp::Dense(mlp) => {
@@ -150,11 +145,8 @@ impl LayerKernels {
                 (MlpKernels::Moe(moe), false)
             }
         };
-        Ok(Self {
-            attention,
-            mlp_norm: InputNorm::load(kernels, &layer.mlp_norm, Residual::Add, codes)?,
-            mlp,
-        })
+        let mlp_norm = InputNorm::load(kernels, &layer.mlp_norm, attention.leaves(), codes)?;
+        Ok(Self { attention, mlp_norm, mlp })
     }
 
     fn widths(&self) -> Widths {
@@ -182,8 +174,8 @@ impl LayerKernels {
         programs: &mut [ExpertsProgram<bf16>],
     ) -> Result<()> {
         let tokens = inputs.step.tokens;
-        self.attention.forward(stream, inputs, &weights.attention, cache, rows)?;
-        self.mlp_norm.launch(stream, tokens, &weights.mlp_norm, rows)?;
+        let left = self.attention.forward(stream, inputs, &weights.attention, cache, rows)?;
+        self.mlp_norm.launch(stream, (tokens, left), &weights.mlp_norm, rows)?;
         match (&self.mlp, &weights.mlp) {
             (MlpKernels::Dense(kernels), MlpWeights::Dense(weights)) => {
                 kernels.forward(stream, tokens, weights, rows)

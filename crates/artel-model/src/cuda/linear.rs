@@ -3,7 +3,7 @@
 use artel_device::cuda::{DeviceBuffer, DeviceSlice, DeviceSliceMut, Kernels, Stream};
 use artel_layers::linear::Linear as HostLinear;
 use artel_layers::linear::cuda::{
-    Linear, LinearNumbers, LinearRows, LinearShape, LinearWeight, LinearWorkspace,
+    FEW_ROWS_MAX, Linear, LinearNumbers, LinearRows, LinearShape, LinearWeight, LinearWorkspace,
 };
 use artel_moe::quant::{AnyMatrix, BLOCK, WeightMatrix};
 use half::bf16;
@@ -129,15 +129,35 @@ impl Products<'_> {
         rows: MapRows<'_>,
         out: &mut DeviceSliceMut<'_, bf16>,
     ) -> Result<()> {
-        let rows = match rows {
-            MapRows::Plain(rows) => LinearRows::Plain(rows.slice()),
-            MapRows::Codes(rows) => {
-                LinearRows::Fp8 { codes: rows.codes.slice(), scales: rows.scales.slice() }
-            }
-        };
-        let operands = (rows, weights.slices());
+        let operands = (rows.slices(), weights.slices());
         Ok(kernels.launch(self.stream, self.workspace, self.tokens, operands, out)?)
     }
+
+    /// As [`launch`](Self::launch), unless the map leaves so few rows in parts, which the next launch
+    /// adds.
+    pub(super) fn launch_in_parts(
+        &mut self,
+        (kernels, weights): (&Linear<bf16>, &MapWeights),
+        rows: MapRows<'_>,
+        out: &mut DeviceSliceMut<'_, bf16>,
+    ) -> Result<Left> {
+        if kernels.parts().is_none() || self.tokens > FEW_ROWS_MAX {
+            self.launch((kernels, weights), rows, out)?;
+            return Ok(Left::Rows);
+        }
+        let operands = (rows.slices(), weights.slices());
+        let (stream, workspace) = (self.stream, &mut *self.workspace);
+        Ok(Left::Parts(kernels.launch_parts(stream, workspace, self.tokens, operands)?))
+    }
+}
+
+/// What a map left.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Left {
+    /// Rows.
+    Rows,
+    /// Parts of so many rows, in the memory of linear maps.
+    Parts(usize),
 }
 
 /// What a map reads.
@@ -145,4 +165,15 @@ impl Products<'_> {
 pub(super) enum MapRows<'a> {
     Plain(&'a DeviceBuffer<bf16>),
     Codes(&'a CodeRows),
+}
+
+impl<'a> MapRows<'a> {
+    fn slices(self) -> LinearRows<'a, bf16> {
+        match self {
+            Self::Plain(rows) => LinearRows::Plain(rows.slice()),
+            Self::Codes(rows) => {
+                LinearRows::Fp8 { codes: rows.codes.slice(), scales: rows.scales.slice() }
+            }
+        }
+    }
 }

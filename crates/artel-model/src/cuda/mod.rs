@@ -40,7 +40,7 @@ use attention::LayerCache;
 use experts::RoutingRows;
 use inputs::Inputs;
 use kernels::LayerWeights;
-use linear::{MapRows, MapWeights, Products};
+use linear::{Left, MapRows, MapWeights, Products};
 use rows::Rows;
 use upload::Upload;
 
@@ -275,7 +275,7 @@ impl CudaModel {
             let memory = (&mut *rows, &mut self.routing);
             kernels.forward(stream, &inputs, (weights, cache), memory, &mut self.programs)?;
         }
-        kernels.norm.launch(stream, tokens, &self.norm, rows)?;
+        kernels.norm.launch(stream, (tokens, Left::Rows), &self.norm, rows)?;
         let count = step.logits_rows();
         let picked = match step.logits {
             LogitsRows::Every => &rows.normed,

@@ -12,25 +12,25 @@
 use std::marker::PhantomData;
 
 use artel_device::cuda::{
-    Arguments, Context, DeviceBuffer, DeviceSlice, DeviceSliceMut, Kernel, KernelSpec, Kernels,
-    Stream,
+    Arguments, Context, DeviceBuffer, DeviceSlice, Kernel, KernelSpec, Kernels, Stream,
 };
 use artel_moe::grouped_gemm::prefill::cuda::HalfElement;
 
+pub use super::sum::cuda::DecodeOut;
+use super::sum::cuda::{DecodeSum, Parts};
 use super::{PART_KEYS_MIN, STEP_KEYS, parts_max};
 use crate::LayersError;
 use crate::attention::cuda::{AttentionParameters, CacheSlices, LOG2_E, SequenceSlices, head_dim};
 use crate::attention::{AttentionShape, BLOCK_TOKENS};
 
+/// How the keys of a sequence are cut.
 #[cutile::module]
-mod kernels {
-    use crate::attention::cuda::attention_code::*;
-    use artel_moe::cuda::device_code::*;
+pub mod decode_code {
     use cutile::core::*;
 
     /// The keys that a sequence's token sees, cut: where the first part begins, the first key that is
     /// seen, keys of a part, and parts.
-    fn cut<const BK: i32, const PARTS: i32, const PART_MIN: i32>(
+    pub fn cut<const BK: i32, const PARTS: i32, const PART_MIN: i32>(
         length: i32,
         window: i32,
     ) -> [i32; 4] {
@@ -40,6 +40,14 @@ mod kernels {
         let part: i32 = max(share, PART_MIN);
         [first, first_seen, part, ceil_div(length - first, part)]
     }
+}
+
+#[cutile::module]
+mod kernels {
+    use crate::attention::cuda::attention_code::*;
+    use crate::attention::decode::cuda::decode_code::*;
+    use artel_moe::cuda::device_code::*;
+    use cutile::core::*;
 
     /// The query heads of one key-value head, transposed; anything in the columns of no head.
     unsafe fn load_queries<
@@ -67,6 +75,7 @@ mod kernels {
     }
 
     /// `sum`, and for each head the largest logit and the total weight of a part, `[D, GP]` and `[GP]`.
+    /// `first_blocks`: those of its first step.
     unsafe fn attend_to_part<
         A: ElementType,
         const KH: i32,
@@ -81,7 +90,9 @@ mod kernels {
         tables: *mut i32,
         place: [i32; 2],
         range: [i32; 3],
+        first_blocks: [i32; 4],
         scale: f32,
+        after: Token,
     ) -> (Tile<f32, { [D, GP] }>, Tile<f32, { [GP] }>, Tile<f32, { [GP] }>) {
         let mut sum: Tile<f32, { [D, GP] }> = constant(0.0f32, const_shape![D, GP]);
         let mut total: Tile<f32, { [GP] }> = constant(0.0f32, const_shape![GP]);
@@ -89,9 +100,7 @@ mod kernels {
         let scale: Tile<f32, { [BK, GP] }> = broadcast_scalar(scale, const_shape![BK, GP]);
         let nothing: Tile<f32, { [BK, GP] }> = constant(0.0f32, const_shape![BK, GP]);
         let unseen: Tile<f32, { [BK, GP] }> = across::<BK, GP>(lowest::<GP>());
-        // SAFETY: the sequence has a block for each key.
-        let mut blocks: [i32; 4] =
-            unsafe { blocks_of_step::<BT>(tables, place[0], range[0], range[2], range[1]) };
+        let mut blocks: [i32; 4] = first_blocks;
         for step in 0i32..ceil_div(range[1] - range[0], BK) {
             let start: i32 = range[0] + step * BK;
             let key: Tile<i32, { [BK] }> = count_from::<BK>(start);
@@ -99,9 +108,10 @@ mod kernels {
             let row: Tile<i32, { [BK] }> =
                 rows_of_keys::<BK, KH, BT>(inside, start, blocks, place[1]);
             // SAFETY: the block lies in the cache.
-            let k: Tile<A, { [BK, D] }> = unsafe { read_rows::<A, BK, D>(keys, row) };
+            let k: Tile<A, { [BK, D] }> = unsafe { read_rows_after::<A, BK, D>(keys, row, after) };
             // SAFETY: as above.
-            let v: Tile<A, { [BK, D] }> = unsafe { read_rows::<A, BK, D>(values, row) };
+            let v: Tile<A, { [BK, D] }> =
+                unsafe { read_rows_after::<A, BK, D>(values, row, after) };
             // The blocks of the next step are looked up a step ahead.
             // SAFETY: the sequence has a block for each key.
             blocks =
@@ -129,6 +139,29 @@ mod kernels {
     fn across<const B: i32, const GP: i32>(row: Tile<f32, { [GP] }>) -> Tile<f32, { [B, GP] }> {
         let row: Tile<f32, { [1, GP] }> = row.reshape(const_shape![1, GP]);
         row.broadcast(const_shape![B, GP])
+    }
+
+    /// Stores one part of each head.
+    unsafe fn store_part<const GP: i32, const D: i32>(
+        sums: *mut f32,
+        largests: *mut f32,
+        totals: *mut f32,
+        row: Tile<i32, { [GP] }>,
+        is_head: Tile<bool, { [GP] }>,
+        sum: Tile<f32, { [D, GP] }>,
+        largest: Tile<f32, { [GP] }>,
+        total: Tile<f32, { [GP] }>,
+        after: Token,
+    ) {
+        // SAFETY: the caller vouches for the rows.
+        unsafe { scatter(largests, row, is_head, largest, after) };
+        // SAFETY: as above.
+        unsafe { scatter(totals, row, is_head, total, after) };
+        let always: Tile<bool, { [D] }> = constant(true, const_shape![D]);
+        let offsets: Tile<i64, { [GP, D] }> = block_offsets(row, D, count_from::<D>(0i32));
+        let mask: Tile<bool, { [GP, D] }> = block_mask(is_head, always);
+        // SAFETY: as above.
+        unsafe { scatter_block(sums, offsets, mask, sum.transpose(), after) };
     }
 
     /// Grid: sequences times key-value heads, and blocks that share the parts of one.
@@ -161,24 +194,28 @@ mod kernels {
         let sharing: i32 = get_num_tile_blocks().1;
         let sequence: i32 = pair / KH;
         let head: i32 = pair - sequence * KH;
-        // SAFETY: launched as its specification says, after whatever wrote the operands.
-        let ready: Token = unsafe { hand_over::<PDL>() };
+        // SAFETY: what it reads before it waits is older than every kernel that may still run.
+        let early: Token = unsafe { release::<PDL>() };
         // SAFETY: there is a length for each sequence.
-        let length: i32 = unsafe { load_i32(lengths, sequence, ready) };
+        let length: i32 = unsafe { load_i32(lengths, sequence, early) };
         let keys_cut: [i32; 4] = cut::<BK, PARTS, PART_MIN>(length, window);
+        let place: [i32; 2] = [sequence * table_stride, head];
+        let start: i32 = keys_cut[0] + first_part * keys_cut[2];
+        // SAFETY: the table of a sequence has a block at least.
+        let mut blocks: [i32; 4] =
+            unsafe { blocks_of_step::<BT>(tables, place[0], start, keys_cut[1], length) };
+        // SAFETY: launched as its specification says, after whatever wrote queries and keys.
+        let ready: Token = unsafe { wait::<PDL>(early) };
         // SAFETY: there is a row of queries for each sequence.
         let query: Tile<A, { [D, GP] }> =
             unsafe { load_queries::<A, KH, G, GP, D>(queries, sequence, head, ready) };
         let number: Tile<i32, { [GP] }> = count_from::<GP>(0i32);
         let is_head: Tile<bool, { [GP] }> = below(number, G);
-        let column: Tile<i32, { [D] }> = count_from::<D>(0i32);
-        let always: Tile<bool, { [D] }> = constant(true, const_shape![D]);
         let head_row: Tile<i32, { [GP] }> = (number + splat::<GP>(pair * G)) * splat::<GP>(PARTS);
         for turn in 0i32..ceil_div(max(keys_cut[3] - first_part, 0i32), sharing) {
             let part: i32 = first_part + turn * sharing;
             let start: i32 = keys_cut[0] + part * keys_cut[2];
             let range: [i32; 3] = [start, min(start + keys_cut[2], length), keys_cut[1]];
-            let place: [i32; 2] = [sequence * table_stride, head];
             // SAFETY: the sequence has a block for each key, and all lie in the cache.
             let (sum, largest, total): (
                 Tile<f32, { [D, GP] }>,
@@ -186,89 +223,20 @@ mod kernels {
                 Tile<f32, { [GP] }>,
             ) = unsafe {
                 attend_to_part::<A, KH, GP, D, BK, BT>(
-                    query, keys, values, tables, place, range, scale,
+                    query, keys, values, tables, place, range, blocks, scale, ready,
                 )
             };
+            let next: i32 = start + sharing * keys_cut[2];
+            // SAFETY: as above; behind the last part, its last block.
+            blocks = unsafe { blocks_of_step::<BT>(tables, place[0], next, keys_cut[1], length) };
             let row: Tile<i32, { [GP] }> = head_row + splat::<GP>(part);
             // SAFETY: there is room for `PARTS` parts of every head.
-            unsafe { scatter(largests, row, is_head, largest, ready) };
-            // SAFETY: as above.
-            unsafe { scatter(totals, row, is_head, total, ready) };
-            let offsets: Tile<i64, { [GP, D] }> = block_offsets(row, D, column);
-            let mask: Tile<bool, { [GP, D] }> = block_mask(is_head, always);
-            // SAFETY: as above.
-            unsafe { scatter_block(sums, offsets, mask, sum.transpose(), ready) };
+            unsafe {
+                store_part::<GP, D>(
+                    sums, largests, totals, row, is_head, sum, largest, total, ready,
+                )
+            };
         }
-    }
-
-    /// Grid: sequences, query heads. `SINKS`: the head's sink takes part.
-    #[cutile::entry(unchecked_accesses = true)]
-    pub unsafe fn add_parts<
-        A: ElementType,
-        const QH: i32,
-        const D: i32,
-        const BK: i32,
-        const PARTS: i32,
-        const PART_MIN: i32,
-        const SINKS: i32,
-        const PDL: i32,
-    >(
-        sums: *mut f32,
-        largests: *mut f32,
-        totals: *mut f32,
-        lengths: *mut i32,
-        sinks: *mut f32,
-        out: *mut A,
-        window: i32,
-    ) {
-        let (sequence, head, _): (i32, i32, i32) = get_tile_block_id();
-        // SAFETY: launched as its specification says, after whatever wrote the parts.
-        let ready: Token = unsafe { hand_over::<PDL>() };
-        // SAFETY: there is a length for each sequence.
-        let length: i32 = unsafe { load_i32(lengths, sequence, ready) };
-        let keys_cut: [i32; 4] = cut::<BK, PARTS, PART_MIN>(length, window);
-        let row: i32 = sequence * QH + head;
-        let part: Tile<i32, { [PARTS] }> = count_from::<PARTS>(0i32);
-        let is_part: Tile<bool, { [PARTS] }> = below(part, keys_cut[3]);
-        let at: Tile<i32, { [PARTS] }> = part + splat::<PARTS>(row * PARTS);
-        // SAFETY: every part in use was written.
-        let largest: Tile<f32, { [PARTS] }> =
-            unsafe { gather(largests, at, is_part, 0.0f32, ready) };
-        let largest: Tile<f32, { [PARTS] }> = select(is_part, largest, lowest::<PARTS>());
-        // SAFETY: as above.
-        let total: Tile<f32, { [PARTS] }> = unsafe { gather(totals, at, is_part, 0.0f32, ready) };
-        let column: Tile<i32, { [D] }> = count_from::<D>(0i32);
-        let always: Tile<bool, { [D] }> = constant(true, const_shape![D]);
-        let mask: Tile<bool, { [PARTS, D] }> = block_mask(is_part, always);
-        // SAFETY: as above.
-        let sum: Tile<f32, { [PARTS, D] }> =
-            unsafe { gather_block(sums, block_offsets(at, D, column), mask, ready) };
-        let nothing: Tile<f32, { [PARTS, D] }> = constant(0.0f32, const_shape![PARTS, D]);
-        let sum: Tile<f32, { [PARTS, D] }> = select(mask, sum, nothing);
-
-        let mut sink: Tile<f32, { [1] }> = lowest::<1>();
-        if SINKS == 1i32 {
-            // SAFETY: there is a sink for each head, which nobody writes.
-            let logit: Tile<f32, { [1] }> = unsafe { read(sinks, splat::<1>(head)) };
-            let log2_e: Tile<f32, { [1] }> = constant(1.442695f32, const_shape![1]);
-            sink = logit * log2_e;
-        }
-        let found: Tile<f32, { [1] }> = reduce_max(largest.reshape(const_shape![1, PARTS]), 1i32);
-        let top: Tile<f32, { [1] }> = finite::<1>(max_tile(found, sink));
-        let weight: Tile<f32, { [PARTS] }> =
-            exp2(largest - top.broadcast(const_shape![PARTS]), ftz::Disabled);
-        let seen: Tile<f32, { [1] }> =
-            reduce_sum((weight * total).reshape(const_shape![1, PARTS]), 1i32);
-        let denominator: Tile<f32, { [1] }> = seen + exp2(sink - top, ftz::Disabled);
-        let weight: Tile<f32, { [PARTS, 1] }> = weight.reshape(const_shape![PARTS, 1]);
-        let mean: Tile<f32, { [D] }> =
-            reduce_sum(sum * weight.broadcast(const_shape![PARTS, D]), 0i32);
-        let zero: Tile<f32, { [D] }> = constant(0.0f32, const_shape![D]);
-        let denominator: Tile<f32, { [D] }> = denominator.broadcast(const_shape![D]);
-        let mean: Tile<f32, { [D] }> = select(eq_tile(denominator, zero), zero, mean / denominator);
-        let mean: Tile<A, { [D] }> = convert_tile(mean);
-        // SAFETY: out has a row for each sequence.
-        unsafe { scatter(out, column + splat::<D>(row * D), always, mean, ready) };
     }
 }
 
@@ -313,9 +281,8 @@ impl DecodeWorkspace {
 #[derive(Debug, Clone)]
 pub struct DecodeAttention<A> {
     parts: Kernel,
-    sum: Kernel,
+    sum: DecodeSum<A>,
     shape: AttentionShape,
-    has_sinks: bool,
     element: PhantomData<A>,
 }
 
@@ -349,25 +316,26 @@ impl<A: HalfElement> DecodeAttention<A> {
             .warps(4)
             .occupancy(if head_dim == 128 { 4 } else { 2 })
             .programmatic();
-        let heads = [shape.query_heads, head_dim, cut[0], cut[1], cut[2], usize::from(has_sinks)];
-        let sum = spec("add_parts")
-            .generics(heads.map(|size| size as i32))
-            .pointers(["sums", "largests", "totals", "lengths", "sinks", "out"])
-            .warps(4)
-            .programmatic();
-        let (parts, sum) = (kernels.get(&parts)?, kernels.get(&sum)?);
-        Ok(Self { parts, sum, shape, has_sinks, element: PhantomData })
+        let (parts, sum) = (kernels.get(&parts)?, DecodeSum::load(kernels, shape, has_sinks)?);
+        Ok(Self { parts, sum, shape, element: PhantomData })
     }
 
-    /// Attends for one token of each sequence: `queries` and `out` are `[S, query_heads * D]`. The keys
-    /// and values of the new tokens are in the cache. A sequence of length 0 gives zeros.
+    /// Whether it can leave codes.
+    pub fn makes_codes(&self) -> bool {
+        self.sum.makes_codes()
+    }
+
+    /// Attends for one token of each sequence: `queries` are `[S, query_heads * D]`. The keys and values
+    /// of the new tokens are in the cache. A sequence of length 0 gives zeros. Lengths and tables are older
+    /// than every kernel that may still run.
     ///
     /// # Errors
     /// [`LayersError::Config`] for a window of 0, [`LayersError::Cuda`] when a slice is too short or a
     /// launch fails.
     ///
     /// # Panics
-    /// When there are sinks that were not asked for, or none that were.
+    /// When there are sinks that were not asked for, or none that were; when codes are wanted that it does
+    /// not [make](Self::makes_codes).
     pub fn launch(
         &self,
         stream: &Stream,
@@ -375,14 +343,13 @@ impl<A: HalfElement> DecodeAttention<A> {
         sequences: &SequenceSlices<'_>,
         parameters: &AttentionParameters<'_>,
         workspace: &mut DecodeWorkspace,
-        out: &mut DeviceSliceMut<'_, A>,
+        out: DecodeOut<'_, '_, A>,
     ) -> Result<(), LayersError> {
         let AttentionShape { query_heads, kv_heads, .. } = self.shape;
         let count = sequences.sequences;
         sequences.check()?;
         cache.check(&self.shape)?;
         queries.expect_len("queries", count * self.shape.query_width())?;
-        out.expect_len("the output of attention", count * self.shape.output_width())?;
         let rows = count * query_heads * parts_max(kv_heads);
         LayersError::check_shape("parts of attention", rows.max(workspace.rows), workspace.rows)?;
         let window = parameters.window()?;
@@ -403,22 +370,14 @@ impl<A: HalfElement> DecodeAttention<A> {
         // SAFETY: the arguments are the kernel's, with the lengths checked above; the caller vouches
         // for tables and lengths.
         unsafe { self.parts.launch(stream, [pairs, sharing, 1], arguments) }?;
-        let arguments = Arguments::new()
-            .slice(workspace.sums.slice())
-            .slice(workspace.largests.slice())
-            .slice(workspace.totals.slice())
-            .slice(sequences.lengths);
-        let arguments = match (self.has_sinks, parameters.sinks) {
-            (false, None) => arguments.no_slice(),
-            (true, Some(sinks)) => {
-                sinks.expect_len("the attention sinks", query_heads)?;
-                arguments.slice(sinks)
-            }
-            _ => panic!("this is a bug: sinks and their use must come together"),
+        let parts = Parts {
+            sums: workspace.sums.slice(),
+            largests: workspace.largests.slice(),
+            totals: workspace.totals.slice(),
+            lengths: sequences.lengths,
+            sinks: parameters.sinks,
+            window,
         };
-        let arguments = arguments.slice_mut(out).i32(window);
-        // SAFETY: as above.
-        unsafe { self.sum.launch(stream, [count, query_heads, 1], arguments) }?;
-        Ok(())
+        self.sum.launch(stream, count, parts, out)
     }
 }

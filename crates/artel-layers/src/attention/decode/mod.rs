@@ -11,6 +11,7 @@
 //! Sources: Dao et al., "Flash-Decoding", 2023; Milakov and Gimelshein, 2018.
 
 pub mod cuda;
+mod sum;
 
 /// Fewest keys of a part, but for the last.
 pub const PART_KEYS_MIN: usize = 128;

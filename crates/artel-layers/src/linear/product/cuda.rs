@@ -16,13 +16,16 @@ use artel_device::cuda::{
 };
 use artel_moe::grouped_gemm::prefill::cuda::HalfElement;
 use artel_moe::quant::BLOCK;
+use bytemuck::Pod;
 
 use super::super::cuda::{LinearNumbers, LinearRows, LinearShape, LinearWeight};
 use super::ProductTile;
+use super::ahead::cuda::ahead;
 use crate::LayersError;
 
 #[cutile::module]
 mod kernels {
+    use crate::linear::parts::cuda::part_code::*;
     use artel_moe::cuda::device_code::*;
     use cutile::core::*;
 
@@ -202,16 +205,15 @@ mod kernels {
         let (row, tile, _): (i32, i32, i32) = get_tile_block_id();
         let column: Tile<i32, { [C] }> = count_from::<C>(tile * C);
         let is_column: Tile<bool, { [C] }> = below(column, N);
-        let part: Tile<i32, { [PARTS] }> = iota(const_shape![PARTS]);
-        let stride: Tile<i32, { [PARTS] }> = broadcast_scalar(rows, const_shape![PARTS]);
-        let first: Tile<i32, { [PARTS] }> = broadcast_scalar(row, const_shape![PARTS]);
-        let always: Tile<bool, { [PARTS] }> = constant(true, const_shape![PARTS]);
-        let mask: Tile<bool, { [PARTS, C] }> = block_mask(always, is_column);
-        let offsets: Tile<i64, { [PARTS, C] }> = block_offsets(part * stride + first, N, column);
+        let mask: Tile<bool, { [1, C] }> = is_column.reshape(const_shape![1, C]);
+        let start: Tile<i32, { [1] }> = count_from::<1>(row);
+        let start: Tile<i64, { [1] }> = exti(start);
+        let width: Tile<i32, { [1] }> = broadcast_scalar(N, const_shape![1]);
+        let width: Tile<i64, { [1] }> = exti(width);
         // SAFETY: every part has the row.
-        let values: Tile<f32, { [PARTS, C] }> =
-            unsafe { gather_block(parts, offsets, mask, ready) };
-        let mut sum: Tile<f32, { [C] }> = reduce_sum(values, 0i32);
+        let sum: Tile<f32, { [1, C] }> =
+            unsafe { sum_parts::<1, C, PARTS, N>(parts, start * width, rows, column, mask, ready) };
+        let mut sum: Tile<f32, { [C] }> = sum.reshape(const_shape![C]);
         if BIAS == 1i32 {
             // SAFETY: the bias has `N` elements, which nobody writes.
             let bias: Tile<f32, { [C] }> =
@@ -261,6 +263,16 @@ impl<A: HalfElement> Product<A> {
         self.tile.rows
     }
 
+    /// Parts of its sums.
+    pub fn parts(&self) -> usize {
+        self.tile.parts
+    }
+
+    /// Rows of a part of `tokens` rows: whole tiles.
+    pub fn part_rows(&self, tokens: usize) -> usize {
+        tokens.next_multiple_of(self.tile.rows)
+    }
+
     /// Maps `tokens` rows to the first rows of `out`; `sums` has room for the sums of all parts of whole
     /// tiles, where there are several.
     ///
@@ -278,37 +290,69 @@ impl<A: HalfElement> Product<A> {
         out: &mut DeviceSliceMut<'_, A>,
     ) -> Result<(), LayersError> {
         let LinearShape { outputs, .. } = self.shape;
-        let ProductTile { rows: tile_rows, columns, parts, .. } = self.tile;
-        let row_tiles = tokens.div_ceil(tile_rows);
         out.expect_len("the output of a linear map", tokens * outputs)?;
-        let bias = self.bias(weight.bias)?;
-        let arguments = match &self.add {
-            None => Arguments::new().tensor_mut(out, &[tokens, outputs]),
-            Some(_) => {
-                let all_rows = parts * row_tiles * tile_rows;
-                sums.expect_len("sums of parts", all_rows * outputs)?;
-                Arguments::new().tensor_mut(sums, &[all_rows, outputs])
-            }
+        let Some(add) = &self.add else {
+            return self.multiply(stream, tokens, (rows, weight), out);
+        };
+        self.launch_parts(stream, tokens, (rows, weight), sums)?;
+        let arguments = Arguments::new().slice_mut(sums);
+        let arguments = match self.bias(weight.bias)? {
+            Some(bias) => arguments.slice(bias),
+            None => arguments.no_slice(),
+        };
+        let arguments = arguments.slice_mut(out).size(self.part_rows(tokens));
+        let grid = [tokens, outputs.div_ceil(ADD_COLUMNS), 1];
+        // SAFETY: the arguments are the kernel's, with the lengths checked here and by the product.
+        unsafe { add.launch(stream, grid, arguments) }?;
+        Ok(())
+    }
+
+    /// Leaves the sums of several parts, `[parts, part_rows, N]`, without the bias.
+    ///
+    /// # Errors
+    /// As [`launch`](Self::launch).
+    ///
+    /// # Panics
+    /// As there, and when there is one part.
+    pub fn launch_parts(
+        &self,
+        stream: &Stream,
+        tokens: usize,
+        operands: (LinearRows<'_, A>, LinearWeight<'_>),
+        sums: &mut DeviceSliceMut<'_, f32>,
+    ) -> Result<(), LayersError> {
+        assert!(self.add.is_some(), "this is a bug: a product that is not cut leaves no parts");
+        let numbers = self.tile.parts * self.part_rows(tokens) * self.shape.outputs;
+        sums.expect_len("sums of parts", numbers)?;
+        self.multiply(stream, tokens, operands, sums)
+    }
+
+    /// `out`: what the kernel makes, rows or sums of parts.
+    fn multiply<O: Pod>(
+        &self,
+        stream: &Stream,
+        tokens: usize,
+        (rows, weight): (LinearRows<'_, A>, LinearWeight<'_>),
+        out: &mut DeviceSliceMut<'_, O>,
+    ) -> Result<(), LayersError> {
+        let LinearShape { outputs, .. } = self.shape;
+        let ProductTile { rows: tile_rows, columns, parts, ahead, .. } = self.tile;
+        let row_tiles = tokens.div_ceil(tile_rows);
+        let out_rows = if parts > 1 { parts * row_tiles * tile_rows } else { tokens };
+        let arguments = match ahead {
+            true => Arguments::new().slice_mut(out),
+            false => Arguments::new().tensor_mut(out, &[out_rows, outputs]),
         };
         let arguments = self.operands(arguments, tokens, (rows, weight))?;
-        let arguments = match (&self.add, bias) {
-            (None, Some(bias)) => arguments.slice(bias),
+        let arguments = match self.bias(weight.bias)? {
+            _ if ahead => arguments.size(tokens),
+            Some(bias) if parts == 1 => arguments.slice(bias),
             _ => arguments.no_slice(),
         };
         let arguments = arguments.size(row_tiles).size(outputs);
         let grid = [outputs.div_ceil(columns), row_tiles, parts];
-        // SAFETY: the arguments are the kernel's, with the lengths checked above.
+        // SAFETY: the arguments are the kernel's, with the lengths checked here and by the caller.
         unsafe { self.multiply.launch(stream, grid, arguments) }?;
-        let Some(add) = &self.add else { return Ok(()) };
-        let arguments = Arguments::new().slice_mut(sums);
-        let arguments = match bias {
-            Some(bias) => arguments.slice(bias),
-            None => arguments.no_slice(),
-        };
-        let arguments = arguments.slice_mut(out).size(row_tiles * tile_rows);
-        let grid = [tokens, outputs.div_ceil(ADD_COLUMNS), 1];
-        // SAFETY: as above.
-        unsafe { add.launch(stream, grid, arguments) }?;
         Ok(())
     }
 
@@ -360,7 +404,7 @@ impl<A: HalfElement> Product<A> {
 
 fn multiply_spec(element: &str, shape: &LinearShape, tile: &ProductTile) -> KernelSpec {
     let LinearShape { outputs, inputs, numbers, bias } = *shape;
-    let ProductTile { rows, columns, depth, parts, warps, occupancy } = *tile;
+    let ProductTile { rows, columns, depth, parts, ahead: is_ahead, warps, occupancy } = *tile;
     // Parts begin at the same columns whatever the depth is, so that sums have the same bits.
     let steps = match parts {
         1 => inputs.div_ceil(depth),
@@ -370,7 +414,11 @@ fn multiply_spec(element: &str, shape: &LinearShape, tile: &ProductTile) -> Kern
     let bias = usize::from(bias && parts == 1);
     let spec =
         |entry| KernelSpec::new("linear/product", kernels::__module_ast_self, "kernels", entry);
+    let ahead = |entry| KernelSpec::new("linear/product", ahead::__module_ast_self, "ahead", entry);
     let spec = match numbers {
+        LinearNumbers::Plain if is_ahead => ahead("multiply_ahead")
+            .element(element)
+            .generics([rows, columns, depth, steps].map(|size| size as i32)),
         LinearNumbers::Plain => spec("multiply")
             .element(element)
             .element(result)
@@ -385,10 +433,12 @@ fn multiply_spec(element: &str, shape: &LinearShape, tile: &ProductTile) -> Kern
                 .needs(Architecture::Sm90)
         }
     };
-    spec.tensor("out", &[1, 1], &[outputs as i32, 1])
-        .tensor("x", &[1, 1], &[inputs as i32, 1])
+    let spec = match is_ahead {
+        true => spec.pointers(["out"]),
+        false => spec.tensor("out", &[1, 1], &[outputs as i32, 1]).pointers(["bias"]),
+    };
+    spec.tensor("x", &[1, 1], &[inputs as i32, 1])
         .tensor("w", &[1, 1], &[inputs as i32, 1])
-        .pointers(["bias"])
         .warps(warps)
         .occupancy(occupancy)
         .programmatic()

@@ -7,6 +7,7 @@
 /// two, and `REST` is `D - 2 P`.
 #[cutile::module]
 pub mod rope_code {
+    use crate::linear::parts::cuda::part_code::*;
     use artel_moe::cuda::device_code::*;
     use cutile::core::*;
 
@@ -37,6 +38,39 @@ pub mod rope_code {
         let values: Tile<f32, { [R, C] }> = convert_tile(values);
         let nothing: Tile<f32, { [R, C] }> = constant(0.0f32, const_shape![R, C]);
         select(mask, values, nothing)
+    }
+
+    /// Some columns of heads: of rows of `A`, or with `PARTS` above 1 the sums of so many parts of
+    /// `part_rows` rows of `N`, rounded to `A`.
+    unsafe fn load_heads<
+        A: ElementType,
+        const R: i32,
+        const C: i32,
+        const PARTS: i32,
+        const N: i32,
+    >(
+        input: *mut A,
+        sums: *mut f32,
+        part_rows: i32,
+        starts: Tile<i64, { [R] }>,
+        columns: Tile<i32, { [C] }>,
+        mask: Tile<bool, { [R, C] }>,
+        after: Token,
+    ) -> Tile<f32, { [R, C] }> {
+        let mut values: Tile<f32, { [R, C] }> = constant(0.0f32, const_shape![R, C]);
+        if PARTS > 1i32 {
+            // SAFETY: the caller vouches for starts and columns.
+            let sum: Tile<f32, { [R, C] }> = unsafe {
+                sum_parts::<R, C, PARTS, N>(sums, starts, part_rows, columns, mask, after)
+            };
+            let sum: Tile<A, { [R, C] }> = convert_tile(sum);
+            values = convert_tile(sum);
+        }
+        if PARTS == 1i32 {
+            // SAFETY: as above.
+            values = unsafe { load_columns(input, starts, columns, mask, after) };
+        }
+        values
     }
 
     fn offsets_at<const R: i32, const C: i32>(
@@ -131,6 +165,69 @@ pub mod rope_code {
         )
     }
 
+    /// Heads to turn: the first and the second of each pair and the rest, normalised with `NORM`.
+    unsafe fn load_normed<
+        A: ElementType,
+        const R: i32,
+        const D: i32,
+        const P: i32,
+        const C: i32,
+        const REST: i32,
+        const RC: i32,
+        const STYLE: i32,
+        const NORM: i32,
+        const PARTS: i32,
+        const N: i32,
+    >(
+        input: *mut A,
+        sums: *mut f32,
+        part_rows: i32,
+        weight: *mut f32,
+        starts: Tile<i64, { [R] }>,
+        is_row: Tile<bool, { [R] }>,
+        epsilon: f32,
+        after: Token,
+    ) -> (Tile<f32, { [R, C] }>, Tile<f32, { [R, C] }>, Tile<f32, { [R, RC] }>) {
+        let is_pair: Tile<bool, { [C] }> = below(count_from::<C>(0i32), P);
+        let first: Tile<i32, { [C] }> = pair_columns::<C, P, STYLE>(0i32);
+        let second: Tile<i32, { [C] }> = pair_columns::<C, P, STYLE>(1i32);
+        let rest: Tile<i32, { [RC] }> = count_from::<RC>(2i32 * P);
+        let is_rest: Tile<bool, { [RC] }> = below(rest, D);
+        let read: Tile<bool, { [R, C] }> = block_mask(is_row, is_pair);
+        // SAFETY: the caller vouches for the heads.
+        let mut a: Tile<f32, { [R, C] }> = unsafe {
+            load_heads::<A, R, C, PARTS, N>(input, sums, part_rows, starts, first, read, after)
+        };
+        // SAFETY: as above.
+        let mut b: Tile<f32, { [R, C] }> = unsafe {
+            load_heads::<A, R, C, PARTS, N>(input, sums, part_rows, starts, second, read, after)
+        };
+        let mut tail: Tile<f32, { [R, RC] }> = constant(0.0f32, const_shape![R, RC]);
+        if REST > 0i32 {
+            // SAFETY: as above.
+            tail = unsafe {
+                load_heads::<A, R, RC, PARTS, N>(
+                    input,
+                    sums,
+                    part_rows,
+                    starts,
+                    rest,
+                    block_mask(is_row, is_rest),
+                    after,
+                )
+            };
+        }
+        if NORM == 1i32 {
+            // SAFETY: the weight has `D` elements.
+            let (x, y, z): (Tile<f32, { [R, C] }>, Tile<f32, { [R, C] }>, Tile<f32, { [R, RC] }>) =
+                unsafe { normed::<R, C, RC, D, P, STYLE>(a, b, tail, weight, epsilon) };
+            a = x;
+            b = y;
+            tail = z;
+        }
+        (a, b, tail)
+    }
+
     /// Turns one head in each of `R` rows: from `source` to `target`, which say where heads start.
     pub unsafe fn turn_heads<
         A: ElementType,
@@ -142,8 +239,12 @@ pub mod rope_code {
         const RC: i32,
         const STYLE: i32,
         const NORM: i32,
+        const PARTS: i32,
+        const N: i32,
     >(
         input: *mut A,
+        sums: *mut f32,
+        part_rows: i32,
         out: *mut A,
         angles: *mut f32,
         weight: *mut f32,
@@ -160,27 +261,12 @@ pub mod rope_code {
         let is_rest: Tile<bool, { [RC] }> = below(rest, D);
         let read: Tile<bool, { [R, C] }> = block_mask(is_row[0], is_pair);
         let write: Tile<bool, { [R, C] }> = block_mask(is_row[1], is_pair);
-        // SAFETY: the caller vouches for the heads.
-        let mut a: Tile<f32, { [R, C] }> =
-            unsafe { load_columns(input, starts[0], first, read, after) };
-        // SAFETY: as above.
-        let mut b: Tile<f32, { [R, C] }> =
-            unsafe { load_columns(input, starts[0], second, read, after) };
-        let mut tail: Tile<f32, { [R, RC] }> = constant(0.0f32, const_shape![R, RC]);
-        if REST > 0i32 {
-            // SAFETY: as above.
-            tail = unsafe {
-                load_columns(input, starts[0], rest, block_mask(is_row[0], is_rest), after)
-            };
-        }
-        if NORM == 1i32 {
-            // SAFETY: the weight has `D` elements.
-            let (x, y, z): (Tile<f32, { [R, C] }>, Tile<f32, { [R, C] }>, Tile<f32, { [R, RC] }>) =
-                unsafe { normed::<R, C, RC, D, P, STYLE>(a, b, tail, weight, epsilon) };
-            a = x;
-            b = y;
-            tail = z;
-        }
+        // SAFETY: the caller vouches for the heads and for `D` weights.
+        let (a, b, tail): (Tile<f32, { [R, C] }>, Tile<f32, { [R, C] }>, Tile<f32, { [R, RC] }>) = unsafe {
+            load_normed::<A, R, D, P, C, REST, RC, STYLE, NORM, PARTS, N>(
+                input, sums, part_rows, weight, starts[0], is_row[0], epsilon, after,
+            )
+        };
         let from: Tile<i64, { [R] }> = token_starts::<R>(token, 2i32 * P);
         let cosines: Tile<i32, { [C] }> = count_from::<C>(0i32);
         let sines: Tile<i32, { [C] }> = count_from::<C>(P);
@@ -220,8 +306,17 @@ pub mod rope_code {
     }
 
     /// Values as they are, `R` rows of one head each.
-    pub unsafe fn copy_heads<A: ElementType, const R: i32, const D: i32, const DC: i32>(
+    pub unsafe fn copy_heads<
+        A: ElementType,
+        const R: i32,
+        const D: i32,
+        const DC: i32,
+        const PARTS: i32,
+        const N: i32,
+    >(
         input: *mut A,
+        sums: *mut f32,
+        part_rows: i32,
         out: *mut A,
         from: Tile<i64, { [R] }>,
         to: Tile<i64, { [R] }>,
@@ -231,8 +326,10 @@ pub mod rope_code {
         let column: Tile<i32, { [DC] }> = count_from::<DC>(0i32);
         let mask: Tile<bool, { [R, DC] }> = block_mask(is_row, below(column, D));
         // SAFETY: the caller vouches for the heads.
-        let values: Tile<A, { [R, DC] }> =
-            unsafe { gather_block(input, offsets_at(from, column), mask, after) };
+        let values: Tile<f32, { [R, DC] }> = unsafe {
+            load_heads::<A, R, DC, PARTS, N>(input, sums, part_rows, from, column, mask, after)
+        };
+        let values: Tile<A, { [R, DC] }> = convert_tile(values);
         // SAFETY: as above.
         unsafe { scatter_block(out, offsets_at(to, column), mask, values, after) };
     }
@@ -254,8 +351,12 @@ pub mod rope_code {
         const HB: i32,
         const R: i32,
         const BT: i32,
+        const PARTS: i32,
+        const N: i32,
     >(
         input: *mut A,
+        sums: *mut f32,
+        part_rows: i32,
         keys: *mut A,
         values: *mut A,
         angles: *mut f32,
@@ -273,14 +374,16 @@ pub mod rope_code {
         // Head `first` of keys and values one after the other.
         let start: Tile<i32, { [R] }> = broadcast_scalar(first, const_shape![R]);
         let from: Tile<i32, { [R] }> = broadcast_scalar(QH, const_shape![R]);
-        let row: Tile<i64, { [R] }> = token_starts::<R>(token, (QH + 2i32 * KH) * D)
-            + token_starts::<R>(within + start + from, D);
+        let row: Tile<i64, { [R] }> =
+            token_starts::<R>(token, N) + token_starts::<R>(within + start + from, D);
         if first < KH {
             let to: Tile<i64, { [R] }> = cache_starts::<R, D, KH, BT>(slot, within + start);
             // SAFETY: slots lie inside the cache.
             unsafe {
-                turn_heads::<A, R, D, P, C, REST, RC, STYLE, NORM>(
+                turn_heads::<A, R, D, P, C, REST, RC, STYLE, NORM, PARTS, N>(
                     input,
+                    sums,
+                    part_rows,
                     keys,
                     angles,
                     weight,
@@ -295,7 +398,11 @@ pub mod rope_code {
             let start: Tile<i32, { [R] }> = broadcast_scalar(first - KH, const_shape![R]);
             let to: Tile<i64, { [R] }> = cache_starts::<R, D, KH, BT>(slot, within + start);
             // SAFETY: as above.
-            unsafe { copy_heads::<A, R, D, DC>(input, values, row, to, is_row[1], ready) };
+            unsafe {
+                copy_heads::<A, R, D, DC, PARTS, N>(
+                    input, sums, part_rows, values, row, to, is_row[1], ready,
+                )
+            };
         }
     }
 
@@ -325,9 +432,12 @@ pub mod rope_code {
         const STYLE: i32,
         const NORM: i32,
         const QH: i32,
-        const KH: i32,
+        const PARTS: i32,
+        const N: i32,
     >(
         input: *mut A,
+        sums: *mut f32,
+        part_rows: i32,
         queries: *mut A,
         angles: *mut f32,
         weight: *mut f32,
@@ -340,14 +450,15 @@ pub mod rope_code {
     ) {
         let start: Tile<i32, { [R] }> = broadcast_scalar(first, const_shape![R]);
         let at: Tile<i64, { [R] }> = token_starts::<R>(within + start, D);
-        let from: Tile<i64, { [R] }> = token_starts::<R>(token, (QH + 2i32 * KH) * D) + at;
+        let from: Tile<i64, { [R] }> = token_starts::<R>(token, N) + at;
         let to: Tile<i64, { [R] }> = token_starts::<R>(token, QH * D) + at;
         let starts: [Tile<i64, { [R] }>; 2] = [from, to];
         let is_row: [Tile<bool, { [R] }>; 2] = [is_token, is_token];
         // SAFETY: the caller vouches for the rows.
         unsafe {
-            turn_heads::<A, R, D, P, C, REST, RC, STYLE, NORM>(
-                input, queries, angles, weight, starts, token, is_row, epsilon, ready,
+            turn_heads::<A, R, D, P, C, REST, RC, STYLE, NORM, PARTS, N>(
+                input, sums, part_rows, queries, angles, weight, starts, token, is_row, epsilon,
+                ready,
             )
         };
     }

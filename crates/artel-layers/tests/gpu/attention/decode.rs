@@ -3,8 +3,10 @@
 use artel_gpu_test::{Case, Gpu};
 use artel_layers::LayersError;
 use artel_layers::attention::cuda::CacheSlices;
-use artel_layers::attention::decode::cuda::{DecodeAttention, DecodeWorkspace};
+use artel_layers::attention::decode::cuda::{DecodeAttention, DecodeOut, DecodeWorkspace};
 use artel_moe::grouped_gemm::prefill::cuda::HalfElement;
+use artel_moe::quant::activations::cuda::{QuantizedRows, ScaleLayout};
+use artel_moe::quant::activations::{Granularity, ScaleBounds, reference as quantized};
 use half::{bf16, f16};
 
 use super::{Layer, Paged, Sequence, layer, layers, parameters, sequences};
@@ -66,15 +68,32 @@ fn run<A: HalfElement>(
     let mut out = gpu.poisoned::<A>(count * layer.shape.output_width());
     let mut workspace = DecodeWorkspace::new(gpu.stream.context(), &layer.shape, count)?;
     let cache = CacheSlices { keys: keys.slice_mut(), values: values.slice_mut() };
-    attention.launch(
-        &gpu.stream,
-        (queries.slice(), &cache),
-        &sequences(&tables, &lengths, [table_stride, count]),
-        &parameters(layer, &sinks),
-        &mut workspace,
-        &mut out.slice_mut(),
-    )?;
-    Ok(gpu.download(&out))
+    let sequences = sequences(&tables, &lengths, [table_stride, count]);
+    let (operands, parameters) = ((queries.slice(), &cache), parameters(layer, &sinks));
+    let (stream, rows) = (&gpu.stream, &mut out.slice_mut());
+    let rows = DecodeOut::Rows(rows);
+    attention.launch(stream, operands, &sequences, &parameters, &mut workspace, rows)?;
+    let out = gpu.download(&out);
+    if attention.makes_codes() {
+        let (width, groups) = (layer.shape.output_width(), layer.shape.query_heads);
+        let (mut codes, mut scales) =
+            (gpu.poisoned::<u8>(count * width), gpu.poisoned::<f32>(count * groups));
+        let mut quantized = QuantizedRows {
+            codes: codes.slice_mut(),
+            scales: scales.slice_mut(),
+            layout: ScaleLayout::ByGroup { rows: count },
+            bounds: ScaleBounds::HIDDEN,
+        };
+        let rows = DecodeOut::Codes(&mut quantized);
+        attention.launch(stream, operands, &sequences, &parameters, &mut workspace, rows)?;
+        let (expected, expected_scales) = quantized::quantize(Granularity::Groups, width, &out);
+        assert_eq!(gpu.download(&codes), expected, "codes of the rows");
+        let scales = gpu.download(&scales);
+        for (index, expected) in expected_scales.iter().enumerate() {
+            assert_eq!(scales[index % groups * count + index / groups], *expected, "{index}");
+        }
+    }
+    Ok(out)
 }
 
 fn check<A: HalfElement>(layer: &Layer, queries: &[A], all: &[Sequence<A>], found: &[A]) {

@@ -52,43 +52,79 @@ mod kernels {
         let first_expert: i32 = get_tile_block_id().0 * BE;
         let part: i32 = get_tile_block_id().1;
         let first_token: i32 = get_tile_block_id().2 * BT;
+        let first: i32 = part * STEPS * BK;
+        // The first weights are under way while the kernel before ends.
+        // SAFETY: rows below `LOGITS`, columns of this part. Nobody writes weights.
+        let w: Tile<W, { [BE, BK] }> = unsafe {
+            load_rows::<W, BE, BK, HIDDEN>(
+                weight,
+                first_expert,
+                LOGITS,
+                first,
+                new_token_unordered(),
+            )
+        };
         // SAFETY: launched as its specification says.
         let ready: Token = unsafe { hand_over::<PDL>() };
-        let mut sum: Tile<f32, { [BT, BE] }> = constant(0.0f32, const_shape![BT, BE]);
-        for step in 0i32..STEPS {
-            let first: i32 = (part * STEPS + step) * BK;
-            // SAFETY: rows below `LOGITS`, columns of this part. Weights need not wait.
-            let w: Tile<W, { [BE, BK] }> = unsafe {
-                load_rows::<W, BE, BK, HIDDEN>(
-                    weight,
-                    first_expert,
-                    LOGITS,
-                    first,
-                    new_token_unordered(),
-                )
-            };
-            // SAFETY: rows below `tokens`, columns of this part.
-            let x: Tile<bf16, { [BT, BK] }> = unsafe {
-                load_rows::<bf16, BT, BK, HIDDEN>(hidden, first_token, tokens, first, ready)
-            };
-            if EXACT == 1i32 {
-                let w: Tile<f32, { [BE, BK] }> = convert_tile(w);
-                let high: Tile<bf16, { [BE, BK] }> = convert_tile(w);
-                let rest: Tile<f32, { [BE, BK] }> = w - widen::<BE, BK>(high);
-                let middle: Tile<bf16, { [BE, BK] }> = convert_tile(rest);
-                let rest: Tile<f32, { [BE, BK] }> = rest - widen::<BE, BK>(middle);
-                let low: Tile<bf16, { [BE, BK] }> = convert_tile(rest);
-                sum = mmaf(x, low.transpose(), sum);
-                sum = mmaf(x, middle.transpose(), sum);
-                sum = mmaf(x, high.transpose(), sum);
-            } else {
-                let w: Tile<bf16, { [BE, BK] }> = convert_tile(w);
-                sum = mmaf(x, w.transpose(), sum);
+        // SAFETY: rows below `tokens`, columns of this part.
+        let x: Tile<bf16, { [BT, BK] }> =
+            unsafe { load_rows::<bf16, BT, BK, HIDDEN>(hidden, first_token, tokens, first, ready) };
+        let zero: Tile<f32, { [BT, BE] }> = constant(0.0f32, const_shape![BT, BE]);
+        let mut sum: Tile<f32, { [BT, BE] }> = add_product::<W, BT, BE, BK, EXACT>(x, w, zero);
+        if STEPS > 1i32 {
+            for step in 1i32..STEPS {
+                let next: i32 = first + step * BK;
+                // SAFETY: as above.
+                let w: Tile<W, { [BE, BK] }> = unsafe {
+                    load_rows::<W, BE, BK, HIDDEN>(
+                        weight,
+                        first_expert,
+                        LOGITS,
+                        next,
+                        new_token_unordered(),
+                    )
+                };
+                // SAFETY: as above.
+                let x: Tile<bf16, { [BT, BK] }> = unsafe {
+                    load_rows::<bf16, BT, BK, HIDDEN>(hidden, first_token, tokens, next, ready)
+                };
+                sum = add_product::<W, BT, BE, BK, EXACT>(x, w, sum);
             }
         }
         // SAFETY: the masks keep to the part of `tokens` rows of `LOGITS` elements.
         unsafe { store_part::<BT, BE, LOGITS, HAS_BIAS>(parts, bias, sum, tokens, ready) };
     }
+
+    /// `sum` and the product of rows and weights.
+    fn add_product<
+        W: ElementType,
+        const BT: i32,
+        const BE: i32,
+        const BK: i32,
+        const EXACT: i32,
+    >(
+        x: Tile<bf16, { [BT, BK] }>,
+        w: Tile<W, { [BE, BK] }>,
+        sum: Tile<f32, { [BT, BE] }>,
+    ) -> Tile<f32, { [BT, BE] }> {
+        let mut sum: Tile<f32, { [BT, BE] }> = sum;
+        if EXACT == 1i32 {
+            let w: Tile<f32, { [BE, BK] }> = convert_tile(w);
+            let high: Tile<bf16, { [BE, BK] }> = convert_tile(w);
+            let rest: Tile<f32, { [BE, BK] }> = w - widen::<BE, BK>(high);
+            let middle: Tile<bf16, { [BE, BK] }> = convert_tile(rest);
+            let rest: Tile<f32, { [BE, BK] }> = rest - widen::<BE, BK>(middle);
+            let low: Tile<bf16, { [BE, BK] }> = convert_tile(rest);
+            sum = mmaf(x, low.transpose(), sum);
+            sum = mmaf(x, middle.transpose(), sum);
+            sum = mmaf(x, high.transpose(), sum);
+        } else {
+            let w: Tile<bf16, { [BE, BK] }> = convert_tile(w);
+            sum = mmaf(x, w.transpose(), sum);
+        }
+        sum
+    }
+
     /// Rows from `first_row` up to `rows` and columns from `first` on of a matrix of `HIDDEN`
     /// columns; anything in rows beyond, which no stored sum depends on.
     unsafe fn load_rows<E: ElementType, const ROWS: i32, const BK: i32, const HIDDEN: i32>(
@@ -211,11 +247,16 @@ const BLOCK_EXPERTS: [usize; 2] = [16, 64];
 /// rows; rows without a token are not loaded.
 const BLOCK_TOKENS: usize = 64;
 
-/// What `H` must be a multiple of: the columns that a block multiplies at a time.
-const STEP: usize = 64;
+/// What `H` must be a multiple of.
+const STEP_MIN: usize = 64;
 
-/// Most blocks: one for each multiprocessor, or two where float32 weights make its work longer.
-const BLOCKS_MAX: [usize; 2] = [128, 256];
+/// Columns that a block multiplies at a time.
+fn step(hidden_size: usize) -> usize {
+    if hidden_size.is_multiple_of(2 * STEP_MIN) { 2 * STEP_MIN } else { STEP_MIN }
+}
+
+/// Most blocks: two for each multiprocessor.
+const BLOCKS_MAX: usize = 256;
 
 /// What the gate reads, beside what routing does.
 #[derive(Debug)]
@@ -274,18 +315,18 @@ impl<W: GateElement> GateRoute<W> {
         (hidden_size, has_bias): (usize, bool),
         tokens_max: usize,
     ) -> Result<Self, MoeError> {
-        if hidden_size == 0 || !hidden_size.is_multiple_of(STEP) {
+        if hidden_size == 0 || !hidden_size.is_multiple_of(STEP_MIN) {
             return Err(MoeError::config("hidden_size", hidden_size, "a multiple of 64 on a GPU"));
         }
-        let logits = config.num_logits();
+        let (logits, step) = (config.num_logits(), step(hidden_size));
         let mut cuts: Vec<Cut> = Vec::new();
         let mut tokens = BLOCK_TOKENS;
         while cuts.last().is_none_or(|last| last.tokens_max < tokens_max) {
             let block_experts = BLOCK_EXPERTS[usize::from(tokens > NARROW_TOKENS_MAX)];
-            let blocks = BLOCKS_MAX[usize::from(W::IS_WIDE)] / (tokens / BLOCK_TOKENS);
+            let blocks = BLOCKS_MAX / (tokens / BLOCK_TOKENS);
             let wanted = blocks.div_ceil(logits.div_ceil(block_experts));
-            let parts = parts(hidden_size / STEP, wanted);
-            let sizes = [BLOCK_TOKENS, block_experts, STEP, hidden_size / STEP / parts];
+            let parts = parts(hidden_size / step, wanted);
+            let sizes = [BLOCK_TOKENS, block_experts, step, hidden_size / step / parts];
             let spec = Self::spec(sizes, [hidden_size, logits], has_bias);
             let (gate, route) = (kernels.get(&spec)?, Route::load_parts(kernels, config, parts)?);
             let is_last = parts == 1 && tokens > NARROW_TOKENS_MAX;

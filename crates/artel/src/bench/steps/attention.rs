@@ -4,14 +4,14 @@ use anyhow::Result;
 use artel_device::cuda::{DeviceBuffer, Kernels, Stream};
 use artel_layers::attention::BLOCK_TOKENS;
 use artel_layers::attention::cuda::{AttentionParameters, CacheSlices, SequenceSlices};
-use artel_layers::attention::decode::cuda::{DecodeAttention, DecodeWorkspace};
+use artel_layers::attention::decode::cuda::{DecodeAttention, DecodeOut, DecodeWorkspace};
 use artel_layers::attention::prefill::cuda::{
     PrefillAttention, PrefillForm, PrefillOut, TileSlices,
 };
 use artel_layers::attention::prefill::tiles;
 use artel_layers::linear::cuda::LinearNumbers;
 use artel_layers::rope::RopeStyle;
-use artel_layers::rope::cuda::{HeadNorm, RotateAndCache, RotateInputs, RotateShape};
+use artel_layers::rope::cuda::{HeadNorm, RotateAndCache, RotateInputs, RotateRows, RotateShape};
 use half::bf16;
 
 use super::Floor;
@@ -37,6 +37,7 @@ impl AttentionSteps {
             rotary_dim: shape.rotary_dim,
             style: RopeStyle::NeoX,
             norm: HeadNorm::ByHead { epsilon: 1e-6 },
+            parts: 1,
         };
         Ok(Self {
             shape,
@@ -70,7 +71,7 @@ impl AttentionSteps {
         let mut cache = Cache::new(stream, &self.shape, [1, tokens])?;
         let times = times(stream, |stream, _| {
             let inputs = RotateInputs {
-                rows: rows.slice(),
+                rows: RotateRows::Whole(rows.slice()),
                 tokens,
                 angles: angles.slice(),
                 norm_weights: Some([weight.slice(); 2]),
@@ -107,8 +108,9 @@ impl AttentionSteps {
                 sequences,
             };
             let operands = (queries.slice(), &cache.slices());
-            let out = &mut out.slice_mut();
-            self.decode.launch(stream, operands, &sequences, &PARAMETERS, &mut workspace, out)
+            let (out, workspace) = (&mut out.slice_mut(), &mut workspace);
+            let out = DecodeOut::Rows(out);
+            self.decode.launch(stream, operands, &sequences, &PARAMETERS, workspace, out)
         })?;
         let step = format!("{} attention, decode over {context}", self.shape.name);
         report(&step, sequences, Floor::bytes(bytes), &times);

@@ -8,7 +8,7 @@ use artel_layers::attention::AttentionShape;
 use artel_layers::linear::cuda::{
     Linear, LinearNumbers, LinearRows, LinearShape, LinearWeight, LinearWorkspace,
 };
-use artel_layers::rms_norm::cuda::{NormRows, Normalize, Residual};
+use artel_layers::rms_norm::cuda::{Delta, NormRows, Normalize, Residual};
 use half::bf16;
 
 use super::attention::AttentionSteps;
@@ -165,7 +165,7 @@ impl ShapeSteps {
         let weight = upload(stream, &noise(hidden))?;
         let mut out = DeviceBuffer::<bf16>::zeroed(stream.context(), tokens * hidden)?;
         let times = times(stream, |stream, _| {
-            let (hidden, delta) = (residual.slice_mut(), Some(delta.slice()));
+            let (hidden, delta) = (residual.slice_mut(), Delta::Rows(delta.slice()));
             let rows = NormRows { hidden, delta, weight: weight.slice(), tokens };
             self.norm.launch(stream, &rows, &mut out.slice_mut())
         })?;

@@ -1,0 +1,3 @@
+//! The parts of attention added up: the second launch of a step.
+
+pub mod cuda;

@@ -1,0 +1,3 @@
+//! Products of few rows that begin to read their weights while the kernels before end.
+
+pub mod cuda;

@@ -1,0 +1,3 @@
+//! Device code that all norms share.
+
+pub mod cuda;

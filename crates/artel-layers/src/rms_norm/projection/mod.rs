@@ -1,0 +1,3 @@
+//! RMS norm of the queries and keys of a joint projection that comes in parts.
+
+pub mod cuda;
