@@ -115,6 +115,15 @@ fn rows_in_parts<A: Element>(tokens: usize, shape: &RotateShape) -> (Vec<A>, Vec
     (rows, parts)
 }
 
+/// Every seventh token is not kept, one lies behind the cache, the others go backwards.
+fn slot(token: usize, blocks: usize) -> i32 {
+    match token % 7 {
+        3 => -1,
+        5 => (blocks * BLOCK_TOKENS + token) as i32,
+        _ => (blocks * BLOCK_TOKENS - 1 - token) as i32,
+    }
+}
+
 fn check<A: Element>(
     gpu: &Gpu,
     (rope, angles, rotate): (&Rope, &RopeAngles, &RotateAndCache<A>),
@@ -126,13 +135,7 @@ fn check<A: Element>(
     let (rows, parts) = rows_in_parts::<A>(tokens, &shape);
     let weights = [numbers::<f32>(head_dim, 12), numbers::<f32>(head_dim, 13)];
     let blocks = tokens.div_ceil(BLOCK_TOKENS) + 2;
-    // Every seventh token is not kept, one lies behind the cache, the others go backwards.
-    let slot = |token: usize| match token % 7 {
-        3 => -1,
-        5 => (blocks * BLOCK_TOKENS + token) as i32,
-        _ => (blocks * BLOCK_TOKENS - 1 - token) as i32,
-    };
-    let slots: Vec<i32> = (0..tokens).map(slot).collect();
+    let slots: Vec<i32> = (0..tokens).map(|token| slot(token, blocks)).collect();
 
     let on_device = gpu.upload(&positions.iter().map(|&at| at as i32).collect::<Vec<_>>());
     let frequencies = gpu.upload(rope.inverse_frequencies());

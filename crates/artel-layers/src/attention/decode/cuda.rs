@@ -192,8 +192,7 @@ mod kernels {
     ) {
         let (pair, first_part, _): (i32, i32, i32) = get_tile_block_id();
         let sharing: i32 = get_num_tile_blocks().1;
-        let sequence: i32 = pair / KH;
-        let head: i32 = pair - sequence * KH;
+        let (sequence, head): (i32, i32) = (pair / KH, pair - pair / KH * KH);
         // SAFETY: what it reads before it waits is older than every kernel that may still run.
         let early: Token = unsafe { release::<PDL>() };
         // SAFETY: there is a length for each sequence.
@@ -209,9 +208,8 @@ mod kernels {
         // SAFETY: there is a row of queries for each sequence.
         let query: Tile<A, { [D, GP] }> =
             unsafe { load_queries::<A, KH, G, GP, D>(queries, sequence, head, ready) };
-        let number: Tile<i32, { [GP] }> = count_from::<GP>(0i32);
-        let is_head: Tile<bool, { [GP] }> = below(number, G);
-        let head_row: Tile<i32, { [GP] }> = (number + splat::<GP>(pair * G)) * splat::<GP>(PARTS);
+        let is_head: Tile<bool, { [GP] }> = below(count_from::<GP>(0i32), G);
+        let head_row: Tile<i32, { [GP] }> = count_from::<GP>(pair * G) * splat::<GP>(PARTS);
         for turn in 0i32..ceil_div(max(keys_cut[3] - first_part, 0i32), sharing) {
             let part: i32 = first_part + turn * sharing;
             let start: i32 = keys_cut[0] + part * keys_cut[2];
