@@ -81,9 +81,10 @@ pub(super) fn tile_limit([rows, columns]: [usize; 2], features_in: usize) -> [us
 /// From so many rows on, tiles are as tall as the registers hold.
 const MANY_ROWS: usize = 64;
 
-/// Columns of FP8 that the matrix units sum in the first product before the sum goes on in float32. They
-/// align products to the largest and drop what lies some 13 bits below: over 128 columns that moves
-/// 1.2 % of the codes to which the activation is quantised, over 64 columns 0.7 %.
+/// Columns of FP8 that the first product of the aligned form sums before the sum goes on in float32. The
+/// matrix units align products to the largest and drop what lies some 13 bits below: over 128 columns
+/// that moves 1.2 % of the codes to which the activation is quantised, over 64 columns 0.7 %. Small
+/// batches wait for weights in any case; the other forms would lose 5 to 15 % of their speed.
 const EXACT_DEPTH: usize = 64;
 
 /// More columns than a tile has.
@@ -211,12 +212,6 @@ impl DecodeTile {
             Self::new([rows, columns.min(limit[0]), depth.min(limit[1]), warps, occupancy])
         };
         [fit(tiles[0], limits[0]), fit(tiles[1], limits[1])]
-    }
-
-    /// Columns of FP8 that the matrix units of the direct form's first product sum at once.
-    #[cfg(feature = "cuda")]
-    pub(super) fn exact_depth(&self) -> usize {
-        self.depth.min(EXACT_DEPTH)
     }
 
     /// The two powers of two that its rows are the sum of, the larger first; none where they are one

@@ -96,9 +96,8 @@ impl PrefillTile {
             (RowScales::None, _) => {
                 &[[128, 256, 64, 8, 1], [128, 128, 64, 4, 2], [64, 256, 64, 4, 1]]
             }
-            // What is quantised next is summed in parts.
             (RowScales::Groups, _) if form == PrefillForm::SiluAndMultiply => {
-                &[[128, 128, 64, 8, 1], [64, 128, 64, 4, 2]]
+                &[[128, 128, 128, 8, 1], [64, 128, 128, 4, 2]]
             }
             (RowScales::Groups, Some([rows, columns])) if rows % 128 != 0 || columns % 128 != 0 => {
                 &[[64, 64, 128, 4, 3], [64, 64, 64, 4, 3], [64, 32, 64, 4, 3]]
@@ -190,7 +189,7 @@ impl PrefillTile {
             (RowScales::None, _, 2) => &[(4, 4), (2, 4), (3, 4)],
             (RowScales::None, ..) => &[(4, 4), (2, 4), (1, 4)],
             // Gate and up of a tile.
-            (_, 64, 2) if self.columns < 128 => &[(4, 1), (2, 1), (3, 1)],
+            (_, 64, 2) if self.columns < 128 => &[(2, 1), (3, 1)],
             (_, 64, 2) => &[(3, 4), (2, 1)],
             (_, 64, _) => &[(3, 1)],
             _ => &[(4, 1), (3, 1), (2, 1)],

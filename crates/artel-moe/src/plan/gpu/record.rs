@@ -12,8 +12,13 @@ use super::work::ExpertsShape;
 use crate::MoeError;
 
 /// Records that come with the program, as files under `tuning/`.
-pub(super) const BUNDLED: [&str; 2] = [
+pub(super) const BUNDLED: [&str; 7] = [
     include_str!("../../../tuning/sm_90/m2.5-tp2-fp8.json"),
+    include_str!("../../../tuning/sm_90/m2.5-tp2-int4.json"),
+    include_str!("../../../tuning/sm_90/m2.5-tp2-int8-w8a16.json"),
+    include_str!("../../../tuning/sm_90/m2.5-tp2-int8-w8a8.json"),
+    include_str!("../../../tuning/sm_90/m2.5-tp2-mxfp4.json"),
+    include_str!("../../../tuning/sm_90/m2.5-tp2-nvfp4.json"),
     include_str!("../../../tuning/sm_90/qwen3-30b-bf16.json"),
 ];
 

@@ -251,7 +251,7 @@ fn form_constants(shape: &DecodeShape, form: DirectForm) -> [i32; 5] {
 fn first_spec<A: Element>(shape: &DecodeShape, form: DirectForm, tile: DecodeTile) -> KernelSpec {
     let [hidden, inner] = [shape.hidden_size, shape.intermediate_size].map(constant);
     let [rows, columns, depth] = [tile.rows, tile.columns, tile.depth].map(constant);
-    let sizes = [rows, 2 * columns, columns, depth];
+    let sizes = [rows, 2 * columns, columns, depth, inner, hidden];
     let weights = [2 * inner * hidden, inner * hidden, hidden, 1];
     let spec = match shape.numbers {
         WeightNumbers::Plain => KernelSpec::new(
@@ -262,7 +262,6 @@ fn first_spec<A: Element>(shape: &DecodeShape, form: DirectForm, tile: DecodeTil
         )
         .element(A::NAME)
         .generics(sizes)
-        .generics([inner, hidden])
         .pointers(["out", "ids"]),
         WeightNumbers::Fp8Blocks { w13, .. } => KernelSpec::new(
             "grouped_gemm/direct_gate_up",
@@ -271,7 +270,6 @@ fn first_spec<A: Element>(shape: &DecodeShape, form: DirectForm, tile: DecodeTil
             "direct_first",
         )
         .generics(sizes)
-        .generics([constant(tile.exact_depth()), inner, hidden])
         .generics(w13.map(constant))
         .pointers(["out", "w_scales", "ids"])
         .tensor("x_scales", &[1, 1], &[rows, 1]),

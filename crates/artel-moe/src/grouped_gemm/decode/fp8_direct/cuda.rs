@@ -14,15 +14,13 @@ pub mod fp8_direct {
 
     /// `w[expert, .., columns] . x[rows of one block]`, scaled: `[BN, BM]`. A weight tile has `HB` rows
     /// of each of `PARTS` parts, which have `N` rows each; `SR` rows and `SC` columns share a scale. `place` is
-    /// expert, column tile and row block. Scales of all `K` come last. The matrix units sum `HK` columns,
-    /// which divide `BK`.
+    /// expert, column tile and row block. Scales of all `K` come last.
     pub unsafe fn scaled_product<
         const BM: i32,
         const BN: i32,
         const PARTS: i32,
         const HB: i32,
         const BK: i32,
-        const HK: i32,
         const N: i32,
         const K: i32,
         const SR: i32,
@@ -35,9 +33,9 @@ pub mod fp8_direct {
         place: [i32; 3],
         after: Token,
     ) -> Tile<f32, { [BN, BM] }> {
-        let weights: Partition<f8e4m3fn, { [1, PARTS, HB, HK] }> =
-            w.partition(const_shape![1, PARTS, HB, HK]);
-        let rows: Partition<f8e4m3fn, { [BM, HK] }> = x.partition(const_shape![BM, HK]);
+        let weights: Partition<f8e4m3fn, { [1, PARTS, HB, BK] }> =
+            w.partition(const_shape![1, PARTS, HB, BK]);
+        let rows: Partition<f8e4m3fn, { [BM, BK] }> = x.partition(const_shape![BM, BK]);
         let scales: Partition<f32, { [1, BM] }> = x_scales.partition(const_shape![1, BM]);
         let row: i32 = place[0] * ceil_div(PARTS * N, SR);
         let feature: i32 = place[1] * HB;
@@ -46,19 +44,14 @@ pub mod fp8_direct {
         let mut sum: Tile<f32, { [BN, BM] }> = constant(0.0f32, const_shape![BN, BM]);
         let zero: Tile<f32, { [BN, BM] }> = constant(0.0f32, const_shape![BN, BM]);
         for k in 0i32..ceil_div(K, BK) {
-            let mut product: Tile<f32, { [BN, BM] }> = constant(0.0f32, const_shape![BN, BM]);
-            for part in 0i32..BK / HK {
-                let at: i32 = k * (BK / HK) + part;
-                let wk: Tile<f8e4m3fn, { [1, PARTS, HB, HK] }> =
-                    weights.load([place[0], 0i32, place[1], at]);
-                let wk: Tile<f8e4m3fn, { [BN, HK] }> = wk.reshape(const_shape![BN, HK]);
-                let xk: Tile<f8e4m3fn, { [BM, HK] }> = rows.load([place[2], at]);
-                let xk: Tile<f8e4m3fn, { [HK, BM] }> = xk.transpose();
-                // SAFETY: every part begins with a fresh accumulator and is added in float32.
-                let summed: Tile<f32, { [BN, BM] }> =
-                    unsafe { mmaf_with_fast_acc(wk, xk, zero, fast_acc::Enabled) };
-                product = product + summed;
-            }
+            let wk: Tile<f8e4m3fn, { [1, PARTS, HB, BK] }> =
+                weights.load([place[0], 0i32, place[1], k]);
+            let wk: Tile<f8e4m3fn, { [BN, BK] }> = wk.reshape(const_shape![BN, BK]);
+            let xk: Tile<f8e4m3fn, { [BM, BK] }> = rows.load([place[2], k]);
+            let xk: Tile<f8e4m3fn, { [BK, BM] }> = xk.transpose();
+            // SAFETY: every step begins with a fresh accumulator and is added in float32.
+            let product: Tile<f32, { [BN, BM] }> =
+                unsafe { mmaf_with_fast_acc(wk, xk, zero, fast_acc::Enabled) };
             if SC >= K {
                 sum = sum + product;
             } else {
@@ -93,7 +86,6 @@ pub mod fp8_direct {
         const BN: i32,
         const HB: i32,
         const BK: i32,
-        const HK: i32,
         const I: i32,
         const K: i32,
         const SR: i32,
@@ -129,7 +121,7 @@ pub mod fp8_direct {
             let place: [i32; 3] = [expert, column, 0i32];
             // SAFETY: expert, columns and scales are inside the weights.
             let sum: Tile<f32, { [BN, BM] }> = unsafe {
-                scaled_product::<BM, BN, 2, HB, BK, HK, I, K, SR, SC>(
+                scaled_product::<BM, BN, 2, HB, BK, I, K, SR, SC>(
                     w, x, x_scales, w_scales, place, early,
                 )
             };
@@ -161,7 +153,7 @@ pub mod fp8_direct {
     ) -> Tile<A, { [BM, BN] }> {
         // SAFETY: the caller vouches for the place.
         let sum: Tile<f32, { [BN, BM] }> = unsafe {
-            scaled_product::<BM, BN, 1, BN, BK, BK, H, I, SR, SC>(
+            scaled_product::<BM, BN, 1, BN, BK, H, I, SR, SC>(
                 w, x, x_scales, w_scales, place, early,
             )
         };
