@@ -295,7 +295,7 @@ const HEADS_MAX: usize = 4;
 pub enum DecodeOut<'a, 'b, A: HalfElement> {
     /// Rows `[S, query_heads * D]`.
     Rows(&'a mut DeviceSliceMut<'b, A>),
-    /// Their codes, a scale for a head: [`DecodeSum::makes_codes`].
+    /// Their codes, a scale for a head: see `DecodeSum::makes_codes`.
     Codes(&'a mut QuantizedRows<'b>),
 }
 
