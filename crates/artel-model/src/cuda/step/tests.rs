@@ -95,12 +95,12 @@ fn long_prompts_have_several_tiles_and_all_logits_on_demand() {
     };
     let mut words = vec![0; layout.words()];
     let step = layout.write(&[long], 0, &mut words).expect("a step within limits");
-    assert_eq!((step.tiles, step.logits), (3, LogitsRows::Every));
+    assert_eq!((step.tiles, step.logits), (5, LogitsRows::Every));
     let one = SequenceInput { tokens: &tokens[..1], logits_of: LogitsOf::Nothing, ..long };
     let step = layout.write(&[long, one], 0, &mut words).expect("a step within limits");
-    assert_eq!((step.tiles, step.logits), (3, LogitsRows::Listed(290)));
+    assert_eq!((step.tiles, step.logits), (5, LogitsRows::Listed(290)));
     let tiles = layout.section(StepSection::TileRows).start;
-    assert_eq!(words[tiles..tiles + 3], [257, 129, 1], "behind the decoded row");
+    assert_eq!(words[tiles..tiles + 5], [257, 193, 129, 65, 1], "behind the decoded row");
     let empty = layout.write(&[], 0, &mut words).expect("a step without sequences");
     assert_eq!((empty.tokens, empty.logits_rows()), (0, 0));
 }
