@@ -10,8 +10,12 @@ use anyhow::Result;
 use artel_engine::{Engine, EngineConfig, Runner};
 use artel_model::{Checkpoint, Model, Tokenizer};
 use artel_moe::plan::gpu::GpuCeilings;
+#[cfg(not(feature = "cuda"))]
+use artel_moe::plan::gpu::{ExpertsShape, GpuPlan, TOKENS_PER_STEP, TuningRecord};
 
 use crate::cli::{ComputeArgs, Device, ModelArgs};
+#[cfg(not(feature = "cuda"))]
+use crate::shapes::NamedLayer;
 use crate::{ranks, source};
 
 /// Tokens of a step on a GPU, unless the user wants otherwise: enough to keep it busy.
@@ -75,6 +79,47 @@ pub fn ceilings(args: &ComputeArgs) -> Result<Option<GpuCeilings>> {
         Device::Cpu => Ok(None),
         Device::Cuda(ordinal) => ceilings_of_gpu(ordinal),
     }
+}
+
+/// A GPU of this machine.
+#[derive(Debug, Clone)]
+pub struct GpuState {
+    /// Its number.
+    pub ordinal: usize,
+    /// What it is sold as.
+    pub name: String,
+    /// Whose kernels it runs.
+    pub architecture: String,
+    /// Bytes that nobody uses.
+    pub free: u64,
+    /// Bytes of its memory.
+    pub total: u64,
+}
+
+#[cfg(feature = "cuda")]
+pub use gpu::{experts_plan, state as gpu_state};
+
+/// GPU number `ordinal`.
+///
+/// # Errors
+/// Always: there is no GPU support.
+#[cfg(not(feature = "cuda"))]
+pub fn gpu_state(ordinal: usize) -> Result<GpuState> {
+    Err(crate::commands::without_gpu_support(&format!("--device cuda:{ordinal}")))
+}
+
+/// What serves which batch size of a layer on a GPU of `architecture`, as far as a program without
+/// kernels can say: it does not see which measured times are of other kernels.
+///
+/// # Errors
+/// When that GPU has no kernels for the layer.
+#[cfg(not(feature = "cuda"))]
+pub fn experts_plan(architecture: &str, layer: &NamedLayer) -> Result<GpuPlan> {
+    let gpu = GpuCeilings::of_architecture(architecture);
+    let gpu = gpu.expect("this is a bug: an architecture without ceilings");
+    let shape = ExpertsShape::of(&layer.config, layer.format);
+    let record = TuningRecord::bundled(gpu.architecture, &shape)?;
+    Ok(GpuPlan::new(gpu, &layer.config, layer.format, record.as_ref(), TOKENS_PER_STEP)?)
 }
 
 #[cfg(feature = "cuda")]

@@ -354,6 +354,12 @@ fn kernels_are_packed_where_gpu_support_is_built_in_and_elsewhere_it_is_named() 
 fn inspect_plans_for_a_gpu_without_one() {
     let plan = succeed(&["inspect", "--arch", "sm_90"]);
     assert!(plan.contains("GPU plan: experts in bf16 on sm_90"), "{plan}");
+    assert_eq!(plan, succeed(&["inspect", "--device", "cuda", "--arch", "sm_90"]));
+    let errors = fail(&["inspect", "--device", "cuda:999"], 1);
+    let expected = if cfg!(feature = "cuda") { "cannot be opened" } else { "--features cuda" };
+    assert!(errors.contains("--arch NAME plans") && errors.contains(expected), "{errors}");
+    let errors = fail(&["inspect", "--tensor-parallel", "2"], 1);
+    assert!(errors.contains("--tensor-parallel 2 is for"), "{errors}");
     let errors = fail(&["inspect", "--arch", "sm_80", "--format", "fp8"], 1);
     assert!(errors.contains("must be bf16 or f16 on sm_80"), "{errors}");
     let errors = fail(&["inspect", "--arch", "sm_90", "--tensor-parallel", "3"], 1);

@@ -198,11 +198,14 @@ pub struct InspectArgs {
     /// Sequences at that length
     #[arg(long, value_name = "N", default_value_t = 1)]
     pub sequences: usize,
-    /// Also show how a GPU of this architecture would compute the experts
+    /// What would compute: cpu, cuda or cuda:N, whose memory is then asked for
+    #[arg(long, default_value = "cpu", value_name = "DEVICE")]
+    pub device: Device,
+    /// Also show how a GPU of this architecture would compute the experts; needs no GPU
     #[arg(long, value_enum, value_name = "ARCH")]
     pub arch: Option<GpuArchitecture>,
-    /// GPUs that share every expert, for --arch
-    #[arg(long, value_name = "N", default_value = "1", requires = "arch")]
+    /// GPUs that share every expert, for --arch and --device cuda
+    #[arg(long, value_name = "N", default_value = "1")]
     pub tensor_parallel: std::num::NonZeroUsize,
 }
 

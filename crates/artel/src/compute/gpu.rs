@@ -8,11 +8,13 @@ use anyhow::{Context as _, Result, ensure};
 use artel_device::cuda::{Compiler, Context, KernelPack, Kernels};
 use artel_engine::{CudaRunner, CudaRunnerKernels, EngineConfig};
 use artel_model::Model;
-use artel_moe::plan::gpu::GpuCeilings;
+use artel_moe::cuda::shipped;
+use artel_moe::plan::gpu::{GpuCeilings, GpuPlan};
 use indicatif::HumanBytes;
 
-use super::Subject;
+use super::{GpuState, Subject};
 use crate::cli::{DeviceArgs, RankArgs};
+use crate::shapes::NamedLayer;
 use crate::source;
 
 /// The pack that is looked for beside the program.
@@ -61,6 +63,31 @@ pub fn runner(
         started.elapsed().as_secs_f64()
     );
     Ok((model, runner))
+}
+
+/// GPU number `ordinal`.
+///
+/// # Errors
+/// When there is no such GPU.
+pub fn state(ordinal: usize) -> Result<GpuState> {
+    let context = Context::new(ordinal)
+        .with_context(|| format!("--device cuda:{ordinal} cannot be opened"))?;
+    let (free, total) = context.memory()?;
+    Ok(GpuState {
+        ordinal,
+        name: context.name()?,
+        architecture: context.architecture().to_string(),
+        free: free as u64,
+        total: total as u64,
+    })
+}
+
+/// What serves which batch size of a layer on a GPU of `architecture`.
+///
+/// # Errors
+/// When that GPU has no kernels for the layer.
+pub fn experts_plan(architecture: &str, layer: &NamedLayer) -> Result<GpuPlan> {
+    Ok(shipped::plan(architecture.parse()?, &layer.config, layer.format)?)
 }
 
 /// What GPU number `ordinal` can do at most, where that is known.
