@@ -274,6 +274,32 @@ fn chats_take_prompts_of_files_and_servers_need_not_count() {
 }
 
 #[test]
+fn malformed_requests_go_beside_the_others_and_are_not_counted_as_theirs() {
+    let mock = Mock::start(Behaviour::default());
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("run.json");
+    let save = ["--save-result", "--result-filename", path.to_str().unwrap()];
+    let asked = ["--malformed-rate", "0.25", "--malformed-rounds", "3"];
+    let report = report(&mock, &[&SMALL[..], &asked, &save].concat());
+    // The good requests of three rounds beside malformed ones.
+    assert_eq!(number(&report, "Successful requests:"), 36.0);
+    assert_eq!(number(&report, "Rounds:"), 3.0);
+    let ratio = number(&report, "P99 ITL with / without:");
+    assert!(ratio > 0.0, "{report}");
+    assert!(number(&report, "unknown model: HTTP 404:") > 0.0, "{report}");
+    let result = json(&path);
+    assert_eq!((&result["num_prompts"], &result["completed"]), (&12.into(), &36.into()));
+    assert_eq!(result["malformed"]["rounds_p99_itl_ms"].as_array().unwrap().len(), 3);
+    let answers = result["malformed"]["answers"].as_object().unwrap();
+    let count = |answers: &Value| answers.as_object().unwrap().values().map(count_of).sum::<u64>();
+    assert_eq!(answers.values().map(count).sum::<u64>(), 12, "{answers:?}");
+}
+
+fn count_of(value: &Value) -> u64 {
+    value.as_u64().unwrap()
+}
+
+#[test]
 fn a_thousand_requests_at_a_time_lose_nothing() {
     rlimit::increase_nofile_limit(8192).unwrap();
     let pace = Duration::from_millis(200);
@@ -332,6 +358,9 @@ fn what_cannot_be_measured_is_said_before_anything_is_sent() {
     assert!(refused(&broken).contains("bad.jsonl, line 2: not JSON"));
     assert!(refused(&["--request-rate", "0"]).contains("--request-rate 0 is not positive"));
     assert!(refused(&["--metric-percentiles", "101"]).contains("between 0 and 100"));
+    assert!(
+        refused(&["--malformed-rate", "1"]).contains("--malformed-rate 1 is not between 0 and 1")
+    );
     assert!(refused(&["--plot", "run.png"]).contains("SVG"));
     assert!(refused(&["--skip-tokenizer-init"]).contains("tokenizer"));
     assert!(

@@ -6,6 +6,7 @@ pub mod arrivals;
 pub mod client;
 mod inside;
 mod load;
+pub mod malformed;
 pub mod metrics;
 mod plot;
 mod report;
@@ -27,6 +28,7 @@ use self::arrivals::Rate;
 use self::client::{Client, Request, RequestFields, ServedModel, Target};
 use self::inside::{Inside, Reading};
 use self::load::{Load, Run};
+use self::malformed::{Comparison, Malformed};
 use self::metrics::{Summary, Wanted};
 use self::report::Setting;
 use self::result::{Record, Save};
@@ -83,6 +85,8 @@ pub struct Config {
     pub burstiness: f64,
     /// How many run at the same time at most.
     pub concurrency: Option<usize>,
+    /// Bad requests whose effect on the others is measured.
+    pub malformed: Option<Malformed>,
     /// What is computed.
     pub wanted: Wanted,
     /// Name of the run.
@@ -120,23 +124,45 @@ async fn measure(config: &Config) -> Result<()> {
         TokenizerChoice::Find(folder) => Some(tokenizer::find(folder.as_deref(), &model)?),
         TokenizerChoice::None => None,
     };
-    let prompts = dataset::load(&config.dataset, texts.as_ref())?;
+    let runs = config.malformed.map_or(1, |malformed| malformed.runs());
+    let dataset = Dataset { count: config.dataset.count * runs, ..config.dataset.clone() };
+    let prompts = dataset::load(&dataset, texts.as_ref())?;
     tell(config, &prompts);
     let mut random = ChaCha8Rng::seed_from_u64(config.dataset.seed);
     random.set_stream(ARRIVALS_STREAM);
     let requests = requests(config, &client, &model, &prompts.measured, &mut random);
     let warmups = self::requests(config, &client, &model, &prompts.warmups, &mut random);
-    let times = arrivals::schedule(config.rate, config.burstiness, requests.len(), &mut random)?;
+    let count = requests.len() / runs;
+    ensure!(count > 0, "{} prompts are too few for {runs} runs", requests.len());
+    let times = arrivals::schedule(config.rate, config.burstiness, count, &mut random)?;
     prepare(config, &client, &requests[0], warmups).await?;
     eprintln!("Starting main benchmark run...");
     let before = reading(&client).await;
     let bar = load::progress_bar(requests.len(), config.progress);
     let load = Load { requests, times, rate: config.rate, concurrency: config.concurrency };
-    let run = load::run(&client, load, &bar).await;
+    let (run, beside) = match config.malformed {
+        None => {
+            let run = load::run(&client, load, &bar).await;
+            let inside = before.zip(reading(&client).await);
+            let inside = inside.and_then(|(before, after)| Inside::between(&before, &after));
+            (run, Beside { inside, malformed: None })
+        }
+        Some(wanted) => {
+            let (run, found) = malformed::compare(&client, wanted, &load, &mut random, &bar).await;
+            (run, Beside { inside: None, malformed: Some(found) })
+        }
+    };
     bar.finish_and_clear();
-    let inside = before.zip(reading(&client).await);
-    let inside = inside.and_then(|(before, after)| Inside::between(&before, &after));
-    conclude(config, &model, texts.as_ref(), &run, inside.as_ref())
+    conclude(config, &model, texts.as_ref(), &run, &beside)
+}
+
+/// What is known besides what the requests saw.
+#[derive(Debug, Default)]
+pub struct Beside {
+    /// What the server told of the run.
+    inside: Option<Inside>,
+    /// What malformed requests cost.
+    malformed: Option<Comparison>,
 }
 
 /// The report, the result and the picture.
@@ -145,7 +171,7 @@ fn conclude(
     model: &ServedModel,
     texts: Option<&Texts>,
     run: &Run,
-    inside: Option<&Inside>,
+    beside: &Beside,
 ) -> Result<()> {
     let counted = run.outcomes.iter().filter(|outcome| outcome.succeeded());
     let tokens_known =
@@ -159,7 +185,7 @@ fn conclude(
         Rate::RampUp { .. } => f64::INFINITY,
     };
     let setting = Setting { concurrency: config.concurrency, request_rate, tokens_known };
-    print!("{}", report::text(&summary, &setting, inside));
+    print!("{}", report::text(&summary, &setting, beside));
     if config.save.wanted {
         let path = result::save(&Record {
             config,
@@ -168,7 +194,7 @@ fn conclude(
             run,
             output_tokens: &tokens,
             summary: &summary,
-            inside,
+            beside,
             now: chrono::Utc::now(),
         })?;
         eprintln!("Result: {}", path.display());

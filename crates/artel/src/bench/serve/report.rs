@@ -2,6 +2,7 @@
 
 use std::fmt::Write;
 
+use super::Beside;
 use super::inside::Inside;
 use super::metrics::Summary;
 
@@ -19,7 +20,7 @@ pub struct Setting {
 }
 
 /// The whole report, with a line end after the last line.
-pub fn text(summary: &Summary, setting: &Setting, inside: Option<&Inside>) -> String {
+pub fn text(summary: &Summary, setting: &Setting, beside: &Beside) -> String {
     let mut report = Report::default();
     report.title(" Serving Benchmark Result ", '=');
     report.integer("Successful requests:", summary.completed);
@@ -48,8 +49,12 @@ pub fn text(summary: &Summary, setting: &Setting, inside: Option<&Inside>) -> St
         report.float("Total token throughput (tok/s):", summary.total_throughput());
     }
     report.measures(summary);
-    if let Some(inside) = inside {
+    if let Some(inside) = &beside.inside {
         report.inside(inside, summary.duration);
+    }
+    if let Some(malformed) = &beside.malformed {
+        report.title("Malformed Requests", '-');
+        malformed.lines().iter().for_each(|(label, value)| report.float(label, *value));
     }
     report.title("", '=');
     report.0
@@ -169,7 +174,7 @@ P99 TPOT (ms):                           20.13
 P99.9 TPOT (ms):                         1234.50   
 ==================================================
 ";
-        assert_eq!(text(&summary(), &SETTING, None), expected);
+        assert_eq!(text(&summary(), &SETTING, &Beside::default()), expected);
     }
 
     #[test]
@@ -189,7 +194,7 @@ Request goodput (req/s):                 3.00
 Peak concurrent requests:                64.00     
 ==================================================
 ";
-        assert_eq!(text(&summary, &setting, None), expected);
+        assert_eq!(text(&summary, &setting, &Beside::default()), expected);
     }
 
     #[test]
@@ -200,7 +205,8 @@ Peak concurrent requests:                64.00
             step_seconds: vec![("schedule".to_owned(), 0.04), ("run".to_owned(), 3.56)],
             layers: [("0".to_owned(), layer)].into(),
         };
-        let found = text(&Summary { measures: Vec::new(), ..summary() }, &SETTING, Some(&inside));
+        let beside = Beside { inside: Some(inside), malformed: None };
+        let found = text(&Summary { measures: Vec::new(), ..summary() }, &SETTING, &beside);
         let expected = "\
 ----------------Inside the Server-----------------
 Engine steps:                            40        

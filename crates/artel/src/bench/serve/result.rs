@@ -7,12 +7,12 @@ use anyhow::{Context, Result};
 use chrono::{DateTime, Utc};
 use serde_json::{Map, Value, json};
 
-use super::Config;
 use super::arrivals::Rate;
 use super::inside::Inside;
 use super::load::Run;
 use super::metrics::Summary;
 use super::report::percentile_name;
+use super::{Beside, Config};
 use crate::record;
 
 /// Where and how the result is kept.
@@ -47,8 +47,8 @@ pub struct Record<'a> {
     pub output_tokens: &'a [usize],
     /// The numbers.
     pub summary: &'a Summary,
-    /// What the server told.
-    pub inside: Option<&'a Inside>,
+    /// What is known besides.
+    pub beside: &'a Beside,
     /// When the run ended.
     pub now: DateTime<Utc>,
 }
@@ -136,8 +136,11 @@ pub fn value(record: &Record<'_>) -> Value {
             set(&format!("p{}", percentile_name(*percent)), *value);
         }
     }
-    if let Some(inside) = record.inside {
+    if let Some(inside) = &record.beside.inside {
         fields.insert("artel".to_owned(), artel(inside, summary.duration));
+    }
+    if let Some(malformed) = &record.beside.malformed {
+        fields.insert("malformed".to_owned(), malformed.json());
     }
     fields.into()
 }

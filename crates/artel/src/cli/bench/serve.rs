@@ -102,6 +102,13 @@ pub struct TrafficArgs {
     /// Requests before the measurement
     #[arg(long, value_name = "N", default_value_t = 0)]
     pub num_warmups: usize,
+    /// Send the load without and with this share of malformed requests among it, in turns, and tell
+    /// what they do to the gaps between tokens of the others
+    #[arg(long, value_name = "SHARE", conflicts_with = "ramp_up_strategy")]
+    pub malformed_rate: Option<f64>,
+    /// How often, for --malformed-rate
+    #[arg(long, value_name = "N", default_value = "4", requires = "malformed_rate")]
+    pub malformed_rounds: std::num::NonZeroUsize,
     /// Raise the request rate over the run
     #[arg(
         long,

@@ -8,6 +8,7 @@ use serde_json::{Map, Value};
 use super::dataset::{Format, dataset};
 use crate::bench::serve::arrivals::{RampUp, Rate};
 use crate::bench::serve::client::{Backend, RequestFields, Target};
+use crate::bench::serve::malformed::Malformed;
 use crate::bench::serve::metrics::{Measure, Objective, Wanted};
 use crate::bench::serve::result::Save;
 use crate::bench::serve::{self, Config, ModelNames, TokenizerChoice};
@@ -51,6 +52,7 @@ fn config(args: &BenchServeArgs) -> anyhow::Result<Config> {
         fields: fields(&args.sampling, args.dataset.dataset_name),
         rate,
         burstiness: traffic.burstiness,
+        malformed: malformed(traffic)?,
         concurrency: traffic.max_concurrency.map(usize::from),
         wanted: wanted(report, traffic)?,
         label: report.label.clone(),
@@ -93,6 +95,13 @@ fn rate(args: &TrafficArgs) -> anyhow::Result<Rate> {
         RampUpArg::Exponential => RampUp::Exponential,
     };
     Ok(Rate::RampUp { strategy, start: f64::from(start.get()), end: f64::from(end.get()) })
+}
+
+fn malformed(args: &TrafficArgs) -> anyhow::Result<Option<Malformed>> {
+    let Some(share) = args.malformed_rate else { return Ok(None) };
+    let allowed = share > 0.0 && share < 1.0;
+    ensure!(allowed, "--malformed-rate {share} is not between 0 and 1");
+    Ok(Some(Malformed { share, rounds: args.malformed_rounds.get() }))
 }
 
 fn fields(args: &ServeSamplingArgs, dataset: DatasetArg) -> RequestFields {
