@@ -5,6 +5,7 @@ mod cpu;
 mod eplb;
 mod formats;
 mod gpu;
+mod malformed;
 mod serving;
 mod small_steps;
 
@@ -25,7 +26,7 @@ const COLORS: [RGBColor; 6] = [
 ];
 
 /// Writes `docs/cpu-layer.*` and, from what there is of it, `docs/gpu-layer*`, `docs/gpu-serving.md`,
-/// `docs/formats.md` and `docs/eplb*`. Gives back a sentence for every measurement that is missing.
+/// `docs/malformed.md`, `docs/formats.md` and `docs/eplb*`. Gives back a sentence for every measurement that is missing.
 ///
 /// # Errors
 /// When the record of the CPU is missing, a record is malformed, or `docs/` cannot be written.
@@ -33,6 +34,7 @@ pub fn make(root: &Path) -> anyhow::Result<Vec<String>> {
     cpu::make(root)?;
     let mut missing = gpu::make(root)?;
     missing.extend(serving::make(root)?);
+    missing.extend(malformed::make(root)?);
     missing.extend(formats::make(root)?);
     missing.extend(eplb::make(root)?);
     Ok(missing)

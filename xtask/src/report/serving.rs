@@ -18,7 +18,6 @@ const COMMAND: &str = "artel bench latency benches/models/NAME --load-format dum
 /// A run of `artel bench latency` on a GPU: one model, several batch sizes.
 #[derive(Debug, Deserialize)]
 struct Record {
-    model: String,
     format: String,
     commit: String,
     date: String,
@@ -96,10 +95,10 @@ fn records(folder: &Path) -> anyhow::Result<Vec<(String, Record)>> {
 
 fn section(name: &str, record: &Record) -> String {
     let mut text = format!(
-        "\n## {name}\n\n`{}`, {}.\n\n| sequences | first token ms | floor ms | share | token ms | floor \
+        "\n## {name}\n\n`benches/models/{name}`, {}.\n\n| sequences | first token ms | floor ms | share | token ms | floor \
          ms | share | tokens/s | host ms | experts read a layer |\n|---:|---:|---:|---:|---:|---:|---:|\
          ---:|---:|---:|\n",
-        record.model, record.format
+        record.format
     );
     for Batch { batch_size, steps } in &record.batches {
         let Steps { times, first_token_floor_seconds, decode_step_floor_seconds } = steps;
