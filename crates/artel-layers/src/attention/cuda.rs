@@ -67,11 +67,11 @@ pub mod attention_code {
         values
     }
 
-    /// Some rows of `D` elements, all of which exist, of fewer than 2^31. No token, as above.
-    pub unsafe fn read_rows<E: ElementType, const B: i32, const D: i32>(
+    /// Where the elements of rows of `D` lie, of fewer than 2^31.
+    fn rows_at<E: ElementType, const B: i32, const D: i32>(
         base: *mut E,
         rows: Tile<i32, { [B] }>,
-    ) -> Tile<E, { [B, D] }> {
+    ) -> PointerTile<*mut E, { [B, D] }> {
         let start: Tile<i32, { [B] }> = rows * splat::<B>(D);
         let pointer: PointerTile<*mut E, { [] }> = pointer_to_tile(base);
         let pointer: PointerTile<*mut E, { [1] }> = pointer.reshape(const_shape![1]);
@@ -83,10 +83,18 @@ pub mod attention_code {
         let column: Tile<i32, { [1, D] }> = column.reshape(const_shape![1, D]);
         let column: Tile<i32, { [B, D] }> = column.broadcast(const_shape![B, D]);
         let pointer: PointerTile<*mut E, { [B, D] }> = pointer.offset_tile(column);
+        pointer
+    }
+
+    /// Some rows of `D` elements, all of which exist. No token, as above.
+    pub unsafe fn read_rows<E: ElementType, const B: i32, const D: i32>(
+        base: *mut E,
+        rows: Tile<i32, { [B] }>,
+    ) -> Tile<E, { [B, D] }> {
         // SAFETY: the caller vouches for the rows.
         let (values, _read): (Tile<E, { [B, D] }>, Token) = unsafe {
             load_ptr_tko(
-                pointer,
+                rows_at::<E, B, D>(base, rows),
                 ordering::Weak,
                 None::<scope::TileBlock>,
                 None,
@@ -104,21 +112,10 @@ pub mod attention_code {
         rows: Tile<i32, { [B] }>,
         after: Token,
     ) -> Tile<E, { [B, D] }> {
-        let start: Tile<i32, { [B] }> = rows * splat::<B>(D);
-        let pointer: PointerTile<*mut E, { [] }> = pointer_to_tile(base);
-        let pointer: PointerTile<*mut E, { [1] }> = pointer.reshape(const_shape![1]);
-        let pointer: PointerTile<*mut E, { [B] }> = pointer.broadcast(const_shape![B]);
-        let pointer: PointerTile<*mut E, { [B] }> = pointer.offset_tile(start);
-        let pointer: PointerTile<*mut E, { [B, 1] }> = pointer.reshape(const_shape![B, 1]);
-        let pointer: PointerTile<*mut E, { [B, D] }> = pointer.broadcast(const_shape![B, D]);
-        let column: Tile<i32, { [D] }> = iota(const_shape![D]);
-        let column: Tile<i32, { [1, D] }> = column.reshape(const_shape![1, D]);
-        let column: Tile<i32, { [B, D] }> = column.broadcast(const_shape![B, D]);
-        let pointer: PointerTile<*mut E, { [B, D] }> = pointer.offset_tile(column);
         // SAFETY: the caller vouches for the rows.
         let (values, _read): (Tile<E, { [B, D] }>, Token) = unsafe {
             load_ptr_tko(
-                pointer,
+                rows_at::<E, B, D>(base, rows),
                 ordering::Weak,
                 None::<scope::TileBlock>,
                 None,

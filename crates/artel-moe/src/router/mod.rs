@@ -39,6 +39,8 @@ pub use config::{
 };
 pub use gate::Gate;
 
+use std::ops::Range;
+
 use crate::{MoeError, quant::Element};
 
 /// What routing decides: for each token its `K` experts and their weights.
@@ -56,6 +58,16 @@ impl TopK {
     /// Number of tokens, `T`.
     pub fn tokens(&self) -> usize {
         self.ids.len().checked_div(self.top_k).unwrap_or(0)
+    }
+
+    /// What some of the tokens chose.
+    ///
+    /// # Panics
+    /// When the range does not lie inside the tokens.
+    pub fn of_tokens(&self, tokens: Range<usize>) -> Self {
+        let pairs = tokens.start * self.top_k..tokens.end * self.top_k;
+        let (ids, weights) = (self.ids[pairs.clone()].to_vec(), self.weights[pairs].to_vec());
+        Self { ids, weights, top_k: self.top_k }
     }
 
     /// Makes room for `tokens` rows of `top_k` slots; keeps the capacity. Old values remain

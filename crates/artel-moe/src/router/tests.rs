@@ -328,3 +328,13 @@ fn a_warm_output_is_not_reallocated() {
     addresses.dedup();
     assert_eq!(addresses.len(), 1);
 }
+
+#[test]
+fn some_tokens_are_cut_out_with_their_weights() {
+    let topk = TopK { ids: vec![4, 2, 0, 1, 3, -1], weights: vec![0.5; 6], top_k: 2 };
+    let some = topk.of_tokens(1..3);
+    assert_eq!((&some.ids[..], some.tokens()), (&[0, 1, 3, -1][..], 2));
+    assert_eq!((some.weights.len(), some.top_k), (4, 2));
+    assert_eq!(topk.of_tokens(3..3).tokens(), 0);
+    assert_eq!(topk.of_tokens(0..3), topk);
+}

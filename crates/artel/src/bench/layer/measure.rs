@@ -154,15 +154,9 @@ fn time(options: &Options, shape: &LayerShape, layers: &Layers, tokens: usize) -
 
 /// `|out - definition| / |definition|` over the first tokens of a batch.
 fn compare(layer: &AnyMoeLayer, hidden_states: &[f32], topk: &TopK, out: &[f32]) -> Result<f64> {
-    let sizes = layer.config().shape();
-    let (hidden_size, top_k) = (sizes.hidden_size, sizes.top_k);
+    let hidden_size = layer.config().shape().hidden_size;
     let of_token = |token: usize| -> Result<[f64; 2]> {
-        let (row, pairs) = (token * hidden_size, token * top_k);
-        let topk = TopK {
-            ids: topk.ids[pairs..pairs + top_k].to_vec(),
-            weights: topk.weights[pairs..pairs + top_k].to_vec(),
-            top_k,
-        };
+        let (row, topk) = (token * hidden_size, topk.of_tokens(token..token + 1));
         let expected = layer.experts_reference(&hidden_states[row..row + hidden_size], &topk)?;
         Ok(expected.iter().zip(&out[row..]).fold([0.0; 2], |[error, norm], (expected, &found)| {
             [error + (expected - f64::from(found)).powi(2), norm + expected.powi(2)]

@@ -116,7 +116,7 @@ impl<F: GemmFormat<Activation: HalfElement>> Trial<F> {
             let hidden_states: Vec<F::Activation> =
                 floats.par_iter().map(|x| Element::from_f32(x * 16.0)).collect();
             if expected.len() < CHECKED_STEPS {
-                let last = last_tokens(&topk, tokens.min(checked));
+                let last = topk.of_tokens(tokens - tokens.min(checked)..tokens);
                 let from = hidden_states.len() - tokens.min(checked) * hidden_size;
                 expected.push(reference.fused_experts_reference(&hidden_states[from..], &last)?);
             }
@@ -228,10 +228,4 @@ fn routed(simulator: &mut Simulator, tokens: usize, top_k: usize) -> TopK {
     let weight = |index: usize| (1.0 + (index % 7) as f32) / (4.0 * top_k as f32);
     topk.weights = (0..topk.ids.len()).map(weight).collect();
     topk
-}
-
-/// What the last `count` tokens chose.
-fn last_tokens(TopK { ids, weights, top_k }: &TopK, count: usize) -> TopK {
-    let from = ids.len() - count * top_k;
-    TopK { ids: ids[from..].to_vec(), weights: weights[from..].to_vec(), top_k: *top_k }
 }
