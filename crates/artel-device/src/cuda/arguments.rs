@@ -2,7 +2,7 @@
 
 use bytemuck::Pod;
 
-use super::{CudaError, DeviceSlice, DeviceSliceMut};
+use super::{CudaError, DeviceSlice, DeviceSliceMut, TensorMap};
 
 /// Most words that one kernel takes; a matrix takes five, anything but a tensor one.
 const WORDS_MAX: usize = 64;
@@ -14,7 +14,10 @@ const WORDS_MAX: usize = 64;
 #[derive(Debug, Clone, Copy)]
 pub struct Arguments {
     words: [u64; WORDS_MAX],
+    /// Which words are pointers.
     pointers: u64,
+    /// Which words begin a parameter.
+    beginnings: u64,
     count: usize,
 }
 
@@ -27,7 +30,7 @@ impl Default for Arguments {
 impl Arguments {
     /// No arguments yet.
     pub fn new() -> Self {
-        Self { words: [0; WORDS_MAX], pointers: 0, count: 0 }
+        Self { words: [0; WORDS_MAX], pointers: 0, beginnings: 0, count: 0 }
     }
 
     /// A pointer to elements that are read.
@@ -70,6 +73,14 @@ impl Arguments {
         self.word(u64::from(value.to_bits()))
     }
 
+    /// A tensor that the copy engine moves.
+    pub fn tensor_map(self, map: &TensorMap) -> Self {
+        let beginning = self.count;
+        let mut arguments = map.words.iter().fold(self, |arguments, &word| arguments.word(word));
+        arguments.beginnings &= (1 << (beginning + 1)) - 1;
+        arguments
+    }
+
     fn shape(self, dims: &[usize]) -> Self {
         let sized = dims.iter().fold(self, |arguments, &dim| arguments.size(dim));
         let strides = (1..=dims.len()).map(|axis| dims[axis..].iter().product::<usize>());
@@ -84,6 +95,7 @@ impl Arguments {
     fn word(mut self, word: u64) -> Self {
         assert!(self.count < WORDS_MAX, "this is a bug: more than {WORDS_MAX} words of arguments");
         self.words[self.count] = word;
+        self.beginnings |= 1 << self.count;
         self.count += 1;
         self
     }
@@ -98,12 +110,30 @@ impl Arguments {
         Ok(())
     }
 
-    /// Addresses of the words, as the driver wants them.
+    /// Addresses of the parameters, as the driver wants them.
     pub(super) fn addresses(&mut self) -> ([*mut std::ffi::c_void; WORDS_MAX], usize) {
         let mut addresses = [std::ptr::null_mut(); WORDS_MAX];
-        for (address, word) in addresses.iter_mut().zip(&mut self.words[..self.count]) {
+        let beginnings = self.beginnings;
+        let words = self.words[..self.count].iter_mut().enumerate();
+        let parameters = words.filter(|(index, _)| beginnings >> index & 1 == 1);
+        for (address, (_, word)) in addresses.iter_mut().zip(parameters) {
             *address = std::ptr::from_mut(word).cast();
         }
-        (addresses, self.count)
+        (addresses, beginnings.count_ones() as usize)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_tensor_map_is_one_parameter() {
+        let map = TensorMap { words: [7; 16] };
+        let mut arguments = Arguments::new().i32(1).tensor_map(&map).tensor_map(&map).i32(2);
+        let first = arguments.words.as_ptr() as usize;
+        let (addresses, count) = arguments.addresses();
+        let words = addresses[..count].iter().map(|&address| (address as usize - first) / 8);
+        assert_eq!(words.collect::<Vec<_>>(), [0, 1, 17, 33]);
     }
 }

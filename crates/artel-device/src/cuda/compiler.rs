@@ -1,4 +1,5 @@
-//! Kernels to machine code, without a GPU: the front end in this process, then `tileiras`.
+//! Kernels to machine code, without a GPU: the front end in this process, then `tileiras`; or
+//! `ptxas` alone.
 
 use std::process::Command;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -68,7 +69,11 @@ impl Compiler {
             return Err(failed("the architecture lacks instructions that it needs".to_owned()));
         }
         let to_cubin = || {
-            let artifacts = spec.compiler(architecture).compile().map_err(|e| e.to_string())?;
+            if let Some(assembly) = spec.as_assembly() {
+                return assembly.assemble(architecture);
+            }
+            let compiler = spec.compiler(architecture).expect("this is a bug: no code");
+            let artifacts = compiler.compile().map_err(|e| e.to_string())?;
             let bytecode = artifacts.bytecode().map_err(|e| e.to_string())?;
             let options = TileirasOptions::from_compile_options(&spec.options());
             run_tileiras(&bytecode, architecture.name(), &options).map_err(|e| e.to_string())

@@ -123,9 +123,20 @@ impl Kernels {
         let function = module
             .and_then(|module| module.load_function(&spec.symbol()))
             .map_err(CudaError::driver("loading a kernel"))?;
+        let block = Block::of(spec);
+        // SAFETY: the function belongs to the context that is current, and lives.
+        let status = unsafe {
+            cuda_bindings::cuFuncSetAttribute(
+                function.cu_function(),
+                cuda_bindings::CUfunction_attribute_enum_CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES,
+                block.shared_bytes as i32,
+            )
+        };
+        check(status, "giving a kernel its shared memory")?;
         let kernel = Kernel {
             inner: Arc::new(Loaded {
                 key: spec.key(),
+                block,
                 function: Some(function),
                 programmatic: spec.is_programmatic()
                     && loader.context.architecture().has_programmatic_launch(),
@@ -153,13 +164,34 @@ pub struct Kernel {
 #[derive(Debug)]
 struct Loaded {
     key: String,
+    block: Block,
     function: Option<cuda_core::Function>,
     programmatic: bool,
 }
 
+/// What a launch gives to each block.
+#[derive(Debug, Clone, Copy)]
+struct Block {
+    threads: u32,
+    shared_bytes: u32,
+}
+
+impl Block {
+    fn of(spec: &KernelSpec) -> Self {
+        match spec.as_assembly() {
+            Some(code) => {
+                Self { threads: code.threads as u32, shared_bytes: code.shared_bytes as u32 }
+            }
+            // The compiler of tiles fixes both, so one thread is asked for.
+            None => Self { threads: 1, shared_bytes: 0 },
+        }
+    }
+}
+
 impl Kernel {
     fn listed(spec: &KernelSpec) -> Self {
-        Self { inner: Arc::new(Loaded { key: spec.key(), function: None, programmatic: false }) }
+        let (key, block) = (spec.key(), Block::of(spec));
+        Self { inner: Arc::new(Loaded { key, block, function: None, programmatic: false }) }
     }
 
     /// Its specialisation.
@@ -196,15 +228,16 @@ impl Kernel {
         let (mut addresses, count) = arguments.addresses();
         let [x, y, z] = grid.map(|blocks| blocks as u32);
         let parameters = &mut addresses[..count];
+        let Block { threads, shared_bytes: shared } = self.inner.block;
         // SAFETY: the function belongs to this context and lives as long as `self`.
         let function = unsafe { function.cu_function() };
         let launch = match self.inner.programmatic {
             true => cuda_core::launch_kernel_pdl,
             false => cuda_core::launch_kernel,
         };
-        // SAFETY: every parameter is a word that outlives the call; the caller vouches for what
-        // the words mean. The compiler fixes the size of a block, so one is asked for.
-        unsafe { launch(function, (x, y, z), (1, 1, 1), 0, stream.handle(), parameters) }
+        // SAFETY: every parameter is made of words that outlive the call; the caller vouches for what
+        // they mean.
+        unsafe { launch(function, (x, y, z), (threads, 1, 1), shared, stream.handle(), parameters) }
             .map_err(CudaError::driver("launching a kernel"))
     }
 

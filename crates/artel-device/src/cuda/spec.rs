@@ -12,7 +12,7 @@ use cutile_compiler::specialization::{DivHint, SpecializationBits};
 use quote::ToTokens;
 use sha2::{Digest, Sha256};
 
-use super::Architecture;
+use super::{Architecture, Assembly};
 
 /// Makes the syntax tree of a `#[cutile::module]`: its generated `__module_ast_self`.
 pub type ModuleSource = fn() -> Module;
@@ -23,8 +23,7 @@ pub type ModuleSource = fn() -> Module;
 #[derive(Debug, Clone)]
 pub struct KernelSpec {
     operation: &'static str,
-    module: ModuleSource,
-    module_name: &'static str,
+    code: Code,
     entry: &'static str,
     generics: Vec<String>,
     pointers: Vec<&'static str>,
@@ -33,6 +32,14 @@ pub struct KernelSpec {
     occupancy: Option<i32>,
     programmatic: bool,
     needs: Architecture,
+}
+
+/// What a kernel is written in.
+#[derive(Debug, Clone)]
+enum Code {
+    /// A cuTile module and its name.
+    Tiles(ModuleSource, &'static str),
+    Assembly(Assembly),
 }
 
 /// What a kernel may assume of one tensor.
@@ -52,10 +59,24 @@ impl KernelSpec {
         module_name: &'static str,
         entry: &'static str,
     ) -> Self {
+        Self::of_code(operation, Code::Tiles(module, module_name), entry)
+    }
+
+    /// The entry `{entry}_entry` of a text in assembly, for `architecture` alone. Its generics are
+    /// what the text was made for; all must be named, since equal keys mean equal code.
+    pub fn assembly(
+        operation: &'static str,
+        assembly: Assembly,
+        entry: &'static str,
+        architecture: Architecture,
+    ) -> Self {
+        Self::of_code(operation, Code::Assembly(assembly), entry).needs(architecture)
+    }
+
+    fn of_code(operation: &'static str, code: Code, entry: &'static str) -> Self {
         Self {
             operation,
-            module,
-            module_name,
+            code,
             entry,
             generics: Vec::new(),
             pointers: Vec::new(),
@@ -121,7 +142,18 @@ impl KernelSpec {
 
     /// Whether it can be compiled for `architecture`.
     pub fn runs_on(&self, architecture: Architecture) -> bool {
-        architecture >= self.needs
+        match self.code {
+            Code::Tiles(..) => architecture >= self.needs,
+            Code::Assembly(_) => architecture == self.needs,
+        }
+    }
+
+    /// Its text, if it is written in assembly.
+    pub(super) fn as_assembly(&self) -> Option<&Assembly> {
+        match &self.code {
+            Code::Tiles(..) => None,
+            Code::Assembly(assembly) => Some(assembly),
+        }
     }
 
     /// Whether it is launched before its predecessor has ended.
@@ -161,8 +193,14 @@ impl KernelSpec {
     /// SHA-256 of the device code that this kernel is made of, comments left out.
     pub fn source_hash(&self) -> String {
         static KNOWN: OnceLock<Mutex<HashMap<usize, String>>> = OnceLock::new();
-        let mut known = KNOWN.get_or_init(Mutex::default).lock().unwrap_or_else(|e| e.into_inner());
-        known.entry(self.module as usize).or_insert_with(|| hash_of(self.module)).clone()
+        match self.code {
+            Code::Assembly(ref assembly) => assembly.source_hash(),
+            Code::Tiles(module, _) => {
+                let known = KNOWN.get_or_init(Mutex::default).lock();
+                let mut known = known.unwrap_or_else(|poisoned| poisoned.into_inner());
+                known.entry(module as usize).or_insert_with(|| hash_of(module)).clone()
+            }
+        }
     }
 
     pub(super) fn options(&self) -> CompileOptions {
@@ -177,8 +215,12 @@ impl KernelSpec {
         options
     }
 
-    /// The front end of the compiler, told everything.
-    pub(super) fn compiler(&self, architecture: Architecture) -> KernelCompiler<ModuleSource> {
+    /// The front end of the compiler of tiles, told everything; none for assembly.
+    pub(super) fn compiler(
+        &self,
+        architecture: Architecture,
+    ) -> Option<KernelCompiler<ModuleSource>> {
+        let Code::Tiles(module, module_name) = self.code else { return None };
         let mut generics = self.generics.clone();
         if self.programmatic {
             generics.push(i32::from(architecture.has_programmatic_launch()).to_string());
@@ -190,13 +232,14 @@ impl KernelSpec {
         // Sixteen bytes is the most that the compiler makes use of.
         let aligned = DivHint::from_ptr(16);
         let pointers: Vec<_> = self.pointers.iter().map(|&name| (name, aligned)).collect();
-        KernelCompiler::new(self.module, self.module_name, self.entry)
+        let compiler = KernelCompiler::new(module, module_name, self.entry)
             .generics(generics)
             .strides(&strides)
             .spec_args(&promises)
             .scalar_hints(&pointers)
             .options(self.options())
-            .target(architecture.name())
+            .target(architecture.name());
+        Some(compiler)
     }
 }
 

@@ -138,6 +138,7 @@ pub fn sources(specs: &[KernelSpec]) -> BTreeMap<String, String> {
     for spec in specs {
         let name = match spec.operation().strip_prefix("grouped_gemm/") {
             Some(product) if product.starts_with("prefill") => GemmFamily::Prefill.name(),
+            Some(product) if product.starts_with("warpgroup") => GemmFamily::Warpgroup.name(),
             Some(_) => GemmFamily::Decode.name(),
             None => STEPS,
         };

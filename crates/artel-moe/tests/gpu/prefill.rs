@@ -8,6 +8,8 @@ use artel_moe::assignment::{AlignOptions, Assignment, reference as assignment};
 use artel_moe::grouped_gemm::prefill::cuda::{
     Blocks, Fp8Operand, HalfElement, PrefillFp8Gemm, PrefillGemm,
 };
+use artel_moe::grouped_gemm::prefill::warpgroup::cuda::WarpgroupGemm;
+use artel_moe::grouped_gemm::prefill::warpgroup::{self, BLOCK_ROWS};
 use artel_moe::grouped_gemm::prefill::{PrefillForm, PrefillTile, RowScales};
 use artel_moe::grouped_gemm::{GroupedGemm, RowWeights, reference};
 use artel_moe::quant::activations::{Granularity, reference as quantization};
@@ -95,13 +97,47 @@ where
                 let weights = experts::<F>(matrices, rows, columns);
                 let numbers: Vec<u8> = stack(&weights).0;
                 let numbers = gpu.upload(bytemuck::cast_slice::<u8, F::Activation>(&numbers));
-                check(gpu, &weights, form, block_size, |rows, blocks, out| {
+                check(gpu, &weights, form, block_size, &ROUTINGS, |rows, blocks, out| {
                     let sorted = gpu.upload(rows);
                     gemm.launch(&gpu.stream, blocks, sorted.slice(), numbers.slice(), out)
                 })
             }));
         }
+        warpgroup_cases::<F>(cases, matrices, [rows, columns], form);
     }
+}
+
+/// Tiles as high as an expert has rows, also the lowest, the highest and both sides of every change.
+fn warpgroup_cases<F>(
+    cases: &mut Vec<Case>,
+    matrices: Matrices<F>,
+    [rows, columns]: [usize; 2],
+    form: PrefillForm,
+) where
+    F: NumberFormat<Matrix = DenseMatrix<<F as NumberFormat>::Activation>>,
+    F::Activation: HalfElement,
+{
+    const HEIGHTS: [Routing; 3] = [
+        || pairs([256, 257, 289, 600, 0]),
+        || pairs([1, 16, 17, 272, 577]),
+        || pairs([288, 273, 0, 145, 144]),
+    ];
+    let layout = experts::<F>(matrices, rows, columns).stack_layout();
+    if warpgroup::check(&layout, form).is_err() {
+        return;
+    }
+    let name = format!("prefill::{}{}_{rows}x{columns}_warpgroup", F::NAME, suffix(form));
+    let load = move |kernels: &mut _| WarpgroupGemm::load(kernels, &layout, form);
+    cases.push(Case::new(name, load, move |gpu, gemm: &WarpgroupGemm<F::Activation>| {
+        let weights = experts::<F>(matrices, rows, columns);
+        let numbers: Vec<u8> = stack(&weights).0;
+        let numbers = gpu.upload(bytemuck::cast_slice::<u8, F::Activation>(&numbers));
+        let routings = [&ROUTINGS[..], &HEIGHTS].concat();
+        check(gpu, &weights, form, BLOCK_ROWS, &routings, |rows, blocks, out| {
+            let sorted = gpu.upload(rows);
+            gemm.launch(&gpu.stream, blocks, sorted.slice(), numbers.slice(), out)
+        })
+    }));
 }
 
 fn fp8<F: NumberFormat<Activation = bf16>>(
@@ -123,7 +159,7 @@ fn fp8<F: NumberFormat<Activation = bf16>>(
             let weights = experts::<F>(matrices, rows, columns);
             let (numbers, scales) = stack(&weights);
             let (numbers, scales) = (gpu.upload(&numbers), gpu.upload(&scales));
-            check(gpu, &weights, form, block_size, |sorted, blocks, out| {
+            check(gpu, &weights, form, block_size, &ROUTINGS, |sorted, blocks, out| {
                 let (codes, row_scales) = quantized(&layout, sorted);
                 let (codes, row_scales) = (gpu.upload(&codes), gpu.upload(&row_scales));
                 let rows = Fp8Operand { numbers: codes.slice(), scales: row_scales.slice() };
@@ -204,28 +240,47 @@ fn quantized(layout: &StackLayout, rows: &[bf16]) -> (Vec<u8>, Vec<f32>) {
     (codes, transposed.copied().collect())
 }
 
-/// Routings of 0 pairs, 1 pair, one expert with everything, and experts without pairs, ids that do
-/// not exist and more row tiles than blocks of threads, the last also with a block of no expert.
+/// The experts of pairs.
+type Routing = fn() -> Vec<i32>;
+
+/// 0 pairs, 1 pair, one expert with everything, and experts without pairs, ids that do not exist and
+/// more row tiles than blocks of threads.
+const ROUTINGS: [Routing; 5] = [Vec::new, || vec![2], || vec![1; 129], || vec![-1; 3], many];
+
+fn many() -> Vec<i32> {
+    let odd = [0, 3, -1, 4, 3, EXPERTS as i32, 0, i32::MIN, 0];
+    (0..300).map(|pair| odd[pair % odd.len()]).collect()
+}
+
+/// So many pairs of each expert.
+fn pairs(counts: [usize; EXPERTS]) -> Vec<i32> {
+    let of = |(expert, count)| std::iter::repeat_n(expert as i32, count);
+    counts.into_iter().enumerate().flat_map(of).collect()
+}
+
+/// Each routing, and each once more with a block of no expert.
 fn check<F: NumberFormat>(
     gpu: &Gpu,
     weights: &ExpertMatrices<F>,
     form: PrefillForm,
     block_size: usize,
+    routings: &[Routing],
     launch: impl Fn(
         &[F::Activation],
         Blocks<'_>,
         &mut DeviceSliceMut<'_, F::Activation>,
     ) -> Result<(), MoeError>,
 ) -> Result<(), MoeError> {
-    let odd = [0, 3, -1, 4, 3, EXPERTS as i32, 0, i32::MIN, 0];
-    let many = (0..300).map(|pair| odd[pair % odd.len()]).collect();
-    let routings: [Vec<i32>; 5] = [vec![], vec![2], vec![1; 129], vec![-1; 3], many];
-    for (index, ids) in routings.iter().enumerate() {
+    for ids in routings {
         let options = AlignOptions::new(EXPERTS, block_size);
-        let mut assignment = assignment::align(ids, &options)?;
+        let mut assignment = assignment::align(&ids(), &options)?;
         check_one(gpu, weights, form, &assignment, &launch)?;
-        if index == 4 {
-            assignment.expert_ids[1] = -1;
+        // The last block of the first expert.
+        let first = assignment.expert_ids.first().copied().unwrap_or(-1);
+        let used = assignment.num_tokens_post_padded / block_size;
+        let last = assignment.expert_ids[..used].iter().rposition(|&expert| expert == first);
+        if let Some(last) = last {
+            assignment.expert_ids[last] = -1;
             check_one(gpu, weights, form, &assignment, &launch)?;
         }
     }

@@ -32,6 +32,29 @@ pub struct Blocks<'a> {
     pub num_tokens_post_padded: DeviceSlice<'a, i32>,
 }
 
+impl Blocks<'_> {
+    /// Rows of an output of `len` numbers, `features` a row, in blocks of `block_size`.
+    pub(super) fn positions(
+        &self,
+        len: usize,
+        features: usize,
+        block_size: usize,
+    ) -> Result<usize, MoeError> {
+        let positions = len / features.max(1);
+        MoeError::check_shape("output of a product", positions * features, len)?;
+        if !positions.is_multiple_of(block_size) {
+            let allowed = format!("a multiple of {block_size}");
+            return Err(MoeError::config("positions", positions, allowed));
+        }
+        let block_count = positions / block_size;
+        if self.expert_ids.len() < block_count || self.num_tokens_post_padded.is_empty() {
+            let found = self.expert_ids.len();
+            return Err(MoeError::config("blocks of an assignment", found, block_count));
+        }
+        Ok(positions)
+    }
+}
+
 /// FP8 numbers with their scales.
 #[derive(Debug, Clone, Copy)]
 pub struct Fp8Operand<'a> {
@@ -258,19 +281,7 @@ impl Product {
 
     /// Rows of an output of `len` numbers.
     fn positions(&self, blocks: Blocks<'_>, len: usize) -> Result<usize, MoeError> {
-        let features = self.layout.rows / self.form.parts();
-        let positions = len / features.max(1);
-        MoeError::check_shape("output of a product", positions * features, len)?;
-        if !positions.is_multiple_of(self.block_size) {
-            let allowed = format!("a multiple of {}", self.block_size);
-            return Err(MoeError::config("positions", positions, allowed));
-        }
-        let block_count = positions / self.block_size;
-        if blocks.expert_ids.len() < block_count || blocks.num_tokens_post_padded.is_empty() {
-            let found = blocks.expert_ids.len();
-            return Err(MoeError::config("blocks of an assignment", found, block_count));
-        }
-        Ok(positions)
+        blocks.positions(len, self.layout.rows / self.form.parts(), self.block_size)
     }
 
     fn launch(

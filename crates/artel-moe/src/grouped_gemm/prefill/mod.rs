@@ -29,5 +29,6 @@ mod parts;
 #[cfg(feature = "cuda")]
 mod plain;
 mod tile;
+pub mod warpgroup;
 
 pub use tile::{PrefillForm, PrefillTile, RowScales, Unroll};

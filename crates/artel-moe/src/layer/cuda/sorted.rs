@@ -72,6 +72,7 @@ impl<A: HalfElement> SortedChain<A> {
                 let form = match first {
                     GemmFamily::Decode => WordForm::Aligned,
                     GemmFamily::Prefill => WordForm::Widened,
+                    GemmFamily::Warpgroup => return Err(sizes.without_kernels()),
                 };
                 let experts = WordExperts::load(kernels, shape, form, tiles)?;
                 Products::Words(Box::new(experts))
@@ -81,7 +82,9 @@ impl<A: HalfElement> SortedChain<A> {
                 let shape = decode_shape(config, format)?;
                 Products::Decode(Box::new(AlignedExperts::load(kernels, shape, tiles)?))
             }
-            ([GemmFamily::Prefill, GemmFamily::Prefill], None) => {
+            ([first @ (GemmFamily::Prefill | GemmFamily::Warpgroup), second], None)
+                if first == second =>
+            {
                 Products::Prefill(Box::new(PrefillChain::load(kernels, &sizes, way, block_size)?))
             }
             _ => return Err(MoeError::config("kernels of a way", way, "of one family")),

@@ -1,13 +1,14 @@
 //! Which ways there are to serve a batch: what the kernels' authors found worth measuring, and what
 //! they found fastest.
 
+use super::device::GpuCeilings;
 use super::kernel::{ExpertKernels, GemmFamily, GemmKernel, GpuPath, GpuProduct, Tile, Way};
 use super::work::ExpertsShape;
 use crate::MoeError;
 use crate::assignment::{AssignmentPath, PathQuery, choose_path};
 use crate::config::{MoeConfig, Parallelism};
 use crate::grouped_gemm::decode::DecodeTile;
-use crate::grouped_gemm::prefill::PrefillTile;
+use crate::grouped_gemm::prefill::{PrefillTile, warpgroup as by_warpgroup};
 use crate::grouped_gemm::words::{WordFormat, WordTile};
 use crate::quant::{BLOCK, Format};
 
@@ -44,7 +45,12 @@ impl From<PrefillTile> for GemmKernel {
 }
 
 /// Every way that is worth measuring; none for a format or sizes without kernels.
-pub(super) fn all(config: &MoeConfig, format: Format, tokens: usize) -> Vec<Way> {
+pub(super) fn all(
+    gpu: &GpuCeilings,
+    config: &MoeConfig,
+    format: Format,
+    tokens: usize,
+) -> Vec<Way> {
     let shape = ExpertsShape::of(config, format);
     let mut ways = Vec::new();
     if let Some(rows) = direct_rows(config, tokens) {
@@ -67,7 +73,7 @@ pub(super) fn all(config: &MoeConfig, format: Format, tokens: usize) -> Vec<Way>
         ways.extend(same_rows.map(|&second| prefill(first, second)));
     }
     // What a plan without times chooses must get times.
-    for favourite in favourites(config, format, tokens) {
+    for favourite in favourites(gpu, config, format, tokens) {
         if !ways.contains(&favourite) {
             ways.push(favourite);
         }
@@ -77,11 +83,17 @@ pub(super) fn all(config: &MoeConfig, format: Format, tokens: usize) -> Vec<Way>
 }
 
 /// The way of each path and family that was fastest where its authors measured.
-pub(super) fn favourites(config: &MoeConfig, format: Format, tokens: usize) -> Vec<Way> {
+pub(super) fn favourites(
+    gpu: &GpuCeilings,
+    config: &MoeConfig,
+    format: Format,
+    tokens: usize,
+) -> Vec<Way> {
     let shape = ExpertsShape::of(config, format);
     let direct = direct_rows(config, tokens).and_then(|_| usual(&shape, true, tokens).ok());
     let aligned = usual(&shape, false, tokens).ok();
     let ways = direct.into_iter().chain(aligned).chain(usual_prefill(&shape, tokens));
+    let ways = ways.chain(warpgroup(gpu, &shape));
     ways.filter(|_| shape.is_copied_by_tiles()).collect()
 }
 
@@ -163,6 +175,23 @@ fn usual_prefill(shape: &ExpertsShape, tokens: usize) -> Option<Way> {
     };
     let (first, second) = (fastest(GpuProduct::GateUp)?, fastest(GpuProduct::Down)?);
     (first.rows == second.rows).then(|| prefill(first, second))
+}
+
+/// The way of tiles as high as an expert has rows, where the GPU and the weights have its kernels.
+fn warpgroup(gpu: &GpuCeilings, shape: &ExpertsShape) -> Option<Way> {
+    let kernel = |product| {
+        let form = shape.prefill_form(product);
+        by_warpgroup::check(&shape.stack_layout(product)?, form).ok()?;
+        let columns = by_warpgroup::WEIGHTS / form.parts();
+        let (rows, depth) = (by_warpgroup::ROWS_MAX, by_warpgroup::DEPTH);
+        let tile = Tile { rows, columns, depth, warps: 8, occupancy: 1 };
+        Some(GemmKernel { family: GemmFamily::Warpgroup, tile })
+    };
+    if gpu.architecture != by_warpgroup::ARCHITECTURE {
+        return None;
+    }
+    let path = GpuPath::Aligned { block_size: by_warpgroup::BLOCK_ROWS };
+    Some(way(path, kernel(GpuProduct::GateUp)?, kernel(GpuProduct::Down)?))
 }
 
 /// Rows of the tiles of the direct form; none where it does not serve the batch.

@@ -31,10 +31,10 @@ pub(super) fn choices(
         Known::Microseconds(microseconds) => Some(Choice { way, microseconds, tuned: true }),
         Known::Nothing | Known::Wrong => None,
     };
-    let all = candidates::all(config, format, tokens);
+    let all = candidates::all(gpu, config, format, tokens);
     let mut choices: Vec<Choice> = all.into_iter().filter_map(measured).collect();
     if choices.is_empty() {
-        let ways = candidates::favourites(config, format, tokens);
+        let ways = candidates::favourites(gpu, config, format, tokens);
         let modelled = |(way, microseconds)| Choice { way, microseconds, tuned: false };
         choices =
             modelled_ways(gpu, config, format, ways, tokens)?.into_iter().map(modelled).collect();

@@ -55,17 +55,20 @@ pub enum GemmFamily {
     Decode,
     /// Activations on the long side: many rows an expert, bound by arithmetic.
     Prefill,
+    /// Tiles as high as an expert has rows: many 16-bit rows on Hopper.
+    Warpgroup,
 }
 
 impl GemmFamily {
-    /// Both.
-    pub const ALL: [Self; 2] = [Self::Decode, Self::Prefill];
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::Decode, Self::Prefill, Self::Warpgroup];
 
-    /// `decode` or `prefill`.
+    /// `decode`, `prefill` or `warpgroup`.
     pub fn name(self) -> &'static str {
         match self {
             Self::Decode => "decode",
             Self::Prefill => "prefill",
+            Self::Warpgroup => "warpgroup",
         }
     }
 }
@@ -73,7 +76,7 @@ impl GemmFamily {
 /// What one block of a kernel computes, and with what.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Tile {
-    /// Rows of activations.
+    /// Rows of activations; of warpgroup kernels the most that a tile has.
     pub rows: usize,
     /// Output features; of decode kernels that compute gate and up, so many of each.
     pub columns: usize,

@@ -17,7 +17,7 @@ use super::device::GpuCeilings;
 use super::kernel::{ExpertKernels, GemmFamily, GemmKernel, GpuPath, GpuProduct, Tile, Way};
 use super::work::ExpertsShape;
 use crate::MoeError;
-use crate::grouped_gemm::prefill::PrefillForm;
+use crate::grouped_gemm::prefill::{PrefillForm, warpgroup};
 use crate::quant::Format;
 
 /// Between two kernels of one graph, seconds.
@@ -29,6 +29,10 @@ const STEP: f64 = 0.35e-6;
 const STEP_BYTES: f64 = 16384.0;
 /// What reading and multiplying do not hide of each other in prefill.
 const UNHIDDEN: f64 = 0.25;
+/// What the end of a tile of the warpgroup kernels lasts, in steps of 128 input features.
+const WARPGROUP_END: f64 = 1.2;
+/// What their ring of stages reaches of the memory's rate.
+const WARPGROUP_READ: f64 = 0.93;
 /// Sorting pairs by expert, its launch included.
 const ALIGN: f64 = 4.0e-6;
 
@@ -66,7 +70,7 @@ fn steps_seconds(gpu: &GpuCeilings, shape: &ExpertsShape, way: Way, tokens: usiz
         (GpuPath::Aligned { .. }, GemmFamily::Decode) => {
             ALIGN + quantise + quantise_inner + combine
         }
-        (GpuPath::Aligned { .. }, GemmFamily::Prefill) => {
+        (GpuPath::Aligned { .. }, GemmFamily::Prefill | GemmFamily::Warpgroup) => {
             let permuted = 2.0 * shape.row_bytes(GpuProduct::GateUp);
             let permute = LAUNCH + pairs * permuted / gpu.read;
             // What FP8 rows of the second product are made of: gate and up in float32, or one number.
@@ -97,7 +101,8 @@ fn product_seconds(
     let stored = features_out / parts(shape, product, kernel.family);
     let bytes = shape.experts_touched(tokens) * shape.matrix_bytes(product)
         + shape.pairs(tokens) * (shape.row_bytes(product) + stored as f64 * 2.0);
-    let operations = 2.0 * blocks * (kernel.tile.rows * features_out * features_in) as f64;
+    let rows = rows_of_block(kernel);
+    let operations = 2.0 * blocks * (rows * features_out * features_in) as f64;
     let (reading, peak) = (bytes / gpu.read, shape.arithmetic(gpu)?);
     Ok(LAUNCH
         + match kernel.family {
@@ -113,9 +118,14 @@ fn product_seconds(
                     operations / (peak * 0.5 * (kernel.tile.rows as f64 / 32.0).min(1.0)),
                 ],
             ),
-            GemmFamily::Prefill => {
+            GemmFamily::Prefill | GemmFamily::Warpgroup => {
                 let columns = parts(shape, product, kernel.family) * kernel.tile.columns;
-                let share = prefill_share(shape, kernel.tile, columns, features_in);
+                let (share, reading) = match kernel.family {
+                    GemmFamily::Warpgroup => {
+                        (ended(1.0, WARPGROUP_END, features_in), reading / WARPGROUP_READ)
+                    }
+                    _ => (prefill_share(shape, kernel.tile, columns, features_in), reading),
+                };
                 let multiplying = operations / peak / share;
                 reading.max(multiplying) + UNHIDDEN * reading.min(multiplying)
             }
@@ -153,14 +163,14 @@ fn decode(
 /// Sums that become one number of the output.
 fn parts(shape: &ExpertsShape, product: GpuProduct, family: GemmFamily) -> usize {
     match (family, product) {
-        (GemmFamily::Prefill, _) => shape.prefill_form(product).parts(),
+        (GemmFamily::Prefill | GemmFamily::Warpgroup, _) => shape.prefill_form(product).parts(),
         (GemmFamily::Decode, GpuProduct::GateUp) => 2,
         (GemmFamily::Decode, GpuProduct::Down) => 1,
     }
 }
 
 /// What a prefill kernel makes of the matrix units: in its inner loop, and with the end of each tile,
-/// which lasts as long as some steps of 128 input features where nothing runs beside it.
+/// where nothing runs beside it.
 fn prefill_share(shape: &ExpertsShape, tile: Tile, columns: usize, features_in: usize) -> f64 {
     let (inner, end) = match (shape.format, tile.rows, tile.occupancy) {
         // Widened on the way.
@@ -173,7 +183,13 @@ fn prefill_share(shape: &ExpertsShape, tile: Tile, columns: usize, features_in: 
         _ => (0.72, 1.2),
     };
     let narrow = (columns as f64 / 128.0).min(1.0);
-    inner * narrow / (1.0 + end * 128.0 / features_in as f64)
+    ended(inner * narrow, end, features_in)
+}
+
+/// A share of the matrix units' rate with the end of each tile, which lasts as long as some steps of
+/// 128 input features.
+fn ended(inner: f64, end: f64, features_in: usize) -> f64 {
+    inner / (1.0 + end * 128.0 / features_in as f64)
 }
 
 /// Blocks of rows that a kernel works on.
@@ -182,7 +198,15 @@ fn row_blocks(shape: &ExpertsShape, path: GpuPath, kernel: GemmKernel, tokens: u
         // The block of the first pair of an expert serves the others.
         GpuPath::Direct => shape.experts_touched(tokens),
         // A tile without a single row ends at once.
-        GpuPath::Aligned { .. } => shape.blocks(tokens, kernel.tile.rows),
+        GpuPath::Aligned { .. } => shape.blocks(tokens, rows_of_block(kernel)),
+    }
+}
+
+/// What the rows of an expert are a multiple of.
+fn rows_of_block(kernel: GemmKernel) -> usize {
+    match kernel.family {
+        GemmFamily::Warpgroup => warpgroup::BLOCK_ROWS,
+        GemmFamily::Decode | GemmFamily::Prefill => kernel.tile.rows,
     }
 }
 
@@ -268,9 +292,16 @@ mod tests {
             (QWEN3, GpuProduct::Down, "prefill 64x256x64 w4 o1", 512, 109.2),
             (QWEN3, GpuProduct::Down, "prefill 128x256x64 w8 o1", 2048, 148.0),
             (QWEN3, GpuProduct::Down, "prefill 128x256x64 w8 o1", 8192, 349.1),
+            (QWEN3, GpuProduct::GateUp, "warpgroup 288x64x64 w8 o1", 1024, 219.1),
+            (QWEN3, GpuProduct::GateUp, "warpgroup 288x64x64 w8 o1", 2048, 241.9),
+            (QWEN3, GpuProduct::GateUp, "warpgroup 288x64x64 w8 o1", 4096, 334.8),
+            (QWEN3, GpuProduct::GateUp, "warpgroup 288x64x64 w8 o1", 8192, 629.9),
+            (QWEN3, GpuProduct::Down, "warpgroup 288x128x64 w8 o1", 2048, 141.5),
+            (QWEN3, GpuProduct::Down, "warpgroup 288x128x64 w8 o1", 4096, 201.2),
+            (QWEN3, GpuProduct::Down, "warpgroup 288x128x64 w8 o1", 8192, 358.5),
         ] {
             let kernel: GemmKernel = kernel.parse().unwrap();
-            let path = GpuPath::Aligned { block_size: kernel.tile.rows };
+            let path = GpuPath::Aligned { block_size: rows_of_block(kernel) };
             let modelled = product_seconds(h200(), &shape, product, path, kernel, tokens).unwrap();
             let error = (modelled * 1e6 / measured - 1.0).abs();
             assert!(error < 0.1, "{kernel} {tokens}: {modelled:e} s, measured {measured} us");

@@ -6,6 +6,7 @@ use super::*;
 use crate::activation::Activation;
 use crate::config::{MoeShape, Parallelism};
 use crate::eplb::{EpRank, ExpertMap, ExpertPlacement};
+use crate::grouped_gemm::prefill::warpgroup;
 
 fn minimax() -> MoeConfig {
     let shape = MoeShape { hidden_size: 3072, intermediate_size: 1536, num_experts: 256, top_k: 8 };
@@ -23,7 +24,9 @@ fn h200() -> &'static GpuCeilings {
 }
 
 fn hashes(hash: &str) -> BTreeMap<String, String> {
-    ["decode", "prefill", "steps"].map(|name| (name.to_owned(), hash.to_owned())).into()
+    ["decode", "prefill", "warpgroup", "steps"]
+        .map(|name| (name.to_owned(), hash.to_owned()))
+        .into()
 }
 
 fn empty_record(config: &MoeConfig, format: Format) -> TuningRecord {
@@ -114,20 +117,26 @@ fn assert_covers(plan: &GpuPlan, limit: usize) {
         assert!(!entry.because.is_empty());
         if let GpuPath::Aligned { block_size } = entry.path {
             let ExpertKernels { first, second } = entry.kernels;
-            assert_eq!((first.tile.rows, second.tile.rows), (block_size, block_size));
+            let rows = match first.family {
+                GemmFamily::Warpgroup => warpgroup::ROWS_MAX,
+                _ => block_size,
+            };
+            assert_eq!([first.tile.rows, second.tile.rows], [rows; 2]);
         }
     }
 }
 
 #[test]
 fn small_batches_go_direct_and_large_ones_to_prefill() {
-    for (config, format) in [(minimax(), Format::Fp8Block128), (qwen3(), Format::Bf16)] {
+    let (tiles, high) = (GemmFamily::Prefill, GemmFamily::Warpgroup);
+    let layers = [(minimax(), Format::Fp8Block128, tiles), (qwen3(), Format::Bf16, high)];
+    for (config, format, family) in layers {
         let plan = GpuPlan::new(h200(), &config, format, None, 8192).unwrap();
         assert_covers(&plan, 8192);
         assert_eq!(plan.entry(1).path, GpuPath::Direct, "{plan}");
         assert_eq!(plan.entry(64).kernels.first.family, GemmFamily::Decode, "{plan}");
         let last = plan.entry(8192);
-        assert_eq!(last.kernels.first.family, GemmFamily::Prefill, "{plan}");
+        assert_eq!(last.kernels.first.family, family, "{plan}");
         assert!(last.because.contains("arithmetic"), "{plan}");
         assert!(!plan.is_tuned() && plan.to_string().contains("no tuning record"), "{plan}");
         let way = Way { path: plan.entry(1).path, kernels: plan.entry(64).kernels };

@@ -60,7 +60,7 @@ impl Search<'_> {
     /// For each path and first kernel the best second one, by the model; best ways first.
     fn firsts(&self, tokens: usize) -> Result<Vec<Way>, MoeError> {
         let Self { gpu, config, format } = *self;
-        let all = candidates::all(config, format, tokens);
+        let all = candidates::all(gpu, config, format, tokens);
         let ways = modelled_ways(gpu, config, format, all, tokens)?;
         let limit = ways.first().map_or(0.0, |(_, best)| best * HOPELESS);
         let mut firsts: Vec<Way> = Vec::new();
@@ -78,7 +78,8 @@ impl Search<'_> {
     fn seconds(&self, way: Way, tokens: usize) -> impl Iterator<Item = Way> {
         let same =
             move |other: &Way| (other.path, other.kernels.first) == (way.path, way.kernels.first);
-        candidates::all(self.config, self.format, tokens).into_iter().filter(same)
+        let all = candidates::all(self.gpu, self.config, self.format, tokens);
+        all.into_iter().filter(same)
     }
 }
 

@@ -12,9 +12,10 @@ use crate::grouped_gemm::decode::cuda::{BlockSlices, WeightSlices};
 use crate::grouped_gemm::prefill::cuda::{
     Blocks, Fp8Operand, HalfElement, PrefillFp8Gemm, PrefillGemm,
 };
+use crate::grouped_gemm::prefill::warpgroup::cuda::WarpgroupGemm;
 use crate::grouped_gemm::prefill::{PrefillForm, PrefillTile};
 use crate::permute::cuda::Permute;
-use crate::plan::gpu::{ExpertsShape, GpuProduct, Tile, Way};
+use crate::plan::gpu::{ExpertsShape, GemmFamily, GemmKernel, GpuProduct, Tile, Way};
 use crate::quant::activations::cuda::{InputRows, Placement, Quantize, QuantizedRows, ScaleLayout};
 use crate::quant::activations::{Granularity, ScaleBounds};
 use crate::weights::StackLayout;
@@ -31,8 +32,8 @@ pub(super) struct PrefillChain<A: HalfElement> {
 enum Steps<A: HalfElement> {
     Plain {
         permute: Permute<A>,
-        first: PrefillGemm<A>,
-        second: PrefillGemm<A>,
+        first: PlainGemm<A>,
+        second: PlainGemm<A>,
     },
     Fp8 {
         quantize: Quantize<A>,
@@ -43,6 +44,47 @@ enum Steps<A: HalfElement> {
         /// Numbers a row that the first product stores.
         stored: usize,
     },
+}
+
+/// A product of 16-bit numbers.
+#[derive(Debug, Clone)]
+enum PlainGemm<A> {
+    /// In tiles of a fixed height.
+    Tiles(PrefillGemm<A>),
+    /// In tiles as high as an expert has rows.
+    Warpgroup(WarpgroupGemm<A>),
+}
+
+impl<A: HalfElement> PlainGemm<A> {
+    fn load(
+        kernels: &mut Kernels,
+        layout: &StackLayout,
+        form: PrefillForm,
+        kernel: GemmKernel,
+        block_size: usize,
+    ) -> Result<Self, MoeError> {
+        Ok(match kernel.family {
+            GemmFamily::Warpgroup => Self::Warpgroup(WarpgroupGemm::load(kernels, layout, form)?),
+            _ => {
+                let tile = prefill_tile(kernel.tile);
+                Self::Tiles(PrefillGemm::load(kernels, layout, form, tile, block_size)?)
+            }
+        })
+    }
+
+    fn launch(
+        &self,
+        stream: &Stream,
+        blocks: Blocks<'_>,
+        rows: DeviceSlice<'_, A>,
+        weights: DeviceSlice<'_, A>,
+        out: &mut DeviceSliceMut<'_, A>,
+    ) -> Result<(), MoeError> {
+        match self {
+            Self::Tiles(product) => product.launch(stream, blocks, rows, weights, out),
+            Self::Warpgroup(product) => product.launch(stream, blocks, rows, weights, out),
+        }
+    }
 }
 
 /// Pairs in their order: the blocks, and where each pair stands.
@@ -61,13 +103,14 @@ impl<A: HalfElement> PrefillChain<A> {
     ) -> Result<Self, MoeError> {
         let layout = |product| sizes.stack_layout(product).ok_or_else(|| sizes.without_kernels());
         let layouts = [layout(GpuProduct::GateUp)?, layout(GpuProduct::Down)?];
-        let tiles = [way.kernels.first.tile, way.kernels.second.tile].map(prefill_tile);
+        let both = [way.kernels.first, way.kernels.second];
+        let tiles = both.map(|kernel| prefill_tile(kernel.tile));
         let shape = sizes.decode_shape().ok_or_else(|| sizes.without_kernels())?;
         let DecodeShape { hidden_size, intermediate_size, top_k, .. } = shape;
         let steps = if layouts[0].scale_block.is_none() {
             let mut product = |of: usize| {
                 let form = sizes.prefill_form(GpuProduct::ALL[of]);
-                PrefillGemm::load(kernels, &layouts[of], form, tiles[of], block_size)
+                PlainGemm::load(kernels, &layouts[of], form, both[of], block_size)
             };
             let (first, second) = (product(0)?, product(1)?);
             Steps::Plain { permute: Permute::load(kernels, hidden_size, top_k)?, first, second }
