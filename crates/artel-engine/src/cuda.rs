@@ -113,7 +113,8 @@ impl CudaRunner {
         let vocabulary = model.config().vocabulary;
         let layers = model.config().layers;
         let on_device = CudaModel::load(model, context, kernels.model, report)?;
-        let sampling = DeviceSampling::new(context, kernels.sampling, limits.sequences_max)?;
+        let sampling =
+            DeviceSampling::new(context, kernels.sampling, (limits.sequences_max, vocabulary))?;
         let logits = (limits.logits_max, vocabulary);
         let slot = || Slot::new(context, on_device.layout(), sampling.layout(), logits);
         let slots = [slot()?, slot()?];
@@ -147,12 +148,17 @@ impl CudaRunner {
         let recorded = self.graphs.iter().find(|(rows, _)| batch.len() <= *rows);
         let decode_rows = recorded.map_or(0, |(rows, _)| *rows);
         let step = self.model.write_step(&inputs, decode_rows, slot.inputs.as_mut_slice())?;
-        let rows = self.sampling.write(batch, &self.chosen_rows, slot.sampling.as_mut_slice());
+        let words = (slot.sampling.as_mut_slice(), slot.masks.as_mut_slice());
+        let rows = self.sampling.write(batch, &self.chosen_rows, words);
         upload(&self.stream, &mut self.model, (&slot.inputs, &step), &inputs)?;
-        let used = self.sampling.words_used(&rows);
-        let mut words = self.sampling.words_mut();
+        let used = (self.sampling.words_used(&rows), self.sampling.masks_used(&rows));
+        let (mut words, mut masks) = self.sampling.words_mut();
         // SAFETY: the slot's words stay as they are until the step is collected.
-        unsafe { slot.sampling.write_to(&self.stream, used, &mut words) }?;
+        unsafe { slot.sampling.write_to(&self.stream, used.0, &mut words) }?;
+        if used.1 > 0 {
+            // SAFETY: as above.
+            unsafe { slot.masks.write_to(&self.stream, used.1, &mut masks) }?;
+        }
         if rows.is_fed {
             let (sources, chosen) = self.sampling.feed(batch.len())?;
             let mut ids = self.model.buffers()?.inputs;

@@ -5,8 +5,9 @@ use std::ops::Range;
 
 use artel_device::cuda::{Context, CudaError, DeviceBuffer, DeviceSlice, DeviceSliceMut, Stream};
 use artel_layers::LayersError;
+use artel_layers::sample::TokenMask;
 use artel_layers::sample::cuda::{
-    RowAdjustments, RowParameters, SampleKernels, SampleSteps, SampleWorkspace,
+    RowAdjustments, RowMasks, RowParameters, SampleKernels, SampleSteps, SampleWorkspace,
 };
 use half::bf16;
 
@@ -24,6 +25,7 @@ const ALIGNMENT: usize = 4;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct SamplingLayout {
     rows_max: usize,
+    vocabulary: usize,
 }
 
 /// A part of the words, with a place for each row.
@@ -41,6 +43,8 @@ enum Section {
     Penalties,
     /// One more than rows.
     Starts,
+    /// Number of each row's mask; -1: none.
+    Masks,
     Entries,
 }
 
@@ -60,10 +64,19 @@ impl SamplingLayout {
         let before = match section as usize {
             narrow @ 0..=5 => narrow,
             6 => 7,
-            7 => 10,
-            _ => 11,
+            later => later + 3,
         };
         before * rows
+    }
+
+    /// Words of a mask.
+    fn mask_words(&self) -> usize {
+        self.vocabulary.div_ceil(32)
+    }
+
+    /// Words of the masks of all rows, which go to the device by themselves.
+    pub(super) fn masks_max(&self) -> usize {
+        self.rows_max * self.mask_words()
     }
 
     pub(super) fn words_max(&self) -> usize {
@@ -87,6 +100,8 @@ pub(super) struct Rows {
     pub(super) needs_logits: bool,
     /// Entries of all rows.
     entries: usize,
+    /// Rows that have a mask.
+    masks: usize,
     steps: SampleSteps,
 }
 
@@ -96,6 +111,7 @@ pub(super) struct DeviceSampling {
     workspace: SampleWorkspace,
     layout: SamplingLayout,
     words: DeviceBuffer<i32>,
+    masks: DeviceBuffer<i32>,
     chosen: DeviceBuffer<i32>,
     logprobs: DeviceBuffer<f32>,
 }
@@ -121,14 +137,15 @@ impl DeviceSampling {
     pub(super) fn new(
         context: &Context,
         kernels: SamplingKernels,
-        rows_max: usize,
+        (rows_max, vocabulary): (usize, usize),
     ) -> std::result::Result<Self, LayersError> {
-        let layout = SamplingLayout { rows_max };
+        let layout = SamplingLayout { rows_max, vocabulary };
         Ok(Self {
             workspace: kernels.workspace(context, rows_max)?,
             kernels,
             layout,
             words: DeviceBuffer::zeroed(context, layout.words_max())?,
+            masks: DeviceBuffer::zeroed(context, layout.masks_max())?,
             chosen: DeviceBuffer::zeroed(context, rows_max)?,
             logprobs: DeviceBuffer::zeroed(context, rows_max)?,
         })
@@ -138,7 +155,7 @@ impl DeviceSampling {
         &self.layout
     }
 
-    /// Whether the host has to choose: a mask has a bit a token, and some histories are long.
+    /// Whether the host has to choose: some histories are long.
     pub(super) fn is_for_the_host(&self, step: &SequenceStep<'_>) -> bool {
         step.choice.is_some_and(|choice| {
             let adjusted = choice.adjustments.bias.len() + choice.adjustments.banned.len();
@@ -146,17 +163,17 @@ impl DeviceSampling {
                 true => choice.history.seen_max(),
                 false => 0,
             };
-            choice.adjustments.allowed.is_some() || adjusted + seen > self.layout.entries_of_row()
+            adjusted + seen > self.layout.entries_of_row()
         })
     }
 
-    /// Writes what the sequences of a step want into `words`. `before`: the rows of the sequences of
-    /// the step before.
+    /// Writes what the sequences of a step want into `words` and `masks`. `before`: the rows of the
+    /// sequences of the step before.
     pub(super) fn write(
         &self,
         batch: &[SequenceStep<'_>],
         before: &[Option<usize>],
-        words: &mut [i32],
+        (words, masks): (&mut [i32], &mut [i32]),
     ) -> Rows {
         let mut rows = Rows::default();
         let mut all = Vec::new();
@@ -170,6 +187,16 @@ impl DeviceSampling {
             let is_for_the_host = self.is_for_the_host(step);
             rows.needs_logits |= is_for_the_host || choice.logprobs.is_some_and(|top| top > 0);
             self.write_row(&choice, rows.count, words);
+            let mask = choice.adjustments.allowed.filter(|_| !is_for_the_host);
+            words[self.layout.start(Section::Masks) + rows.count] = match mask {
+                None => -1,
+                Some(mask) => {
+                    let place = rows.masks * self.layout.mask_words();
+                    self.write_mask(mask, &mut masks[place..][..self.layout.mask_words()]);
+                    rows.masks += 1;
+                    rows.masks as i32 - 1
+                }
+            };
             words[self.layout.start(Section::Starts) + rows.count] = all.len() as i32;
             if !is_for_the_host {
                 rows.steps = with(rows.steps, &choice);
@@ -213,6 +240,16 @@ impl DeviceSampling {
         ]);
     }
 
+    /// A mask as kernels read it: what it does not know of may not come.
+    fn write_mask(&self, mask: &TokenMask, words: &mut [i32]) {
+        let known = mask.words().iter().copied().chain(std::iter::repeat(0));
+        words.iter_mut().zip(known).for_each(|(word, bits)| *word = bits as i32);
+        let (whole, rest) = (mask.vocabulary() / 32, mask.vocabulary() % 32);
+        if let Some(word) = words.get_mut(whole) {
+            *word &= (1 << rest) - 1;
+        }
+    }
+
     /// Ids, counts and biases of so many entries.
     fn entries_at(&self, entries: usize) -> [Range<usize>; 3] {
         let start = self.layout.start(Section::Entries);
@@ -226,9 +263,14 @@ impl DeviceSampling {
         biases.end
     }
 
-    /// The words on the device.
-    pub(super) fn words_mut(&mut self) -> DeviceSliceMut<'_, i32> {
-        self.words.slice_mut()
+    /// How many words the masks of a step use.
+    pub(super) fn masks_used(&self, rows: &Rows) -> usize {
+        rows.masks * self.layout.mask_words()
+    }
+
+    /// The words and the masks on the device.
+    pub(super) fn words_mut(&mut self) -> (DeviceSliceMut<'_, i32>, DeviceSliceMut<'_, i32>) {
+        (self.words.slice_mut(), self.masks.slice_mut())
     }
 
     /// Where the tokens of so many sequences come from, and the tokens.
@@ -258,14 +300,19 @@ impl DeviceSampling {
         };
         let [ids, counts, biases] = self.entries_at(rows.entries);
         let entries = |range: Range<usize>| words.range(range.start, range.len());
+        let masks = RowMasks {
+            of_rows: of(Section::Masks, rows.count)?,
+            words: self.masks.slice().range(0, self.masks_used(rows))?,
+        };
         let adjustments = RowAdjustments {
+            masks: (rows.masks > 0).then_some(masks),
             starts: of(Section::Starts, rows.count + 1)?,
             ids: entries(ids)?,
             counts: entries(counts)?,
             biases: entries(biases)?.cast(),
             penalties: of(Section::Penalties, 3 * rows.count)?.cast(),
         };
-        let adjustments = (rows.entries > 0).then_some(&adjustments);
+        let adjustments = (rows.entries + rows.masks > 0).then_some(&adjustments);
         let (chosen, logprobs) = (self.chosen.slice_mut(), self.logprobs.slice_mut());
         Ok(self.kernels.launch(
             stream,
@@ -305,7 +352,7 @@ mod tests {
     #[test]
     fn sections_do_not_overlap_and_are_aligned() {
         for rows_max in [1, 3, 64, 256] {
-            let layout = SamplingLayout { rows_max };
+            let layout = SamplingLayout { rows_max, vocabulary: 100 };
             let sections = [
                 (Section::Sources, rows_max),
                 (Section::Temperatures, rows_max),
@@ -315,6 +362,7 @@ mod tests {
                 (Section::Uniforms, 2 * rows_max),
                 (Section::Penalties, 3 * rows_max),
                 (Section::Starts, rows_max + 1),
+                (Section::Masks, rows_max),
             ];
             let mut end = 0;
             for (section, len) in sections {

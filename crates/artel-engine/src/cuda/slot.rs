@@ -18,6 +18,8 @@ pub(super) struct Slot {
     pub(super) inputs: PinnedBuffer<i32>,
     /// [`SamplingLayout`].
     pub(super) sampling: PinnedBuffer<i32>,
+    /// Masks of rows that have one.
+    pub(super) masks: PinnedBuffer<i32>,
     /// Chosen tokens, one a row of logits; -1: none could be chosen.
     pub(super) chosen: PinnedBuffer<i32>,
     /// Natural logarithms of their probabilities.
@@ -54,6 +56,7 @@ impl Slot {
         Ok(Self {
             inputs: PinnedBuffer::zeroed(context, inputs.words())?,
             sampling: PinnedBuffer::zeroed(context, sampling.words_max())?,
+            masks: PinnedBuffer::zeroed(context, sampling.masks_max())?,
             chosen: PinnedBuffer::zeroed(context, rows)?,
             logprobs: PinnedBuffer::zeroed(context, rows)?,
             logits: PinnedBuffer::zeroed(context, logits_max * vocabulary)?,

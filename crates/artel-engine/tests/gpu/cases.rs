@@ -25,6 +25,7 @@ pub fn cases() -> Vec<Case> {
         case("prefix_cache", usual, known_beginnings),
         case("sampling", usual, drawn_tokens),
         case("wishes", usual, wishes),
+        case("masks", usual, masks),
         case("prompt_logprobs", small, judged_prompts),
     ]
 }
@@ -157,6 +158,57 @@ fn wishes(engine: &mut Engine) {
             }
         }
     }
+}
+
+/// Allows one token at each place, and none behind the last.
+struct Script(Vec<u32>);
+
+impl LogitsMask for Script {
+    fn allow(
+        &mut self,
+        generated: &[u32],
+        allowed: &mut TokenMask,
+    ) -> std::result::Result<(), String> {
+        self.0.get(generated.len()).into_iter().for_each(|&id| allowed.allow(id));
+        Ok(())
+    }
+}
+
+/// Requests with masks of their own among plain ones, which go on as they would without them.
+fn masks(engine: &mut Engine) {
+    let texts = prompts(6);
+    let vocabulary = subject().model.config().vocabulary as u32;
+    // The first and the last token of the vocabulary, and both sides of a word of the mask.
+    let script =
+        |turn: u32| (0..20).map(|place| [31, vocabulary - 1, 32, 0, turn][place % 5]).collect();
+    let params = [SamplingParams::greedy(), SamplingParams::default()];
+    let mut wanted = Vec::new();
+    let mut requests = Vec::new();
+    for (number, text) in texts.iter().enumerate() {
+        requests.push(request(text, 40));
+        let ids: Vec<u32> = script(100 + number as u32);
+        let masked = Request {
+            mask: Some(Box::new(Script(ids.clone()))),
+            sampling: params[number % 2],
+            ..request(text, 20 + number % 2)
+        };
+        requests.push(masked);
+        wanted.push(ids);
+    }
+    let found = answers(engine, requests);
+    let (plain, masked): (Vec<_>, Vec<_>) =
+        found.into_iter().enumerate().partition(|(number, _)| number % 2 == 0);
+    for ((number, found), ids) in masked.into_iter().zip(&wanted) {
+        assert_eq!(found.ids(), *ids, "request {number}");
+        let reason = found.end.map(|end| end.reason);
+        match ids[4] % 2 {
+            0 => assert_eq!(reason, Some(FinishReason::Length)),
+            _ => assert!(matches!(reason, Some(FinishReason::Failed(_))), "{reason:?}"),
+        }
+    }
+    let plain: Vec<Answer> = plain.into_iter().map(|(_, answer)| answer).collect();
+    let asked: Vec<(String, usize)> = texts.into_iter().map(|text| (text, 40)).collect();
+    compare(&asked, &plain);
 }
 
 /// Probabilities of prompts in pieces, beside requests that decode.

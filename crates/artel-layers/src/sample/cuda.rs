@@ -3,7 +3,8 @@
 //! The vocabulary of a row is cut into chunks, a block of threads each.
 //! 1. Every chunk finds its largest logit and its sum of exponentials; a second launch joins them.
 //!    That is all a greedy row needs.
-//! 2. What a request adds to logits, and its penalties, are applied to a float32 copy.
+//! 2. What a request forbids by a mask, adds to logits, and its penalties, are applied to a float32
+//!    copy.
 //! 3. Where a row is cut by top-k, then by top-p, and which token its random number means, is found by
 //!    [`Draw`](draw::cuda::Draw).
 //!
@@ -16,6 +17,7 @@
 
 mod adjust;
 pub mod draw;
+mod mask;
 mod run;
 
 use std::marker::PhantomData;
@@ -25,6 +27,7 @@ use artel_device::cuda::{
 };
 use artel_moe::quant::Element;
 
+pub use mask::cuda::RowMasks;
 pub use run::{RowAdjustments, RowParameters, SampleKernels, SampleSteps, SampleWorkspace};
 
 use crate::LayersError;

@@ -45,6 +45,11 @@ impl TokenMask {
         !(0..self.vocabulary as u32).any(|id| self.is_allowed(id))
     }
 
+    /// The bits, as [`words_mut`](Self::words_mut) has them.
+    pub fn words(&self) -> &[u32] {
+        &self.words
+    }
+
     /// The bits: token `id` is bit `id % 32` of word `id / 32`. Bits beyond the vocabulary mean
     /// nothing.
     pub fn words_mut(&mut self) -> &mut [u32] {

@@ -2,8 +2,12 @@
 
 use artel_gpu_test::{Case, Gpu};
 use artel_layers::LayersError;
-use artel_layers::sample::cuda::{RowAdjustments, RowParameters, SampleKernels, SampleSteps};
-use artel_layers::sample::{Adjustments, Sampled, Sampler, SamplingParams, TokenHistory};
+use artel_layers::sample::cuda::{
+    RowAdjustments, RowMasks, RowParameters, SampleKernels, SampleSteps,
+};
+use artel_layers::sample::{
+    Adjustments, Sampled, Sampler, SamplingParams, TokenHistory, TokenMask,
+};
 use artel_moe::quant::Element;
 use half::bf16;
 
@@ -54,8 +58,9 @@ fn case<L: Element>(vocabulary: usize) -> Case {
     let load = move |kernels: &mut _| SampleKernels::<L>::load(kernels, vocabulary);
     Case::new(name, load, move |gpu, kernels| {
         let all = requests();
-        check(gpu, kernels, vocabulary, &all)?;
-        check(gpu, kernels, vocabulary, &[])?;
+        check(gpu, kernels, vocabulary, &all, no_masks)?;
+        check(gpu, kernels, vocabulary, &all, some_masks)?;
+        check(gpu, kernels, vocabulary, &[], no_masks)?;
         for kept in [
             |params: &SamplingParams| params.temperature == 0.0,
             |params: &SamplingParams| params.top_k == 0 && params.top_p == 1.0,
@@ -63,7 +68,10 @@ fn case<L: Element>(vocabulary: usize) -> Case {
             |params: &SamplingParams| params.top_k == 0,
         ] {
             let some: Vec<SamplingParams> = all.iter().copied().filter(kept).collect();
-            check(gpu, kernels, vocabulary, &some)?;
+            check(gpu, kernels, vocabulary, &some, no_masks)?;
+            let plain: Vec<SamplingParams> =
+                some.into_iter().filter(|params| params.repetition_penalty == 1.0).collect();
+            check(gpu, kernels, vocabulary, &plain, some_masks)?;
         }
         Ok(())
     })
@@ -104,6 +112,42 @@ fn history(vocabulary: usize, row: usize) -> (TokenHistory, Vec<(i32, i32)>) {
     (history, ids.iter().map(|id| (*id as i32, count(id))).collect())
 }
 
+/// The mask of a row.
+type MaskOf = fn(vocabulary: usize, row: usize) -> Option<TokenMask>;
+
+fn no_masks(_vocabulary: usize, _row: usize) -> Option<TokenMask> {
+    None
+}
+
+/// Rows without a mask between such that allow some tokens, none, the last, and all.
+fn some_masks(vocabulary: usize, row: usize) -> Option<TokenMask> {
+    let mut mask = TokenMask::none(vocabulary);
+    match row % 6 {
+        1 => (0..vocabulary as u32).filter(|id| id % 7 < 3).for_each(|id| mask.allow(id)),
+        2 => {}
+        3 => mask.allow(vocabulary as u32 - 1),
+        4 => mask.allow_all(),
+        _ => return None,
+    }
+    Some(mask)
+}
+
+/// The masks of all rows: which each row has, and their words.
+fn masks_of(vocabulary: usize, rows: usize, mask_of: MaskOf) -> [Vec<i32>; 2] {
+    let (mut of_rows, mut words, mut count) = (Vec::new(), Vec::new(), 0);
+    for row in 0..rows {
+        of_rows.push(match mask_of(vocabulary, row) {
+            None => -1,
+            Some(mask) => {
+                words.extend(mask.words().iter().map(|&word| word as i32));
+                count += 1;
+                count - 1
+            }
+        });
+    }
+    [of_rows, words]
+}
+
 /// The random number of a row and what the CPU chose.
 type Expected = (f64, Result<Sampled, LayersError>);
 
@@ -115,6 +159,7 @@ fn on_the_cpu<L: Element>(
     vocabulary: usize,
     requests: &[SamplingParams],
     logits: &[L],
+    mask_of: MaskOf,
 ) -> Result<Requested, LayersError> {
     let (mut starts, mut entries, mut expected) = (vec![0], Vec::new(), Vec::new());
     for (row, params) in requests.iter().enumerate() {
@@ -126,7 +171,9 @@ fn on_the_cpu<L: Element>(
         let mut own = widened(&logits[row * vocabulary..][..vocabulary]);
         let sampler = Sampler::new(*params)?;
         let position = row as u64 * 3;
-        let sampled = sampler.sample(&history, position, Adjustments::default(), &mut own);
+        let mask = mask_of(vocabulary, row);
+        let adjustments = Adjustments { allowed: mask.as_ref(), ..Adjustments::default() };
+        let sampled = sampler.sample(&history, position, adjustments, &mut own);
         expected.push((sampler.uniform(position), sampled));
     }
     Ok((starts, entries, expected))
@@ -151,6 +198,7 @@ fn check<L: Element>(
     kernels: &SampleKernels<L>,
     vocabulary: usize,
     requests: &[SamplingParams],
+    mask_of: MaskOf,
 ) -> Result<(), LayersError> {
     let rows = requests.len();
     let logits = logits::<L>(vocabulary, rows);
@@ -160,7 +208,7 @@ fn check<L: Element>(
         top_p: requests.iter().any(|params| params.top_p < 1.0),
     };
     let penalised = requests.iter().any(|params| params.repetition_penalty != 1.0);
-    let (starts, entries, expected) = on_the_cpu(vocabulary, requests, &logits)?;
+    let (starts, entries, expected) = on_the_cpu(vocabulary, requests, &logits, mask_of)?;
     let upload =
         |of: fn(&SamplingParams) -> f32| gpu.upload(&requests.iter().map(of).collect::<Vec<f32>>());
     let temperatures = upload(|params| params.temperature);
@@ -182,14 +230,19 @@ fn check<L: Element>(
     let (starts, biases) = (gpu.upload(&starts), gpu.upload(&vec![0f32; entries.len()]));
     let ids = gpu.upload(&entries.iter().map(|(id, _)| *id).collect::<Vec<i32>>());
     let counts = gpu.upload(&entries.iter().map(|(_, count)| *count).collect::<Vec<i32>>());
+    let masks = masks_of(vocabulary, rows, mask_of);
+    let is_masked = !masks[1].is_empty();
+    let [of_rows, words] = masks.map(|numbers| gpu.upload(&numbers));
+    let masks = RowMasks { of_rows: of_rows.slice(), words: words.slice() };
     let adjustments = RowAdjustments {
+        masks: is_masked.then_some(masks),
         starts: starts.slice(),
         ids: ids.slice(),
         counts: counts.slice(),
         biases: biases.slice(),
         penalties: penalties.slice(),
     };
-    let adjustments = penalised.then_some(&adjustments);
+    let adjustments = (penalised || is_masked).then_some(&adjustments);
     let on_device = gpu.upload(&logits);
     let mut workspace = kernels.workspace(gpu.stream.context(), rows)?;
     let (mut tokens, mut logprobs) = (gpu.poisoned::<i32>(rows), gpu.poisoned::<f32>(rows));

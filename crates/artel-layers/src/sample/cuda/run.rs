@@ -6,6 +6,7 @@ use artel_moe::quant::Element;
 use super::adjust::cuda::Adjust;
 use super::draw::BINS;
 use super::draw::cuda::{Draw, DrawRows, DrawState};
+use super::mask::cuda::{Forbid, RowMasks};
 use super::{ChunkSlices, Greedy, RowSlices};
 use crate::LayersError;
 
@@ -24,9 +25,11 @@ pub struct RowParameters<'a> {
     pub uniforms: DeviceSlice<'a, f64>,
 }
 
-/// What is done to the logits of some tokens of each row.
+/// What is done to logits: masks, then the entries of each row.
 #[derive(Debug, Clone, Copy)]
 pub struct RowAdjustments<'a> {
+    /// Where some row has a mask.
+    pub masks: Option<RowMasks<'a>>,
     /// `[rows + 1]`: the entries of row `r` are those from `starts[r]` up to `starts[r + 1]`.
     pub starts: DeviceSlice<'a, i32>,
     /// Token of each entry; no token twice in a row.
@@ -77,6 +80,7 @@ pub struct SampleKernels<L> {
     greedy: Greedy<L>,
     copying: Greedy<L>,
     adjusted: Greedy<f32>,
+    forbid: Forbid,
     adjust: Adjust<L>,
     draw: Draw<L>,
     draw_adjusted: Draw<f32>,
@@ -94,6 +98,7 @@ impl<L: Element> SampleKernels<L> {
             greedy: Greedy::load(kernels, vocabulary, false)?,
             copying: Greedy::load(kernels, vocabulary, true)?,
             adjusted: Greedy::load(kernels, vocabulary, false)?,
+            forbid: Forbid::load(kernels, vocabulary)?,
             adjust: Adjust::load(kernels, vocabulary)?,
             draw: Draw::load(kernels, vocabulary)?,
             draw_adjusted: Draw::load(kernels, vocabulary)?,
@@ -182,7 +187,12 @@ impl<L: Element> SampleKernels<L> {
         let mut copy = workspace.copy.slice_mut();
         let place = Some(copy.reborrow());
         self.copying.launch(stream, (logits, place), &mut chunks, &mut rows, false)?;
-        self.adjust.adjust(stream, count, adjustments, &mut copy)?;
+        if let Some(masks) = &adjustments.masks {
+            self.forbid.launch(stream, count, masks, &mut copy)?;
+        }
+        if !adjustments.ids.is_empty() {
+            self.adjust.adjust(stream, count, adjustments, &mut copy)?;
+        }
         let adjusted = copy.as_slice().range(0, count * self.vocabulary)?;
         self.adjusted.launch(stream, (adjusted, None), &mut chunks, &mut rows, true)?;
         if steps.draws {

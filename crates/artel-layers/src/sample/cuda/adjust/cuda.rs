@@ -42,7 +42,7 @@ impl<L: Element> Adjust<L> {
         adjustments: &RowAdjustments<'_>,
         logits: &mut DeviceSliceMut<'_, f32>,
     ) -> Result<(), LayersError> {
-        let RowAdjustments { starts, ids, counts, biases, penalties } = *adjustments;
+        let RowAdjustments { starts, ids, counts, biases, penalties, .. } = *adjustments;
         starts.expect_len("starts of adjustments", rows + 1)?;
         counts.expect_len("counts of adjusted tokens", ids.len())?;
         biases.expect_len("biases of adjusted tokens", ids.len())?;
