@@ -53,6 +53,7 @@ typedef struct artel_moe_settings {
     const char *const *kernel_packs; /* paths; of two that have a kernel the later one counts */
     uint64_t num_kernel_packs;
     uint64_t device;     /* ordinal of the GPU, whose primary context is used */
+    uint64_t packed;     /* 1: a call takes packed pairs of id and weight, see below; 0: both apart */
     artel_moe_stack w13; /* [E, 2I, H], gate rows over up rows, as checkpoints concatenate them */
     artel_moe_stack w2;  /* [E, H, I] */
 } artel_moe_settings;
@@ -75,6 +76,9 @@ int32_t artel_moe_create(const artel_moe_settings *settings, artel_moe_experts *
  * topk_ids      [tokens, K], an id below 0 or from E on adds nothing
  * topk_weights  [tokens, K]
  * out           [tokens, H], as hidden; must not overlap it
+ *
+ * Of experts with `packed` set, topk_ids holds pairs, id << 16 | bits of the weight in bfloat16, and
+ * topk_weights is null.
  */
 int32_t artel_moe_forward(artel_moe_experts *experts, void *stream, const void *hidden,
                           const int32_t *topk_ids, const float *topk_weights, uint64_t tokens,

@@ -6,6 +6,9 @@ artel_moe.h says what shapes and numbers mean. Tensors are used where they lie, 
     experts = Experts(w13, w2, top_k=8, tokens_max=4096, format="bf16", kernel_packs=["sm_90.pack"])
     out = experts(hidden, topk_ids, topk_weights)          # torch: on the current stream
     experts(hidden, topk_ids, topk_weights, out=out, stream=handle)  # anything else
+
+Of experts made with `packed=True`, a call takes pairs id << 16 | bits of the bfloat16 weight, in int32
+[T, K], and no weights: `experts(hidden, packed)`.
 """
 
 import ctypes
@@ -54,6 +57,7 @@ class Settings(ctypes.Structure):
         ("kernel_packs", POINTER(c_char_p)),
         ("num_kernel_packs", c_uint64),
         ("device", c_uint64),
+        ("packed", c_uint64),
         ("w13", Stack),
         ("w2", Stack),
     ]
@@ -140,7 +144,8 @@ class Experts:
 
     def __init__(
         self, w13, w2, *, top_k, tokens_max, format, activation="silu", kernel_packs=(),
-        w13_scales=None, w2_scales=None, scale_block=(128, 128), library=None,
+        w13_scales=None, w2_scales=None, scale_block=(128, 128), packed=False,
+        library=None,
     ):
         self._library, self._handle = load_library(library), c_void_p()
         scaled = w13_scales is not None
@@ -164,30 +169,38 @@ class Experts:
             stack.scales, stack.scale_count = view.address, view.count
         settings = Settings(
             ctypes.sizeof(Settings), num_experts, top_k, hidden_size, intermediate_size, tokens_max,
-            format.encode(), activation.encode(), packs, len(packs), first.device, *stacks,
+            format.encode(), activation.encode(), packs, len(packs), first.device, int(packed),
+            *stacks,
         )
         self._check(self._library.artel_moe_create(ctypes.byref(settings), ctypes.byref(self._handle)))
         self._sizes, self._states = (hidden_size, top_k), NUMBERS.get(format)
+        self._packed = packed
 
-    def __call__(self, hidden, topk_ids, topk_weights, out=None, stream=None):
+    def __call__(self, hidden, topk_ids, topk_weights=None, out=None, stream=None):
         """hidden [T, H], topk_ids int32 [T, K], topk_weights float32 [T, K] -> out [T, H]."""
+        if self._packed != (topk_weights is None):
+            raise ValueError("topk_weights go with ids, and not with packed pairs")
         own = stream is None
         if own:
             stream = current_stream(self._weights[0].device)
         if out is None:
             out = sys.modules["torch"].empty_like(hidden)
-        views = []
+        views = {}
         for name, tensor in zip(NAMES, (hidden, topk_ids, topk_weights, out)):
+            if tensor is None:
+                continue
             # The producer makes its data ready for the stream that they are used on.
             ready = SAME_STREAM if own and is_torch(tensor) else stream or DEFAULT_STREAM
-            views.append(View(name, tensor, ready))
-            if views[-1].device != self._weights[0].device:
+            views[name] = View(name, tensor, ready)
+            if views[name].device != self._weights[0].device:
                 raise ValueError(f"{name} is not on the GPU where the weights are")
-        (hidden_size, top_k), tokens = self._sizes, views[0].shape[0]
+        (hidden_size, top_k), tokens = self._sizes, views["hidden"].shape[0]
         states, pairs = (tokens, hidden_size), (tokens, top_k)
-        hidden_at = views[0].expect(states, self._states)
-        ids_at, weights_at = views[1].expect(pairs, (INT, 32)), views[2].expect(pairs, (FLOAT, 32))
-        out_at = views[3].expect(states, self._states)
+        hidden_at = views["hidden"].expect(states, self._states)
+        ids_at, weights_at = views["topk_ids"].expect(pairs, (INT, 32)), None
+        if not self._packed:
+            weights_at = views["topk_weights"].expect(pairs, (FLOAT, 32))
+        out_at = views["out"].expect(states, self._states)
         self._check(
             self._library.artel_moe_forward(
                 self._handle, stream, hidden_at, ids_at, weights_at, tokens, out_at

@@ -4,7 +4,8 @@
 
 Weights are random; both sides read the same stored numbers and round where the kernels round: FP8
 operands in groups of 128, plain ones to bfloat16, the rows of experts to bfloat16. Fails where the
-relative error (Frobenius norm) is above 5e-3, or a replayed CUDA graph gives other bits.
+relative error (Frobenius norm) is above 5e-3, or where a replayed CUDA graph or packed pairs give
+other bits. The weights of the router are bfloat16 numbers, which packing keeps.
 """
 
 import argparse
@@ -87,7 +88,12 @@ def random_batch(tokens, experts, top_k, hidden_size):
     ids = ids.int()
     if tokens > 2:
         ids[tokens // 2, 0], ids[tokens // 3, top_k - 1] = -1, experts
-    return hidden, ids, weights / weights.sum(1, keepdim=True)
+    return hidden, ids, (weights / weights.sum(1, keepdim=True)).bfloat16().float()
+
+
+def packed(ids, weights):
+    """Ids and bfloat16 weights as pairs; an id that 16 bits cannot hold would be -1."""
+    return ids << 16 | weights.bfloat16().view(torch.int16).int() & 0xFFFF
 
 
 def graph_repeats(layer, batch, expected):
@@ -105,9 +111,13 @@ def check_shape(name, arguments):
     experts, top_k, hidden_size, intermediate_size, format = SHAPES[name]
     w13, w13_scales = random_stack(experts, 2 * intermediate_size, hidden_size, format)
     w2, w2_scales = random_stack(experts, hidden_size, intermediate_size, format)
-    layer = Experts(
-        w13, w2, top_k=top_k, tokens_max=TOKENS_MAX, format=format, w13_scales=w13_scales,
-        w2_scales=w2_scales, kernel_packs=arguments.kernels, library=arguments.shared_object,
+    layer, of_pairs = (
+        Experts(
+            w13, w2, top_k=top_k, tokens_max=TOKENS_MAX, format=format, w13_scales=w13_scales,
+            w2_scales=w2_scales, kernel_packs=arguments.kernels, packed=packed,
+            library=arguments.shared_object,
+        )
+        for packed in (False, True)
     )
     print(layer.plan, flush=True)
     well = True
@@ -120,6 +130,7 @@ def check_shape(name, arguments):
         with torch.cuda.stream(other):
             same = torch.equal(layer(*batch), out)
         torch.cuda.synchronize()
+        same = same and torch.equal(of_pairs(batch[0], packed(*batch[1:])), out)
         if tokens:
             same = same and graph_repeats(layer, batch, out)
         expected = reference(*batch, w13, w13_scales, w2, w2_scales)
@@ -130,6 +141,7 @@ def check_shape(name, arguments):
         bits = "same" if same else "OTHER"
         print(f"{name:<16} {tokens:>6} {error:>10.1e} {bits:>10}  {'ok' if good else 'WRONG'}")
     layer.close()
+    of_pairs.close()
     return well
 
 

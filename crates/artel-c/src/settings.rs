@@ -54,6 +54,8 @@ pub struct ArtelMoeSettings {
     pub num_kernel_packs: u64,
     /// Ordinal of the GPU.
     pub device: u64,
+    /// 1 for experts that take packed pairs, else 0.
+    pub packed: u64,
     /// Gate over up.
     pub w13: ArtelMoeStack,
     /// Down.
@@ -76,6 +78,7 @@ pub(crate) struct Settings {
     pub(crate) format: Format,
     pub(crate) tokens_max: usize,
     pub(crate) device: usize,
+    pub(crate) packed: bool,
     pub(crate) kernel_packs: Vec<PathBuf>,
     pub(crate) w13: Stack,
     pub(crate) w2: Stack,
@@ -114,6 +117,9 @@ impl Settings {
                 raw.tokens_max
             )));
         }
+        if raw.packed > 1 {
+            return Err(Failure::invalid(format!("packed is {}, but must be 0 or 1", raw.packed)));
+        }
         let MoeShape { hidden_size, intermediate_size, .. } = *config.shape();
         let rows = config.activation().input_columns(intermediate_size);
         let layout = |rows, columns| StackLayout {
@@ -131,6 +137,7 @@ impl Settings {
             format,
             tokens_max: size(raw.tokens_max),
             device: size(raw.device),
+            packed: raw.packed == 1,
             kernel_packs: texts.kernel_packs,
             config,
         })

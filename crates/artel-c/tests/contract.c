@@ -27,6 +27,7 @@ static void print_layout(void) {
     OFFSET(artel_moe_settings, kernel_packs);
     OFFSET(artel_moe_settings, num_kernel_packs);
     OFFSET(artel_moe_settings, device);
+    OFFSET(artel_moe_settings, packed);
     OFFSET(artel_moe_settings, w13);
     OFFSET(artel_moe_settings, w2);
     printf("ARTEL_MOE_OK %d\n", ARTEL_MOE_OK);
@@ -43,7 +44,7 @@ static artel_moe_settings settings(void) {
     const artel_moe_stack w13 = {address, 4u * 512 * 384, address, 4 * 4 * 3, 128, 128};
     const artel_moe_stack w2 = {address, 4u * 384 * 256, address, 4 * 3 * 2, 128, 128};
     const artel_moe_settings all = {
-        sizeof(artel_moe_settings), 4, 2, 384, 256, 64, "fp8-block128", "silu", packs, 1, 0, w13, w2};
+        sizeof(artel_moe_settings), 4, 2, 384, 256, 64, "fp8-block128", "silu", packs, 1, 0, 0, w13, w2};
     return all;
 }
 
@@ -92,6 +93,8 @@ static void print_errors(void) {
     create("half_a_block", changed);
     changed = settings(), changed.format = "bf16";
     create("scales_of_bf16", changed);
+    changed = settings(), changed.packed = 2;
+    create("packed", changed);
     int32_t status = artel_moe_create(NULL, NULL);
     printf("null_out %d %s\n", status, artel_moe_last_error());
     status = artel_moe_forward(NULL, NULL, NULL, NULL, NULL, 1, NULL);

@@ -51,7 +51,7 @@ fn structures_and_constants_lie_as_the_header_has_them() {
         numbers number_bytes scales scale_count scale_rows scale_columns);
     offsets!(expected, "artel_moe_settings", ArtelMoeSettings:
         settings_bytes num_experts top_k hidden_size intermediate_size tokens_max format activation
-        kernel_packs num_kernel_packs device w13 w2);
+        kernel_packs num_kernel_packs device packed w13 w2);
     let constants = [
         ("ARTEL_MOE_OK", Status::Ok),
         ("ARTEL_MOE_INVALID", Status::Invalid),
@@ -96,6 +96,7 @@ fn bad_input_is_an_error_with_a_text() {
         ("null_scales", "w13.scales is null"),
         ("half_a_block", "scale_rows and scale_columns of w13 are 0 and 128"),
         ("scales_of_bf16", "w13 in bf16 has no scales"),
+        ("packed", "packed is 2, but must be 0 or 1"),
         ("null_out", "experts is null"),
         ("forward", "experts is null"),
     ];

@@ -71,7 +71,7 @@ fn run(packs: Vec<KernelPack>) -> Result<()> {
         let ids = DeviceBuffer::from_host(&context, &topk.ids)?;
         let topk_weights = DeviceBuffer::from_host(&context, &topk.weights)?;
         let mut out = context.buffer::<bf16>(tokens * HIDDEN)?;
-        let routing = DeviceRouting { ids: ids.slice(), weights: topk_weights.slice() };
+        let routing = DeviceRouting::Pairs { ids: ids.slice(), weights: topk_weights.slice() };
         experts.forward(&stream, hidden.slice(), routing, tokens, &mut out.slice_mut())?;
         let found = out.to_host(&stream)?;
 
@@ -83,11 +83,13 @@ fn run(packs: Vec<KernelPack>) -> Result<()> {
     Ok(())
 }
 
-/// Compiles what `run` will ask for; needs no GPU.
+/// Compiles what `run` will ask for, also for packed ids and weights; needs no GPU.
 fn build(path: &Path) -> Result<()> {
     let architecture = Architecture::Sm90;
     let mut kernels = Kernels::list(architecture);
-    ExpertsKernels::<bf16>::load(&mut kernels, &config()?, FORMAT, &plan(architecture)?)?;
+    let (config, plan) = (config()?, plan(architecture)?);
+    ExpertsKernels::<bf16>::load(&mut kernels, &config, FORMAT, &plan)?;
+    ExpertsKernels::<bf16>::load_packed(&mut kernels, &config, FORMAT, &plan)?;
     let mut pack = KernelPack::default();
     for kernel in compile_all(&Compiler::find()?, kernels.specs(), architecture, |_| {})? {
         pack.insert(kernel);

@@ -25,11 +25,13 @@ pub(crate) struct Experts {
     plan: CString,
     hidden_size: usize,
     top_k: usize,
+    packed: bool,
 }
 
 /// Experts of any format.
 trait Layer: Send {
-    /// Launches one batch; addresses of hidden states, ids, weights and output.
+    /// Launches one batch; addresses of hidden states, ids, weights (0: the ids are packed pairs)
+    /// and output.
     ///
     /// # Safety
     /// The addresses hold what `sizes` says, on the stream's GPU, until the work has ended.
@@ -47,7 +49,7 @@ struct Sizes {
     tokens: usize,
     /// Elements of hidden states and output.
     states: usize,
-    /// Elements of ids and weights.
+    /// Elements of ids and of weights.
     pairs: usize,
 }
 
@@ -59,15 +61,21 @@ impl<F: NumberFormat<Activation: HalfElement>> Layer for CudaExperts<F> {
         Sizes { tokens, states, pairs }: Sizes,
     ) -> Result<(), MoeError> {
         // SAFETY: the caller vouches for all four.
-        let (hidden, ids, weights, mut out) = unsafe {
+        let (hidden, ids, mut out) = unsafe {
             (
                 DeviceSlice::from_raw(hidden as u64, states),
                 DeviceSlice::from_raw(ids as u64, pairs),
-                DeviceSlice::from_raw(weights as u64, pairs),
                 DeviceSliceMut::from_raw(out as u64, states),
             )
         };
-        let routing = DeviceRouting { ids, weights };
+        let routing = match weights {
+            0 => DeviceRouting::Packed(ids),
+            weights => {
+                // SAFETY: as above.
+                let weights = unsafe { DeviceSlice::from_raw(weights as u64, pairs) };
+                DeviceRouting::Pairs { ids, weights }
+            }
+        };
         Self::forward(self, stream, hidden, routing, tokens, &mut out)
     }
 }
@@ -87,6 +95,7 @@ impl Experts {
         let plan = shipped::plan_in_steps(context.architecture(), config, format, tokens_per_step)?;
         let mut kernels = Kernels::open(&context, packs, Compiler::find().ok());
         let (hidden_size, top_k) = (config.shape().hidden_size, config.shape().top_k);
+        let packed = settings.packed;
         let text = CString::new(plan.to_string()).unwrap_or_default();
         let layer: Box<dyn Layer> = match format {
             Format::F16 => layer::<F16>(&context, settings, plan, &mut kernels)?,
@@ -99,7 +108,7 @@ impl Experts {
                 return Err(MoeError::config(field, other, allowed).into());
             }
         };
-        Ok(Self { context, layer: Mutex::new(layer), plan: text, hidden_size, top_k })
+        Ok(Self { context, layer: Mutex::new(layer), plan: text, hidden_size, top_k, packed })
     }
 
     /// Launches one batch on a stream of the caller: addresses of hidden states, ids, weights and
@@ -115,7 +124,14 @@ impl Experts {
             return Ok(());
         }
         for (name, address) in ["hidden", "topk_ids", "topk_weights", "out"].iter().zip(addresses) {
-            not_null(name, address)?;
+            match self.packed && *name == "topk_weights" {
+                false => not_null(name, address)?,
+                true if address == 0 => {}
+                true => {
+                    let text = format!("{name} is {address:#x}, but must be null: ids are packed");
+                    return Err(Failure::invalid(text));
+                }
+            }
         }
         let count = |per_token: usize| {
             let count =
@@ -166,7 +182,11 @@ fn layer<F: NumberFormat<Activation: HalfElement>>(
     plan: GpuPlan,
     kernels: &mut Kernels,
 ) -> Result<Box<dyn Layer>, MoeError> {
-    let loaded = ExpertsKernels::load(kernels, &settings.config, settings.format, &plan)?;
+    let (config, format) = (&settings.config, settings.format);
+    let loaded = match settings.packed {
+        false => ExpertsKernels::load(kernels, config, format, &plan)?,
+        true => ExpertsKernels::load_packed(kernels, config, format, &plan)?,
+    };
     let matrices = |Stack { layout, numbers, scales }: Stack| {
         // SAFETY: memory of this layout that outlives the experts, as settings promise.
         unsafe { DeviceMatrices::from_raw(layout, numbers, scales) }

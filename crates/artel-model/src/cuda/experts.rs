@@ -317,7 +317,7 @@ impl RoutingRows {
     /// What was chosen for layer `number`.
     fn of_layer(&self, number: usize) -> Result<DeviceRouting<'_>> {
         let ids = self.ids.slice().range(number * self.pairs, self.pairs)?;
-        Ok(DeviceRouting { ids, weights: self.weights.slice() })
+        Ok(DeviceRouting::Pairs { ids, weights: self.weights.slice() })
     }
 
     /// Ids of a token.

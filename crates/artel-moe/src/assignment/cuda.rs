@@ -40,6 +40,13 @@ pub enum IdForm {
     Packed,
 }
 
+impl IdForm {
+    /// As a constant of kernels.
+    pub(crate) fn packed(self) -> i32 {
+        i32::from(self == Self::Packed)
+    }
+}
+
 /// The aligned form for one set of options, any number of pairs.
 #[derive(Debug, Clone)]
 pub struct Align {
@@ -102,7 +109,7 @@ impl Align {
             LocalExperts::Mapped(map, NonLocalExperts::Drop) => (map.num_local(), 1, 0),
             LocalExperts::Mapped(_, NonLocalExperts::ZeroBlocks) => (num_experts, 0, 1),
         };
-        let packed = i32::from(ids == IdForm::Packed);
+        let packed = ids.packed();
         let form = Form { num_runs, block_size: block_size as i32, packed, mapped, named };
         Ok(Self {
             few: ByRuns::load(kernels, &form)?,

@@ -95,6 +95,10 @@ pub fn load(
 ) -> Result<(), MoeError> {
     let plan = plan(kernels.architecture(), config, format)?;
     load_planned(kernels, config, format, &plan)?;
+    match format {
+        Format::F16 => ExpertsKernels::<f16>::load_packed(kernels, config, format, &plan).map(drop),
+        _ => ExpertsKernels::<bf16>::load_packed(kernels, config, format, &plan).map(drop),
+    }?;
     Route::<f32>::load(kernels, router)?;
     let MoeShape { top_k, num_experts, .. } = *config.shape();
     for rule in [ReplicaRule::TokenHash, ReplicaRule::Salted(ReplicaSalt::of_rank(0, 1))] {

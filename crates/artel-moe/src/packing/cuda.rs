@@ -16,6 +16,8 @@ use half::{bf16, f16};
 
 use super::PackWeight;
 use crate::MoeError;
+use crate::assignment::cuda::IdForm;
+use crate::combine::cuda::PairWeights;
 
 /// Pairs that one block packs.
 const BLOCK: usize = 512;
@@ -179,5 +181,88 @@ impl<W: PackElement> Pack<W> {
         // SAFETY: the arguments are the kernel's, all slices hold `pairs` elements.
         unsafe { self.kernel.launch(stream, [pairs.div_ceil(BLOCK), 1, 1], arguments) }?;
         Ok(())
+    }
+}
+
+/// Experts of every token with their weights, on the device. An id below 0 or not below `E` is no
+/// expert.
+#[derive(Debug, Clone, Copy)]
+pub enum DeviceRouting<'a> {
+    /// As the router writes them.
+    Pairs {
+        /// `[T, K]`.
+        ids: DeviceSlice<'a, i32>,
+        /// `[T, K]`.
+        weights: DeviceSlice<'a, f32>,
+    },
+    /// Packed pairs `[T, K]`, as [`Pack`] writes them. The weights are bfloat16.
+    Packed(DeviceSlice<'a, i32>),
+}
+
+impl<'a> DeviceRouting<'a> {
+    /// How ids come.
+    pub fn form(&self) -> IdForm {
+        match self {
+            Self::Pairs { .. } => IdForm::Plain,
+            Self::Packed(_) => IdForm::Packed,
+        }
+    }
+
+    /// `count` pairs from `first` on.
+    ///
+    /// # Errors
+    /// [`MoeError::Cuda`] when there are fewer.
+    pub fn range(&self, first: usize, count: usize) -> Result<Self, MoeError> {
+        Ok(match self {
+            Self::Pairs { ids, weights } => {
+                Self::Pairs { ids: ids.range(first, count)?, weights: weights.range(first, count)? }
+            }
+            Self::Packed(pairs) => Self::Packed(pairs.range(first, count)?),
+        })
+    }
+
+    /// Checks that these are `pairs` pairs for kernels that take ids as `form` says.
+    pub(crate) fn check(&self, form: IdForm, pairs: usize) -> Result<(), MoeError> {
+        if self.form() != form {
+            let (found, allowed) = (format!("{:?}", self.form()), format!("{form:?}"));
+            return Err(MoeError::config("ids of experts", found, allowed));
+        }
+        match self {
+            Self::Pairs { ids, weights } => {
+                ids.expect_len("ids of experts", pairs)?;
+                weights.expect_len("weights of experts", pairs)?;
+            }
+            Self::Packed(packed) => packed.expect_len("packed experts", pairs)?,
+        }
+        Ok(())
+    }
+
+    /// Ids or packed pairs.
+    pub(crate) fn numbers(&self) -> DeviceSlice<'a, i32> {
+        match *self {
+            Self::Pairs { ids, .. } => ids,
+            Self::Packed(packed) => packed,
+        }
+    }
+
+    /// `arguments` with what ids are read from.
+    pub(crate) fn ids(&self, arguments: Arguments) -> Arguments {
+        arguments.slice(self.numbers())
+    }
+
+    /// `arguments` with what weights are read from.
+    pub(crate) fn weights(&self, arguments: Arguments) -> Arguments {
+        match *self {
+            Self::Pairs { weights, .. } => arguments.slice(weights),
+            Self::Packed(packed) => arguments.slice(packed),
+        }
+    }
+
+    /// The weights as the combine takes them.
+    pub(crate) fn pair_weights(&self) -> PairWeights<'a> {
+        match *self {
+            Self::Pairs { weights, .. } => PairWeights::Routed(weights),
+            Self::Packed(packed) => PairWeights::Packed(packed),
+        }
     }
 }

@@ -1,5 +1,7 @@
 //! The experts of a layer as a whole: every way that a plan may choose, against float64.
 
+mod packed;
+
 use artel_device::cuda::{DeviceBuffer, Graph, Kernels, compiled_kernels};
 use artel_gpu_test::{Case, Gpu};
 use artel_moe::MoeError;
@@ -41,6 +43,7 @@ pub fn cases() -> Vec<Case> {
     cases.extend(of_format::<Mxfp4>());
     cases.extend(of_format::<Nvfp4>());
     cases.extend([widened::<Int8W8A16>(SMALL), widened::<Int4W4A16>(SMALL)]);
+    cases.extend(packed::cases());
     cases.extend([widened::<Mxfp4>(RAGGED), widened::<Nvfp4>(RAGGED)]);
     cases
 }
@@ -221,7 +224,7 @@ where
     let hidden = gpu.upload(&hidden_states::<F::Activation>(tokens * hidden_size));
     let (ids, weights) = (gpu.upload(ids), gpu.upload(&pair_weights(ids.len())));
     let mut launch = |stream: &_, out: &mut DeviceBuffer<F::Activation>| {
-        let routing = DeviceRouting { ids: ids.slice(), weights: weights.slice() };
+        let routing = DeviceRouting::Pairs { ids: ids.slice(), weights: weights.slice() };
         experts.forward(stream, hidden.slice(), routing, tokens, &mut out.slice_mut())
     };
     let mut out = gpu.poisoned(tokens * hidden_size);

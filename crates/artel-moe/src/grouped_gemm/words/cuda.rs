@@ -2,9 +2,7 @@
 
 use std::marker::PhantomData;
 
-use artel_device::cuda::{
-    Arguments, DeviceSlice, DeviceSliceMut, Kernel, KernelSpec, Kernels, Stream,
-};
+use artel_device::cuda::{Arguments, DeviceSliceMut, Kernel, KernelSpec, Kernels, Stream};
 
 use super::aligned::cuda::word_aligned;
 use super::direct::cuda::word_direct;
@@ -15,6 +13,7 @@ use super::workspace::SplitBuffers;
 pub use super::workspace::{RowForm, WordWorkspace};
 use super::{WordFormat, WordShape, WordTile};
 use crate::MoeError;
+use crate::assignment::cuda::IdForm;
 use crate::grouped_gemm::decode::cuda::{AlignedStep, DirectStep, WeightSlices};
 use crate::quant::Element;
 use crate::weights::words::WordLayout;
@@ -26,6 +25,8 @@ pub enum WordForm {
     Direct {
         /// Tokens with the same expert share one block. Without it every pair has its own.
         shared: bool,
+        /// Where ids, and with them weights, come from.
+        ids: IdForm,
     },
     /// Pairs are sorted by expert.
     Aligned,
@@ -61,8 +62,6 @@ pub struct WordExperts<A> {
 pub struct DirectSums<'a, A: Element> {
     /// Rows of pairs, `[T * K, H]`.
     pub rows: DeviceSliceMut<'a, A>,
-    /// The router's weights, `[T, K]`.
-    pub weights: DeviceSlice<'a, f32>,
     /// `[T, H]`.
     pub out: DeviceSliceMut<'a, A>,
 }
@@ -212,7 +211,7 @@ impl<A: Element> WordExperts<A> {
         self.split.launch(stream, step.hidden_states, none, &mut workspace.x)?;
         let arguments = Arguments::new().slice_mut(&workspace.inner.slice_mut());
         let arguments = self.product(Product::First, arguments, &workspace.x, step.experts.w13);
-        let arguments = arguments.slice(step.ids).size(tokens);
+        let arguments = step.routing.ids(arguments).size(tokens);
         let pairs = tokens * self.shape.top_k;
         let grid = [pairs, self.column_blocks(Product::First), 1];
         // SAFETY: the arguments are the kernel's; all lengths are checked above.
@@ -227,7 +226,7 @@ impl<A: Element> WordExperts<A> {
             .slice_mut(&workspace.counters.slice_mut());
         let parts = &workspace.inner_parts;
         let arguments = self.product(Product::Second, arguments, parts, step.experts.w2);
-        let arguments = arguments.slice(step.ids).slice(out.weights).size(tokens);
+        let arguments = step.routing.weights(step.routing.ids(arguments)).size(tokens);
         let grid = [pairs, self.column_blocks(Product::Second), 1];
         // SAFETY: as above.
         unsafe { self.kernels[1].launch(stream, grid, arguments) }?;
@@ -247,9 +246,10 @@ impl<A: Element> WordExperts<A> {
             return Err(MoeError::config("tokens of a direct step", tokens, allowed));
         }
         step.hidden_states.expect_len("hidden states", tokens * hidden_size)?;
-        step.ids.expect_len("ids", pairs)?;
+        if let WordForm::Direct { ids, .. } = self.form {
+            step.routing.check(ids, pairs)?;
+        }
         out.rows.expect_len("rows of pairs", pairs * hidden_size)?;
-        out.weights.expect_len("router weights", pairs)?;
         out.out.expect_len("output hidden states", tokens * hidden_size)?;
         let [_, rows] = self.rows(tokens);
         workspace.inner.slice().expect_len("activations", rows * intermediate_size)?;
@@ -341,9 +341,10 @@ fn spec<A: Element>(
         }
     };
     let spec = match form {
-        WordForm::Direct { shared } => {
+        WordForm::Direct { shared, ids } => {
             let slots = constant(shape.top_k.next_power_of_two());
-            spec.generics([constant(shape.top_k), slots, i32::from(shared)]).pointers(["ids"])
+            let constants = [constant(shape.top_k), slots, i32::from(shared), ids.packed()];
+            spec.generics(constants).pointers(["ids"])
         }
         WordForm::Aligned | WordForm::Widened => {
             spec.pointers(["expert_ids", "num_tokens_post_padded"])

@@ -5,6 +5,7 @@ use artel_device::cuda::{Context, DeviceBuffer, DeviceSliceMut, Kernels, Stream}
 use super::Step;
 use super::shape::{check, decode_shape, decode_tile, word_tile};
 use crate::MoeError;
+use crate::assignment::cuda::IdForm;
 use crate::config::MoeConfig;
 use crate::grouped_gemm::decode::DecodeShape;
 use crate::grouped_gemm::decode::cuda::{
@@ -35,10 +36,10 @@ enum Experts<A: HalfElement> {
 impl<A: HalfElement> DirectChain<A> {
     pub(super) fn load(
         kernels: &mut Kernels,
-        config: &MoeConfig,
-        format: Format,
+        (config, format): (&MoeConfig, Format),
         way: Way,
         tokens_max: usize,
+        ids: IdForm,
     ) -> Result<Self, MoeError> {
         let sizes = ExpertsShape::of(config, format);
         let tiles = [way.kernels.first.tile, way.kernels.second.tile];
@@ -47,13 +48,13 @@ impl<A: HalfElement> DirectChain<A> {
         let experts = match sizes.word_shape() {
             Some(shape) => {
                 check(config)?;
-                let form = WordForm::Direct { shared };
+                let form = WordForm::Direct { shared, ids };
                 let experts = WordExperts::load(kernels, shape, form, tiles.map(word_tile))?;
                 Experts::Words { shape, experts }
             }
             None => {
                 let shape = decode_shape(config, format)?;
-                let form = DirectForm { packed: false, shared, sum: true };
+                let form = DirectForm { ids, shared, sum: true };
                 let tiles = tiles.map(decode_tile);
                 let experts = DirectExperts::load(kernels, shape, form, tiles)?;
                 Experts::Numbers { shape, experts }
@@ -71,18 +72,18 @@ impl<A: HalfElement> DirectChain<A> {
     ) -> Result<(), MoeError> {
         let direct = DirectStep {
             hidden_states: step.hidden_states,
-            ids: step.routing.ids,
+            routing: step.routing,
             tokens: step.tokens,
             experts: step.experts.slices(),
         };
-        let (rows, weights, out) = (memory.rows.slice_mut(), step.routing.weights, out.reborrow());
+        let (rows, out) = (memory.rows.slice_mut(), out.reborrow());
         match (&self.experts, &mut memory.workspace) {
             (Experts::Numbers { experts, .. }, Workspace::Numbers(workspace)) => {
-                let mut out = DirectOut::Sum { rows, weights, out };
+                let mut out = DirectOut::Sum { rows, out };
                 experts.launch(stream, &direct, workspace, &mut out)
             }
             (Experts::Words { experts, .. }, Workspace::Words(workspace)) => {
-                let mut out = DirectSums { rows, weights, out };
+                let mut out = DirectSums { rows, out };
                 experts.launch_direct(stream, &direct, workspace, &mut out)
             }
             _ => panic!("this is a bug: the memory of another format"),

@@ -13,8 +13,10 @@ use std::marker::PhantomData;
 use artel_device::cuda::{Context, DeviceSlice, DeviceSliceMut, Kernels, Stream};
 
 use crate::MoeError;
+use crate::assignment::cuda::IdForm;
 use crate::config::{MoeConfig, Parallelism};
 use crate::grouped_gemm::prefill::cuda::HalfElement;
+pub use crate::packing::cuda::DeviceRouting;
 use crate::plan::gpu::{ExpertsShape, GpuPath, GpuPlan, GpuPlanEntry, GpuProduct, Way};
 use crate::quant::{Format, NumberFormat};
 use crate::weights::cuda::DeviceExperts;
@@ -25,6 +27,7 @@ use sorted::{SortedChain, SortedMemory};
 #[derive(Debug, Clone)]
 pub struct ExpertsKernels<A: HalfElement> {
     chains: Vec<Chain<A>>,
+    ids: IdForm,
 }
 
 /// The launches of one way to serve a batch.
@@ -46,27 +49,41 @@ impl<A: HalfElement> ExpertsKernels<A> {
         format: Format,
         plan: &GpuPlan,
     ) -> Result<Self, MoeError> {
+        Self::load_form(kernels, (config, format), plan, IdForm::Plain)
+    }
+
+    /// As [`load`](Self::load) for [packed](DeviceRouting::Packed) ids and weights.
+    ///
+    /// # Errors
+    /// As [`load`](Self::load).
+    pub fn load_packed(
+        kernels: &mut Kernels,
+        config: &MoeConfig,
+        format: Format,
+        plan: &GpuPlan,
+    ) -> Result<Self, MoeError> {
+        Self::load_form(kernels, (config, format), plan, IdForm::Packed)
+    }
+
+    fn load_form(
+        kernels: &mut Kernels,
+        (config, format): (&MoeConfig, Format),
+        plan: &GpuPlan,
+        ids: IdForm,
+    ) -> Result<Self, MoeError> {
+        let sizes = (config, format);
         let chain = |entry: &GpuPlanEntry| {
             let GpuPlanEntry { path, kernels: ways, tokens_max, .. } = *entry;
             let way = Way { path, kernels: ways };
             match way.path {
-                GpuPath::Direct => DirectChain::load(kernels, config, format, way, tokens_max)
+                GpuPath::Direct => DirectChain::load(kernels, sizes, way, tokens_max, ids)
                     .map(|chain| Chain::Direct(Box::new(chain))),
-                GpuPath::Aligned { .. } => SortedChain::load(kernels, config, format, way)
+                GpuPath::Aligned { .. } => SortedChain::load(kernels, sizes, way, ids)
                     .map(|chain| Chain::Sorted(Box::new(chain))),
             }
         };
-        Ok(Self { chains: plan.entries().iter().map(chain).collect::<Result<_, _>>()? })
+        Ok(Self { chains: plan.entries().iter().map(chain).collect::<Result<_, _>>()?, ids })
     }
-}
-
-/// Ids and weights of the experts of every token, on the device.
-#[derive(Debug, Clone, Copy)]
-pub struct DeviceRouting<'a> {
-    /// `[T, K]`; an id below 0 or not below `E` is no expert.
-    pub ids: DeviceSlice<'a, i32>,
-    /// `[T, K]`.
-    pub weights: DeviceSlice<'a, f32>,
 }
 
 /// One step of at most [`GpuPlan::tokens_per_step`] tokens.
@@ -163,7 +180,8 @@ impl<A: HalfElement> ExpertsProgram<A> {
     /// batches than a step run step by step.
     ///
     /// # Errors
-    /// [`MoeError::Cuda`] when a slice is too short or a launch fails.
+    /// [`MoeError::Config`] for packed pairs where kernels were loaded for plain ones, and the other
+    /// way round; [`MoeError::Cuda`] when a slice is too short or a launch fails.
     pub fn forward(
         &mut self,
         stream: &Stream,
@@ -174,18 +192,14 @@ impl<A: HalfElement> ExpertsProgram<A> {
     ) -> Result<(), MoeError> {
         let (hidden_size, top_k) = (self.config.shape().hidden_size, self.config.shape().top_k);
         hidden_states.expect_len("hidden states", tokens * hidden_size)?;
-        routing.ids.expect_len("ids of experts", tokens * top_k)?;
-        routing.weights.expect_len("weights of experts", tokens * top_k)?;
+        routing.check(self.kernels.ids, tokens * top_k)?;
         out.expect_len("output hidden states", tokens * hidden_size)?;
         let mut done = 0;
         while done < tokens {
             let count = (tokens - done).min(self.plan.tokens_per_step());
             let step = Step {
                 hidden_states: hidden_states.range(done * hidden_size, count * hidden_size)?,
-                routing: DeviceRouting {
-                    ids: routing.ids.range(done * top_k, count * top_k)?,
-                    weights: routing.weights.range(done * top_k, count * top_k)?,
-                },
+                routing: routing.range(done * top_k, count * top_k)?,
                 tokens: count,
                 experts: weights,
             };
@@ -266,7 +280,7 @@ impl<F: NumberFormat<Activation: HalfElement>> CudaExperts<F> {
     /// As [`ExpertsProgram::forward`].
     ///
     /// # Errors
-    /// [`MoeError::Cuda`] when a slice is too short or a launch fails.
+    /// As [`ExpertsProgram::forward`].
     pub fn forward(
         &mut self,
         stream: &Stream,

@@ -10,9 +10,7 @@ use super::{Step, expert_map};
 use crate::MoeError;
 use crate::assignment::cuda::{Align, AlignedSlices, IdForm};
 use crate::assignment::{AlignOptions, LocalExperts, NonLocalExperts, PaddedLength};
-use crate::combine::cuda::{
-    Combine, CombineForm, CombineOperands, PairWeights, RowOrder, WeightForm,
-};
+use crate::combine::cuda::{Combine, CombineForm, CombineOperands, RowOrder, WeightForm};
 use crate::config::{MoeConfig, Parallelism};
 use crate::grouped_gemm::decode::cuda::{
     AlignedExperts, AlignedStep, BlockSlices, DecodeWorkspace,
@@ -47,9 +45,9 @@ enum Products<A: HalfElement> {
 impl<A: HalfElement> SortedChain<A> {
     pub(super) fn load(
         kernels: &mut Kernels,
-        config: &MoeConfig,
-        format: Format,
+        (config, format): (&MoeConfig, Format),
         way: Way,
+        ids: IdForm,
     ) -> Result<Self, MoeError> {
         let GpuPath::Aligned { block_size } = way.path else {
             return Err(MoeError::config("path", way.path, "an aligned one"));
@@ -93,14 +91,17 @@ impl<A: HalfElement> SortedChain<A> {
             top_k: sizes.top_k,
             hidden_size: sizes.hidden_size,
             order: RowOrder::Sorted,
-            weights: WeightForm::Routed,
+            weights: match ids {
+                IdForm::Plain => WeightForm::Routed,
+                IdForm::Packed => WeightForm::Packed,
+            },
             identity: false,
         };
         Ok(Self {
             sizes,
             block_size,
             expert_map: expert_map(config).map(<[i32]>::to_vec),
-            align: Align::load(kernels, &options, IdForm::Plain)?,
+            align: Align::load(kernels, &options, ids)?,
             products,
             combine: Combine::load(kernels, form)?,
         })
@@ -146,7 +147,7 @@ impl<A: HalfElement> SortedChain<A> {
             rows: memory.rows.slice(),
             selectors: memory.pair_positions.slice(),
             num_experts: self.sizes.local_experts,
-            weights: PairWeights::Routed(step.routing.weights),
+            weights: step.routing.pair_weights(),
             identity: None,
         };
         self.combine.launch(stream, step.tokens, &operands, out)
@@ -168,7 +169,7 @@ impl<A: HalfElement> SortedChain<A> {
         };
         let map: Option<DeviceSlice<'_, i32>> = memory.expert_map.as_ref().map(DeviceBuffer::slice);
         let workspace = &mut memory.align.slice_mut();
-        let ids = step.routing.ids.range(0, pairs)?;
+        let ids = step.routing.numbers().range(0, pairs)?;
         self.align.launch(stream, ids, map, workspace, &mut sorted)?;
         Ok(self.align.sorted_len(pairs)?.div_ceil(self.block_size))
     }

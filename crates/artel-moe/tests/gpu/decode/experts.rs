@@ -3,13 +3,16 @@
 use artel_device::cuda::{DeviceBuffer, Kernels};
 use artel_gpu_test::{Case, Gpu};
 use artel_moe::MoeError;
+use artel_moe::assignment::cuda::IdForm;
 use artel_moe::assignment::{AlignOptions, Assignment, Workspace, cpu};
 use artel_moe::grouped_gemm::decode::cuda::{
     AlignedExperts, AlignedStep, BlockSlices, DecodeWorkspace, DirectExperts, DirectForm,
     DirectOut, DirectStep, ExpertSlices, WeightSlices,
 };
 use artel_moe::grouped_gemm::decode::{DecodeShape, DecodeTile};
+use artel_moe::packing::cuda::DeviceRouting;
 use artel_moe::packing::reference::pack;
+use artel_moe::packing::unpack;
 use artel_moe::quant::{Bf16, Element, F16, Fp8Block128, Fp8Channel};
 
 use super::layer::{Layer, Sizes, TestFormat, check_close, hidden_states, shape_of};
@@ -32,12 +35,12 @@ fn of_format<F: TestFormat>() -> Vec<Case> {
     for (name, sizes, tokens) in
         [("whole", WHOLE, [1, 8]), ("ragged", RAGGED, [1, 7]), ("minimax", MINIMAX, [1, 3])]
     {
-        for (form_name, packed, shared, sum) in [
-            ("own", false, false, true),
-            ("shared", false, true, false),
-            ("packed", true, true, true),
+        for (form_name, ids, shared, sum) in [
+            ("own", IdForm::Plain, false, true),
+            ("shared", IdForm::Plain, true, false),
+            ("packed", IdForm::Packed, true, true),
         ] {
-            let form = DirectForm { packed, shared, sum };
+            let form = DirectForm { ids, shared, sum };
             let load = move |kernels: &mut Kernels| {
                 let tiles = DecodeTile::direct(&shape_of::<F>(sizes), tokens[1]);
                 DirectExperts::<F::Activation>::load(kernels, shape_of::<F>(sizes), form, tiles)
@@ -137,10 +140,11 @@ fn check_direct<F: TestFormat>(
     let Sizes { top_k, hidden, .. } = layer.sizes;
     let tokens = ids.len() / top_k;
     let x = hidden_states::<F>(tokens, hidden);
-    let weights: Vec<f32> = (0..ids.len()).map(|pair| 0.1 + pair as f32 * 0.01).collect();
+    let mut weights: Vec<f32> = (0..ids.len()).map(|pair| 0.1 + pair as f32 * 0.01).collect();
     let mut given = ids.to_vec();
-    if form.packed {
+    if form.ids == IdForm::Packed {
         pack(ids, &weights, &mut given).expect("ids fit 16 bits");
+        unpack(&given, &mut ids.to_vec(), &mut weights).expect("as many pairs");
     }
     let (x_device, ids_device) = (gpu.upload(&x), gpu.upload(&given));
     let (weights_device, device) = (gpu.upload(&weights), OnDevice::new(gpu, layer));
@@ -148,9 +152,13 @@ fn check_direct<F: TestFormat>(
     let context = gpu.stream.context();
     let mut workspace =
         DecodeWorkspace::new(context, &shape, tokens, experts.workspace_rows(tokens))?;
+    let (ids_slice, weights_slice) = (ids_device.slice(), weights_device.slice());
     let step = DirectStep {
         hidden_states: x_device.slice(),
-        ids: ids_device.slice(),
+        routing: match form.ids {
+            IdForm::Plain => DeviceRouting::Pairs { ids: ids_slice, weights: weights_slice },
+            IdForm::Packed => DeviceRouting::Packed(ids_slice),
+        },
         tokens,
         experts: device.slices(),
     };
@@ -159,11 +167,7 @@ fn check_direct<F: TestFormat>(
         let mut sums = gpu.poisoned::<F::Activation>(tokens * hidden);
         let mut out = match form.sum {
             false => DirectOut::Rows(rows.slice_mut()),
-            true => DirectOut::Sum {
-                rows: rows.slice_mut(),
-                weights: weights_device.slice(),
-                out: sums.slice_mut(),
-            },
+            true => DirectOut::Sum { rows: rows.slice_mut(), out: sums.slice_mut() },
         };
         experts.launch(&gpu.stream, &step, &mut workspace, &mut out)?;
         Ok([gpu.download(&rows), gpu.download(&sums)])

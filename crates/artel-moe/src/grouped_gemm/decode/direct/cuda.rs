@@ -13,14 +13,16 @@ use super::super::quantize::cuda::{QuantizeRows, Release};
 use super::super::workspace::DecodeWorkspace;
 use super::super::{DecodeShape, DecodeTile, WeightNumbers};
 use crate::MoeError;
+use crate::assignment::cuda::IdForm;
+use crate::packing::cuda::DeviceRouting;
 use crate::quant::Element;
 use crate::quant::activations::ScaleBounds;
 
 /// What the kernels of the direct form are made for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct DirectForm {
-    /// Ids come packed with their weights; see [`packing`](crate::packing).
-    pub packed: bool,
+    /// Where ids, and with them weights, come from.
+    pub ids: IdForm,
     /// Tokens with the same expert share one block. Without it every pair has its own.
     pub shared: bool,
     /// The second product sums the pairs of each token as well.
@@ -44,9 +46,9 @@ pub struct DirectExperts<A> {
 pub struct DirectStep<'a, A: Element> {
     /// `[T, H]`.
     pub hidden_states: DeviceSlice<'a, A>,
-    /// Ids or packed pairs `[T, K]`, written by what ran before on the stream. The second product
-    /// reads them before it waits: every launch ahead of it has waited for what wrote them.
-    pub ids: DeviceSlice<'a, i32>,
+    /// Written by what ran before on the stream. The second product reads ids before it waits:
+    /// every launch ahead of it has waited for what wrote them.
+    pub routing: DeviceRouting<'a>,
     /// `T`.
     pub tokens: usize,
     /// All experts.
@@ -58,12 +60,10 @@ pub struct DirectStep<'a, A: Element> {
 pub enum DirectOut<'a, A: Element> {
     /// Rows `[T * K, H]`, one for each pair.
     Rows(DeviceSliceMut<'a, A>),
-    /// The same, and their sums `[T, H]` with the router's weights `[T, K]`.
+    /// The same, and their sums `[T, H]` with the router's weights.
     Sum {
         /// `[T * K, H]`.
         rows: DeviceSliceMut<'a, A>,
-        /// `[T, K]`.
-        weights: DeviceSlice<'a, f32>,
         /// `[T, H]`.
         out: DeviceSliceMut<'a, A>,
     },
@@ -157,14 +157,13 @@ impl<A: Element> DirectExperts<A> {
             return Err(MoeError::config("tokens of a direct step", tokens, allowed));
         }
         step.hidden_states.expect_len("hidden states", tokens * hidden)?;
-        step.ids.expect_len("ids", pairs)?;
+        step.routing.check(self.form.ids, pairs)?;
         step.experts.check::<A>(&self.shape)?;
         workspace.check(&self.shape, [tokens, self.tiles[0].rows], self.workspace_rows(tokens))?;
         match (out, self.form.sum) {
             (DirectOut::Rows(rows), false) => rows.expect_len("rows of pairs", pairs * hidden)?,
-            (DirectOut::Sum { rows, weights, out }, true) => {
+            (DirectOut::Sum { rows, out }, true) => {
                 rows.expect_len("rows of pairs", pairs * hidden)?;
-                weights.expect_len("router weights", pairs)?;
                 out.expect_len("output hidden states", tokens * hidden)?;
             }
             (DirectOut::Rows(_), true) => {
@@ -197,7 +196,7 @@ impl<A: Element> DirectExperts<A> {
         if self.quantize.is_some() {
             arguments = arguments.slice(w13.scales);
         }
-        let arguments = arguments.slice(step.ids).size(tokens);
+        let arguments = step.routing.ids(arguments).size(tokens);
         let grid = [tokens * top_k, inner.div_ceil(self.tiles[0].columns), 1];
         // SAFETY: the arguments are the kernel's; `check` has compared all lengths.
         unsafe { self.first.launch(stream, grid, arguments) }?;
@@ -216,7 +215,7 @@ impl<A: Element> DirectExperts<A> {
         let w2 = step.experts.w2;
         let mut arguments = match out {
             DirectOut::Rows(rows) => Arguments::new().no_slice().slice_mut(rows),
-            DirectOut::Sum { rows, out, .. } => Arguments::new().slice_mut(out).slice_mut(rows),
+            DirectOut::Sum { rows, out } => Arguments::new().slice_mut(out).slice_mut(rows),
         };
         arguments = arguments.slice_mut(&workspace.counters.slice_mut());
         arguments = match self.shape.numbers {
@@ -229,10 +228,10 @@ impl<A: Element> DirectExperts<A> {
         if self.quantize.is_some() {
             arguments = arguments.slice(w2.scales);
         }
-        arguments = arguments.slice(step.ids);
+        arguments = step.routing.ids(arguments);
         arguments = match out {
             DirectOut::Rows(_) => arguments.no_slice(),
-            DirectOut::Sum { weights, .. } => arguments.slice(*weights),
+            DirectOut::Sum { .. } => step.routing.weights(arguments),
         };
         let grid = [step.tokens * top_k, hidden_size.div_ceil(self.tiles[1].columns), 1];
         // SAFETY: the arguments are the kernel's; `check` has compared all lengths.
@@ -244,8 +243,8 @@ impl<A: Element> DirectExperts<A> {
 /// Constants that both products take after their sizes.
 fn form_constants(shape: &DecodeShape, form: DirectForm) -> [i32; 5] {
     let slots = constant(shape.top_k.next_power_of_two());
-    let (shared, packed) = (i32::from(form.shared), i32::from(form.packed));
-    [constant(shape.experts), constant(shape.top_k), slots, shared, packed]
+    let shared = i32::from(form.shared);
+    [constant(shape.experts), constant(shape.top_k), slots, shared, form.ids.packed()]
 }
 
 fn first_spec<A: Element>(shape: &DecodeShape, form: DirectForm, tile: DecodeTile) -> KernelSpec {

@@ -67,6 +67,20 @@ pub mod decode_sum {
         }
     }
 
+    /// Weight of one pair: a number, or the bfloat16 in the low half of a packed pair.
+    pub unsafe fn weight_of<const PACKED: i32>(weights: *mut f32, pair: i32, after: Token) -> f32 {
+        // SAFETY: the caller vouches for the pair.
+        let mut weight: f32 = unsafe { load_f32(weights, pair, after) };
+        if PACKED == 1i32 {
+            let packed: Tile<f32, { [] }> = scalar_to_tile(weight);
+            let packed: Tile<i32, { [] }> = bitcast(packed);
+            let sixteen: Tile<i32, { [] }> = scalar_to_tile(16i32);
+            let wide: Tile<f32, { [] }> = bitcast(packed << sixteen);
+            weight = tile_to_scalar(wide);
+        }
+        weight
+    }
+
     /// `BN` columns of one token.
     pub unsafe fn sum_token<
         A: ElementType,
@@ -92,7 +106,7 @@ pub mod decode_sum {
             // SAFETY: ids and weights hold all pairs.
             let expert: i32 = unsafe { expert_of::<NE, PACKED>(ids, pair, after) };
             // SAFETY: as above.
-            let weight: f32 = unsafe { load_f32(weights, pair, after) };
+            let weight: f32 = unsafe { weight_of::<PACKED>(weights, pair, after) };
             let weight: Tile<f32, { [BN] }> = broadcast_scalar(weight, const_shape![BN]);
             let computed: Tile<bool, { [BN] }> = ge_tile(splat::<BN>(expert), splat::<BN>(0i32));
             let computed: Tile<bool, { [BN] }> = computed & inside;

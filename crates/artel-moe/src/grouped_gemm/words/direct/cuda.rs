@@ -13,7 +13,7 @@ pub mod word_direct {
     use cutile::core::*;
 
     /// All tokens times the expert of one pair, then `silu(gate) * up`. Row `t` of block `p` of `out`
-    /// is token `t` with the expert of pair `p`.
+    /// is token `t` with the expert of pair `p`. With `IP` ids are packed with their weights.
     #[cutile::entry(unchecked_accesses = true)]
     pub unsafe fn direct_first<
         W: ElementType,
@@ -36,6 +36,7 @@ pub mod word_direct {
         const TOP_K: i32,
         const KP: i32,
         const SHARED: i32,
+        const IP: i32,
         const PDL: i32,
     >(
         out: *mut f32,
@@ -57,7 +58,7 @@ pub mod word_direct {
         unsafe { x_sums.set_token(ready) };
         // SAFETY: ids hold all pairs.
         let expert: i32 =
-            unsafe { leading_expert::<BM, KP, NE, TOP_K, SHARED, 0>(ids, pair, tokens, ready) };
+            unsafe { leading_expert::<BM, KP, NE, TOP_K, SHARED, IP>(ids, pair, tokens, ready) };
         if expert >= 0i32 {
             let place: [i32; 3] = [expert, column, 0i32];
             // SAFETY: expert and columns are inside the weights.
@@ -97,6 +98,7 @@ pub mod word_direct {
         const TOP_K: i32,
         const KP: i32,
         const SHARED: i32,
+        const IP: i32,
         const PDL: i32,
     >(
         out: *mut A,
@@ -113,15 +115,15 @@ pub mod word_direct {
         tokens: i32,
     ) {
         let (pair, column, _): (i32, i32, i32) = get_tile_block_id();
-        let early: Token = new_token_unordered();
+        let now: Token = new_token_unordered();
         // SAFETY: the kernel before let this one start when the ids were there; they hold all pairs.
         let expert: i32 =
-            unsafe { leading_expert::<BM, KP, NE, TOP_K, SHARED, 0>(ids, pair, tokens, early) };
+            unsafe { leading_expert::<BM, KP, NE, TOP_K, SHARED, IP>(ids, pair, tokens, now) };
         // SAFETY: as above.
         let pairs: Tile<i32, { [BM] }> =
-            unsafe { pairs_of_block::<BM, KP, TOP_K, SHARED, 0>(ids, pair, expert, tokens, early) };
+            unsafe { pairs_of_block::<BM, KP, TOP_K, SHARED, IP>(ids, pair, expert, tokens, now) };
         // SAFETY: nothing is written before the wait.
-        let mut ready: Token = unsafe { wait_then_release::<PDL>(early) };
+        let mut ready: Token = unsafe { wait_then_release::<PDL>(now) };
         // SAFETY: the token stands for the end of the kernel before.
         unsafe { x.set_token(ready) };
         // SAFETY: as above.
@@ -139,10 +141,10 @@ pub mod word_direct {
             // SAFETY: `rows_out` has a row for every pair.
             ready = unsafe { store_rows::<A, BM, BN>(rows_out, pairs, column * BN, N, y) };
         }
-        let place: [i32; 2] = [tokens, column];
+        let at: [i32; 2] = [tokens, column];
         // SAFETY: every block of the column comes here once.
         unsafe {
-            sum_pairs::<A, BN, N, NE, TOP_K, 0>(out, rows_out, counters, ids, weights, place, ready)
+            sum_pairs::<A, BN, N, NE, TOP_K, IP>(out, rows_out, counters, ids, weights, at, ready)
         };
     }
 }

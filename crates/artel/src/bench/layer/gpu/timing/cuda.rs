@@ -151,7 +151,7 @@ impl<F: GemmFormat<Activation: HalfElement>> Trial<F> {
         let stream = context.stream()?;
         let graph = Graph::capture(&stream, |stream| -> Result<()> {
             for Step { ids, weights, hidden, out } in &mut self.steps {
-                let routing = DeviceRouting { ids: ids.slice(), weights: weights.slice() };
+                let routing = DeviceRouting::Pairs { ids: ids.slice(), weights: weights.slice() };
                 experts.forward(stream, hidden.slice(), routing, tokens, &mut out.slice_mut())?;
             }
             Ok(())
