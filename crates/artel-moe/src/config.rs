@@ -1,7 +1,7 @@
 //! Configuration of the layer: constructors validate, so a value that exists is legal.
 
 use crate::MoeError;
-use crate::activation::Activation;
+use crate::activation::{Activation, Gating};
 use crate::eplb::ExpertMap;
 pub use crate::router::RouterConfig;
 
@@ -49,12 +49,14 @@ pub struct MoeShape {
 pub struct MoeConfig {
     shape: MoeShape,
     activation: Activation,
+    biases: bool,
     router_weight: RouterWeight,
     parallelism: Parallelism,
 }
 
 impl MoeConfig {
-    /// A layer on one rank whose router weights multiply the experts' outputs.
+    /// A layer on one rank whose router weights multiply the outputs of its experts, which have no
+    /// biases.
     ///
     /// # Errors
     /// [`MoeError::Config`] for a size of zero, sizes whose products overflow, more slots than 32-bit
@@ -73,7 +75,13 @@ impl MoeConfig {
         }
         activation.validate()?;
         let router_weight = RouterWeight::OnOutput;
-        Ok(Self { shape, activation, router_weight, parallelism: Parallelism::Single })
+        let parallelism = Parallelism::Single;
+        Ok(Self { shape, activation, biases: false, router_weight, parallelism })
+    }
+
+    /// The same with biases of the experts, or without. A layer with weights knows it from them.
+    pub fn with_biases(self, biases: bool) -> Self {
+        Self { biases, ..self }
     }
 
     /// The same with the router's weight where `router_weight` says.
@@ -110,6 +118,11 @@ impl MoeConfig {
     /// The function between the two products.
     pub fn activation(&self) -> Activation {
         self.activation
+    }
+
+    /// The same with the biases of the experts.
+    pub fn gating(&self) -> Gating {
+        Gating { activation: self.activation, biases: self.biases }
     }
 
     /// Where the router's weight multiplies.

@@ -105,6 +105,7 @@ impl<F: GemmFormat> MoeLayer<F> {
         MoeError::check_shape("rows of w13", w13_rows, experts.w13().rows())?;
         let columns = experts.intermediate_size();
         MoeError::check_shape("columns of w2", config.local_intermediate_size(), columns)?;
+        let config = config.with_biases(experts.has_biases());
         let plan = MoePlan::new::<F>(&config, features);
         Ok(Self { config, plan, gate, router, placement: None, ranks: None, experts })
     }

@@ -13,6 +13,7 @@ pub mod eplb;
 pub mod packing;
 pub mod assignment;
 pub mod permute;
+pub mod input_weight;
 pub mod quant;
 pub mod grouped_gemm;
 pub mod activation;

@@ -63,6 +63,7 @@ impl DenseKernels {
             activation: mlp.activation,
             intermediate_size: intermediate,
             sorted: false,
+            biased: None,
         };
         let mut quantize = |is_needed: bool, columns: usize| {
             let load = || Quantize::load(kernels, columns, Granularity::Groups, Placement::InPlace);
@@ -110,7 +111,7 @@ impl DenseKernels {
         let mut projected = rows.projected.slice_mut();
         products.launch((&self.inputs, &weights.inputs), input, &mut projected)?; // [T, 2 I]
         let gate_up = projected.as_slice().range(0, tokens * 2 * self.intermediate)?;
-        let gate_up = GateUp { rows: gate_up, pairs: tokens, positions: None };
+        let gate_up = GateUp { rows: gate_up, pairs: tokens, positions: None, biases: None };
         self.activate.launch(stream, gate_up, &mut rows.activated.slice_mut())?; // [T, I]
         let input = match &self.quantize {
             None => MapRows::Plain(&rows.activated),

@@ -29,6 +29,9 @@ const CHUNK_BYTES: usize = 1 << 18;
 /// Largest magnitude of codes.
 const CODE_MAX: f32 = 240.0;
 
+/// The power of two that is 1.
+const E8M0_ONE: u32 = 127;
+
 /// Quotient of the largest number and the standard deviation of a uniform distribution.
 const UNIFORM_RANGE: f32 = 1.732_050_8;
 
@@ -46,12 +49,18 @@ enum Filling {
     Codes,
     /// float32 scales that bring codes to a standard deviation of about `2^-exponent`.
     Scales { exponent: u32 },
+    /// Bytes of any bits: two e2m1 codes each.
+    Pairs,
+    /// Powers of two, as bytes, that bring such codes to a standard deviation of about `2^-exponent`.
+    Powers { exponent: u32 },
 }
 
 /// The pools of one model while it is loaded.
 #[derive(Debug)]
 pub(super) struct DummyTensors {
     has_codes: bool,
+    /// Whether experts are those of gpt-oss in MXFP4.
+    has_pairs: bool,
     layers: usize,
     /// Further modules whose weights are plain numbers.
     plain: Vec<String>,
@@ -61,20 +70,28 @@ pub(super) struct DummyTensors {
 impl DummyTensors {
     /// Pools for a checkpoint that stores its weights as `quantization` says.
     pub(super) fn new(config: &ConfigReader<'_>, quantization: Quantization) -> Result<Self> {
-        let has_codes = match quantization {
-            Quantization::None => false,
-            Quantization::Fp8Block128 | Quantization::Fp8 => true,
-            other => {
-                let why =
-                    format!("there are no dummy weights for {other:?}, only for plain and FP8");
+        let object = config.object("quantization_config")?;
+        let method = object.as_ref().map(|object| object.text("quant_method")).transpose()?;
+        let (has_codes, has_pairs) = match (quantization, method) {
+            (Quantization::None, _) => (false, false),
+            (Quantization::Fp8Block128 | Quantization::Fp8, _) => (true, false),
+            (Quantization::Mxfp4, Some("mxfp4")) => (false, true),
+            (other, _) => {
+                let why = format!(
+                    "there are no dummy weights for {other:?}, only for plain, FP8 and gpt-oss's MXFP4"
+                );
                 return Err(ModelError::Quantization { why });
             }
         };
-        let object = config.object("quantization_config")?;
         let plain = object.map(|object| object.texts("modules_to_not_convert")).transpose()?;
         let plain = plain.flatten().unwrap_or_default().into_iter().map(str::to_owned).collect();
         let layers = config.size("num_hidden_layers")?;
-        Ok(Self { has_codes, layers, plain, pools: BTreeMap::new() })
+        Ok(Self { has_codes, has_pairs, layers, plain, pools: BTreeMap::new() })
+    }
+
+    /// Whether there is a tensor `name`, where checkpoints may store another one instead.
+    pub(super) fn has(&self, name: &str) -> bool {
+        self.has_pairs && name.ends_with("_blocks")
     }
 
     /// The tensor `name`.
@@ -103,6 +120,7 @@ impl DummyTensors {
         let less = match last {
             "o_proj" => depth,
             "down_proj" | "w2" => depth.div_ceil(2),
+            _ if tensor.starts_with("down_proj") => depth.div_ceil(2),
             _ => 0,
         };
         // Rows of so many numbers keep their size, or become less.
@@ -110,6 +128,10 @@ impl DummyTensors {
         match tensor {
             "weight_scale_inv" => Filling::Scales { exponent: exponent(inputs * 128) },
             "weight_scale" => Filling::Scales { exponent: 5 },
+            _ if self.has_pairs && tensor.ends_with("_blocks") => Filling::Pairs,
+            _ if self.has_pairs && tensor.ends_with("_scales") => {
+                Filling::Powers { exponent: exponent(inputs * 32) }
+            }
             "weight" if last.ends_with("norm") => Filling::Ones,
             "weight" if last == "embed_tokens" => Filling::Numbers { exponent: 0 },
             "weight" if shape.len() == 2 && self.is_code(module, last) => Filling::Codes,
@@ -131,13 +153,14 @@ impl Filling {
             Self::Numbers { .. } | Self::Ones => Dtype::BF16,
             Self::Codes => Dtype::F8_E4M3,
             Self::Scales { .. } => Dtype::F32,
+            Self::Pairs | Self::Powers { .. } => Dtype::U8,
         }
     }
 
     fn number_bytes(self) -> usize {
         match self {
             Self::Numbers { .. } | Self::Ones => 2,
-            Self::Codes => 1,
+            Self::Codes | Self::Pairs | Self::Powers { .. } => 1,
             Self::Scales { .. } => 4,
         }
     }
@@ -157,6 +180,13 @@ impl Filling {
             Self::Scales { exponent } => {
                 let size = UNIFORM_RANGE / CODE_MAX / (1u64 << exponent) as f32;
                 HostBuffer::from_vec(random(bytes / 4, |x| size * (1.0 + 0.1 * x)))
+            }
+            Self::Pairs => HostBuffer::from_vec(random(bytes, |x| (127.5 + 127.5 * x) as u8)),
+            Self::Powers { exponent } => {
+                // Codes of any bits have a standard deviation of 2.9, of which two powers around it
+                // make about 1.
+                let base = E8M0_ONE - exponent - 2;
+                HostBuffer::from_vec(random(bytes, |x| (base + u32::from(x > 0.0)) as u8))
             }
         }
     }

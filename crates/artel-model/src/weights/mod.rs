@@ -262,7 +262,11 @@ impl<'w, 'a> Scope<'w, 'a> {
 
     /// Whether the tensor `name` is there.
     pub(crate) fn has(&self, name: &str) -> bool {
-        self.weights.checkpoint.tensor(&self.name(name)).is_some()
+        let name = self.name(name);
+        match &self.weights.dummy {
+            Some(dummy) => dummy.borrow().has(&name),
+            None => self.weights.checkpoint.tensor(&name).is_some(),
+        }
     }
 
     /// Matrices `[rows, columns]` of several experts in MXFP4: `name_blocks` and `name_scales`.

@@ -1,6 +1,6 @@
 //! The models: the bundled one, and small ones of several architectures with random weights.
 
-use artel_model::{Checkpoint, LoadOptions, Model};
+use artel_model::{Checkpoint, Format, LoadOptions, Model};
 use serde_json::{Value, json};
 
 /// A small model and how well it is met.
@@ -13,6 +13,8 @@ pub struct Small {
     pub largest: f64,
     config: Option<&'static str>,
     changes: Value,
+    /// What weights become.
+    format: Option<Format>,
 }
 
 /// bfloat16 between operations is a relative error of 2^-9 each, some ten a layer.
@@ -40,7 +42,8 @@ impl Small {
             }
         };
         let checkpoint = checkpoint.expect("a checkpoint");
-        Model::load(&checkpoint, &LoadOptions::default()).expect("a model")
+        let options = LoadOptions { format: self.format, ..LoadOptions::default() };
+        Model::load(&checkpoint, &options).expect("a model")
     }
 }
 
@@ -73,7 +76,7 @@ fn sizes(heads: usize, kv_heads: usize, head_dim: usize, further: Value) -> Valu
 pub fn models() -> Vec<Small> {
     let small = |name, config, typical, changes| {
         let largest = OTHER_EXPERT;
-        Small { name, typical, largest, config: Some(config), changes }
+        Small { name, typical, largest, config: Some(config), changes, format: None }
     };
     let experts = |count: usize, top_k: usize| {
         json!({"num_local_experts": count, "num_experts": count, "num_experts_per_tok": top_k,
@@ -84,6 +87,12 @@ pub fn models() -> Vec<Small> {
         fields.extend(further.as_object().expect("an object").clone());
         base
     };
+    // Sinks, windows on some layers, YaRN, biases of everything, gates and ups in turns that are clamped.
+    let gpt_oss = small("gpt_oss", fixture!("gpt_oss_yarn"), ROUNDED, {
+        let kinds = ["sliding_attention", "full_attention", "sliding_attention"];
+        let further = json!({"layer_types": kinds, "sliding_window": 37, "swiglu_limit": 1.1});
+        sizes(4, 2, 64, with(experts(8, 4), further))
+    });
     vec![
         Small {
             name: "tally",
@@ -91,6 +100,7 @@ pub fn models() -> Vec<Small> {
             typical: ROUNDED,
             largest: OTHER_EXPERT,
             changes: json!({}),
+            format: None,
         },
         // A norm by head, biases, one dense layer, a tied output layer.
         small(
@@ -124,5 +134,7 @@ pub fn models() -> Vec<Small> {
             ROUNDED,
             sizes(4, 2, 128, with(experts(8, 3), json!({"sliding_window": 37}))),
         ),
+        gpt_oss.clone(),
+        Small { name: "gpt_oss_mxfp4", format: Some(Format::Mxfp4), ..gpt_oss },
     ]
 }

@@ -41,6 +41,21 @@ fn every_architecture_runs_without_weights() {
 }
 
 #[test]
+fn gpt_oss_has_experts_in_mxfp4() {
+    let changes = [
+        ("quantization_config", json!({"quant_method": "mxfp4"})),
+        ("hidden_size", json!(64)),
+        ("intermediate_size", json!(96)),
+    ];
+    let model = dummy("gpt_oss_yarn", &changes).unwrap();
+    assert_eq!(model.moe_layer().expect("experts").plan().format(), Format::Mxfp4.name());
+    let found = logits(&model, &[1, 2, 3, 40, 5, 6, 7]);
+    assert!(found.iter().all(|logit| logit.is_finite()));
+    let size = found.iter().map(|logit| logit * logit).sum::<f32>() / found.len() as f32;
+    assert!((0.01..100.0).contains(&size), "logits of {size}");
+}
+
+#[test]
 fn types_are_those_of_the_checkpoint() {
     let model = dummy("minimax_m2_fp8", &[]).unwrap();
     let experts = model.moe_layer().expect("experts");

@@ -14,6 +14,7 @@ use artel_device::cuda::{
 
 use super::{Activation, GateLayout};
 use crate::MoeError;
+use crate::combine::cuda::RowBiases;
 use crate::quant::activations::Granularity;
 use crate::quant::activations::cuda::{QuantizedRows, ROW_COLUMNS_MAX};
 use crate::quant::{BLOCK, Element};
@@ -49,6 +50,7 @@ mod kernels {
         const LAYOUT: i32,
         const I: i32,
         const SORTED: i32,
+        const BIASED: i32,
         const R: i32,
         const C: i32,
         const PDL: i32,
@@ -60,6 +62,8 @@ mod kernels {
         pairs: i32,
         a: f32,
         b: f32,
+        expert_ids: *mut i32,
+        biases: *mut f32,
     ) {
         // SAFETY: launched as its specification says, after whatever wrote the operands.
         let ready: Token = unsafe { hand_over::<PDL>() };
@@ -72,7 +76,9 @@ mod kernels {
         let mask: Tile<bool, { [R, C] }> = block_mask(is_row, below(column, I));
         // SAFETY: the host has checked the rows, or vouches for positions.
         let values: Tile<f32, { [R, C] }> = unsafe {
-            load_activated::<T, KIND, LAYOUT, I, R, C>(input, words, row, column, mask, a, b, ready)
+            load_activated::<T, KIND, LAYOUT, I, BIASED, R, C>(
+                input, words, row, column, mask, a, b, expert_ids, biases, ready,
+            )
         };
         let values: Tile<T, { [R, C] }> = convert_tile(values);
         // SAFETY: as above, `I` numbers a row.
@@ -87,6 +93,7 @@ mod kernels {
         const LAYOUT: i32,
         const I: i32,
         const SORTED: i32,
+        const BIASED: i32,
         const R: i32,
         const C: i32,
         const GROUPS: i32,
@@ -106,6 +113,8 @@ mod kernels {
         most: f32,
         a: f32,
         b: f32,
+        expert_ids: *mut i32,
+        biases: *mut f32,
     ) {
         // SAFETY: launched as its specification says, after whatever wrote the operands.
         let ready: Token = unsafe { hand_over::<PDL>() };
@@ -118,7 +127,9 @@ mod kernels {
         let mask: Tile<bool, { [R, C] }> = block_mask(is_row, below(column, I));
         // SAFETY: the host has checked the rows, or vouches for positions.
         let values: Tile<f32, { [R, C] }> = unsafe {
-            load_activated::<T, KIND, LAYOUT, I, R, C>(input, words, row, column, mask, a, b, ready)
+            load_activated::<T, KIND, LAYOUT, I, BIASED, R, C>(
+                input, words, row, column, mask, a, b, expert_ids, biases, ready,
+            )
         };
         let found: Tile<f32, { [R, GROUPS] }> =
             group_scales::<R, C, GROUPS, WIDTH>(values, least, most);
@@ -151,10 +162,10 @@ const MANY_PAIRS: usize = 4096;
 
 /// The kernel of one activation as constants: its number, its layout and its parameters.
 #[derive(Debug, Clone, Copy)]
-struct Function {
-    kind: i32,
+pub(crate) struct Function {
+    pub(crate) kind: i32,
     layout: i32,
-    parameters: [f32; 2],
+    pub(crate) parameters: [f32; 2],
 }
 
 impl From<Activation> for Function {
@@ -193,11 +204,18 @@ pub struct ActivationForm {
     pub intermediate_size: usize,
     /// Whether rows lie by expert (the aligned form) and pairs have positions.
     pub sorted: bool,
+    /// Rows of a block, where sorted rows of gates and then ups have biases.
+    pub biased: Option<usize>,
 }
 
 impl ActivationForm {
     fn check<A: Element>(&self) -> Result<(), MoeError> {
         self.activation.validate()?;
+        if self.biased.is_some() && !(self.sorted && self.activation.layout() == GateLayout::Halves)
+        {
+            let allowed = "sorted rows of gates and then ups";
+            return Err(MoeError::config("rows with biases", format!("{self:?}"), allowed));
+        }
         match (size_of::<A>(), self.activation.layout()) {
             // Interleaved numbers are loaded two at a time, as one word.
             (2, _) | (4, GateLayout::Halves | GateLayout::Ungated) => Ok(()),
@@ -206,8 +224,9 @@ impl ActivationForm {
     }
 
     /// The constants that both kernels begin with.
-    fn constants(&self, Function { kind, layout, .. }: Function) -> [i32; 4] {
-        [kind, layout, self.intermediate_size as i32, i32::from(self.sorted)]
+    fn constants(&self, Function { kind, layout, .. }: Function) -> [i32; 5] {
+        let (columns, biased) = (self.intermediate_size as i32, self.biased.unwrap_or(0) as i32);
+        [kind, layout, columns, i32::from(self.sorted), biased]
     }
 
     /// Columns of a block: few of them may be beyond the end of a row.
@@ -233,11 +252,15 @@ pub struct GateUp<'a, A: Element> {
     /// With sorted rows: where the row of each pair lies, inside of `rows` and of the result; -1:
     /// nowhere.
     pub positions: Option<DeviceSlice<'a, i32>>,
+    /// Present exactly when the form says so; `[E, 2, I]`.
+    pub biases: Option<RowBiases<'a>>,
 }
 
 impl<A: Element> GateUp<'_, A> {
     fn arguments(&self, form: &ActivationForm) -> Result<Arguments, MoeError> {
         assert_eq!(self.positions.is_some(), form.sorted, "this is a bug: positions and their use");
+        let biased = form.biased.is_some();
+        assert_eq!(self.biases.is_some(), biased, "this is a bug: biases and their use");
         let arguments = Arguments::new().slice(self.rows).slice(self.rows);
         match self.positions {
             None => {
@@ -250,6 +273,14 @@ impl<A: Element> GateUp<'_, A> {
                 Ok(arguments.slice(positions))
             }
         }
+    }
+}
+
+/// `arguments` and the biases, which stand behind all others.
+fn with_biases(arguments: Arguments, biases: Option<RowBiases<'_>>) -> Arguments {
+    match biases {
+        None => arguments.no_slice().no_slice(),
+        Some(RowBiases { expert_ids, biases }) => arguments.slice(expert_ids).slice(biases),
     }
 }
 
@@ -284,7 +315,7 @@ impl<A: Element> Activate<A> {
                 .element(A::NAME)
                 .generics(form.constants(form.activation.into()))
                 .generics(shape.map(|size| size as i32))
-                .pointers(["input", "words", "positions", "out"])
+                .pointers(["input", "words", "positions", "out", "expert_ids", "biases"])
                 .warps(4)
                 .programmatic();
             Ok::<_, MoeError>((kernels.get(&spec)?, shape))
@@ -312,6 +343,7 @@ impl<A: Element> Activate<A> {
         }
         let [a, b] = Function::from(self.form.activation).parameters;
         let arguments = arguments.slice_mut(out).size(input.pairs).f32(a).f32(b);
+        let arguments = with_biases(arguments, input.biases);
         let (kernel, shape) = choose(&self.kernels, input.pairs);
         let grid = self.form.grid(input.pairs, *shape);
         // SAFETY: the arguments are the kernel's, with the lengths checked above.
@@ -355,8 +387,8 @@ impl<A: Element> ActivateQuantize<A> {
         intermediate_size: usize,
         granularity: Granularity,
     ) -> Result<Self, MoeError> {
-        let form =
-            ActivationForm { activation: Activation::SiluNoMul, intermediate_size, sorted: true };
+        let activation = Activation::SiluNoMul;
+        let form = ActivationForm { activation, intermediate_size, sorted: true, biased: None };
         Self::load_function(kernels, form, Function::DONE, granularity)
     }
 
@@ -388,7 +420,7 @@ impl<A: Element> ActivateQuantize<A> {
             .element(A::NAME)
             .generics(form.constants(function))
             .generics(shape.map(|size| size as i32))
-            .pointers(["input", "words", "positions", "codes", "scales"])
+            .pointers(["input", "words", "positions", "codes", "scales", "expert_ids", "biases"])
             .warps(if block > 4096 { 8 } else { 4 })
             .needs(Architecture::Sm90)
             .programmatic();
@@ -429,6 +461,7 @@ impl<A: Element> ActivateQuantize<A> {
             .f32(out.bounds.most)
             .f32(a)
             .f32(b);
+        let arguments = with_biases(arguments, input.biases);
         let (kernel, shape) = choose(&self.kernels, input.pairs);
         let grid = self.form.grid(input.pairs, *shape);
         // SAFETY: the arguments are the kernel's, with the lengths checked above.

@@ -83,6 +83,21 @@ pub enum Activation {
     GeluTanhNoMul,
 }
 
+/// What becomes of the sums of the first product before they are the rows of the second one.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Gating {
+    /// The function of gate and up.
+    pub activation: Activation,
+    /// Whether experts have biases: the first product's are added before the function, the second
+    /// product's to its rows before these are weighted.
+    pub biases: bool,
+}
+
+impl Gating {
+    /// What most experts do: SiLU without biases.
+    pub const SILU: Self = Self { activation: Activation::Silu, biases: false };
+}
+
 impl Activation {
     /// Every name that parses, with the values of the parameters as published.
     pub const NAMED: [(&'static str, Self); 13] = [

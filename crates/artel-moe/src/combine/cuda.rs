@@ -42,6 +42,16 @@ mod kernels {
         weight
     }
 
+    /// The ids of packed pairs where `ORDER` says that they are packed; else what is given.
+    fn ids_of<const S: i32, const ORDER: i32>(given: Tile<i32, { [S] }>) -> Tile<i32, { [S] }> {
+        let mut ids: Tile<i32, { [S] }> = given;
+        if ORDER == 1i32 {
+            let sixteen: Tile<i32, { [S] }> = constant(16i32, const_shape![S]);
+            ids = given >> sixteen;
+        }
+        ids
+    }
+
     /// The sum of the rows that are added, each times its weight. Rows outside `is_read` are not
     /// touched.
     unsafe fn sum_of_rows<T: ElementType, const S: i32, const H: i32, const BLOCK: i32>(
@@ -84,6 +94,32 @@ mod kernels {
         }
     }
 
+    /// `sum` and the same of the biases of rows, whose blocks of `ROWS` say whose they are.
+    unsafe fn with_biases<const S: i32, const H: i32, const BLOCK: i32, const ROWS: i32>(
+        sum: Tile<f32, { [BLOCK] }>,
+        expert_ids: *mut i32,
+        biases: *mut f32,
+        row: Tile<i32, { [S] }>,
+        weight: Tile<f32, { [S] }>,
+        column: Tile<i32, { [BLOCK] }>,
+        after: Token,
+    ) -> Tile<f32, { [BLOCK] }> {
+        let none: Tile<i32, { [S] }> = constant(-1i32, const_shape![S]);
+        let rows_of_block: Tile<i32, { [S] }> = broadcast_scalar(ROWS, const_shape![S]);
+        let is_row: Tile<bool, { [S] }> = gt_tile(row, none);
+        // SAFETY: the caller vouches for the blocks of the rows.
+        let expert: Tile<i32, { [S] }> =
+            unsafe { gather(expert_ids, row / rows_of_block, is_row, -1i32, after) };
+        let is_added: Tile<bool, { [S] }> = is_row & gt_tile(expert, none);
+        // SAFETY: the caller vouches for the biases of these experts.
+        let of_biases: Tile<f32, { [BLOCK] }> = unsafe {
+            sum_of_rows::<f32, S, H, BLOCK>(
+                biases, expert, is_added, is_added, weight, column, after,
+            )
+        };
+        sum + of_biases
+    }
+
     unsafe fn store_sum<T: ElementType, const H: i32, const BLOCK: i32>(
         out: *mut T,
         token: i32,
@@ -102,7 +138,8 @@ mod kernels {
 
     /// `SLOTS`: `K` rounded up to a power of two. `ORDER` 0: rows lie by pair and `selectors` holds
     /// ids; 1: the same, packed ids; 2: `selectors` holds the position of each row, -1 for none.
-    /// `WEIGHTS` 0: one; 1: float32; 2: packed.
+    /// `WEIGHTS` 0: one; 1: float32; 2: packed. `BIASED`: rows of the blocks of sorted rows where `biases`
+    /// `[E, H]` are added to rows before they are weighted, else 0.
     #[cutile::entry(unchecked_accesses = true)]
     pub unsafe fn weighted_sum<
         T: ElementType,
@@ -113,6 +150,7 @@ mod kernels {
         const ORDER: i32,
         const WEIGHTS: i32,
         const IDENTITY: i32,
+        const BIASED: i32,
         const PDL: i32,
     >(
         rows: *mut T,
@@ -122,6 +160,8 @@ mod kernels {
         hidden_states: *mut T,
         out: *mut T,
         num_experts: i32,
+        expert_ids: *mut i32,
+        biases: *mut f32,
     ) {
         let token: i32 = get_tile_block_id().0;
         // SAFETY: launched as its specification says, after whatever wrote the operands.
@@ -130,15 +170,12 @@ mod kernels {
         let is_slot: Tile<bool, { [SLOTS] }> = below(slot, K);
         let pair: Tile<i32, { [SLOTS] }> = count_from::<SLOTS>(token * K);
         // SAFETY: selectors hold `K` elements a token.
-        let mut chosen: Tile<i32, { [SLOTS] }> =
+        let chosen: Tile<i32, { [SLOTS] }> =
             unsafe { gather(selectors, pair, is_slot, -1i32, ready) };
         // SAFETY: as above.
         let weight: Tile<f32, { [SLOTS] }> =
             unsafe { load_weights::<SLOTS, WEIGHTS>(weights, pair, is_slot, ready) };
-        if ORDER == 1i32 {
-            let sixteen: Tile<i32, { [SLOTS] }> = constant(16i32, const_shape![SLOTS]);
-            chosen = chosen >> sixteen;
-        }
+        let chosen: Tile<i32, { [SLOTS] }> = ids_of::<SLOTS, ORDER>(chosen);
         let none: Tile<i32, { [SLOTS] }> = constant(-1i32, const_shape![SLOTS]);
         let mut is_added: Tile<bool, { [SLOTS] }> = gt_tile(chosen, none);
         let mut row: Tile<i32, { [SLOTS] }> = pair;
@@ -155,6 +192,14 @@ mod kernels {
         let mut sum: Tile<f32, { [BLOCK] }> = unsafe {
             sum_of_rows::<T, SLOTS, H, BLOCK>(rows, row, is_read, is_added, weight, column, ready)
         };
+        if BIASED > 0i32 {
+            // SAFETY: every block in use has an expert, and every expert `H` biases.
+            sum = unsafe {
+                with_biases::<SLOTS, H, BLOCK, BIASED>(
+                    sum, expert_ids, biases, chosen, weight, column, ready,
+                )
+            };
+        }
         if IDENTITY == 1i32 {
             // SAFETY: one weight and `H` numbers a token.
             let term: Tile<f32, { [BLOCK] }> = unsafe {
@@ -202,6 +247,8 @@ pub struct CombineForm {
     pub weights: WeightForm,
     /// Whether zero experts add a share of the hidden states.
     pub identity: bool,
+    /// Rows of a block of sorted rows, where biases of experts are added.
+    pub biased: Option<usize>,
 }
 
 /// Weights of the pairs.
@@ -224,6 +271,15 @@ pub struct IdentityShare<'a, A: Element> {
     pub hidden_states: DeviceSlice<'a, A>,
 }
 
+/// What is added to sorted rows of `N` numbers.
+#[derive(Debug, Clone, Copy)]
+pub struct RowBiases<'a> {
+    /// Expert of each block of rows.
+    pub expert_ids: DeviceSlice<'a, i32>,
+    /// `[E, N]`.
+    pub biases: DeviceSlice<'a, f32>,
+}
+
 /// Operands of one launch.
 #[derive(Debug, Clone, Copy)]
 pub struct CombineOperands<'a, A: Element> {
@@ -237,6 +293,8 @@ pub struct CombineOperands<'a, A: Element> {
     pub weights: PairWeights<'a>,
     /// Present exactly when the form says so.
     pub identity: Option<IdentityShare<'a, A>>,
+    /// Present exactly when the form says so.
+    pub biases: Option<RowBiases<'a>>,
 }
 
 impl<A: Element> CombineOperands<'_, A> {
@@ -246,7 +304,9 @@ impl<A: Element> CombineOperands<'_, A> {
             PairWeights::Routed(_) => WeightForm::Routed,
             PairWeights::Packed(_) => WeightForm::Packed,
         };
-        weights == form.weights && self.identity.is_some() == form.identity
+        weights == form.weights
+            && self.identity.is_some() == form.identity
+            && self.biases.is_some() == form.biased.is_some()
     }
 }
 
@@ -263,8 +323,13 @@ impl<A: Element> Combine<A> {
     /// Asks for the kernel.
     ///
     /// # Errors
-    /// [`MoeError::Cuda`] when it is missing and cannot be made.
+    /// [`MoeError::Cuda`] when it is missing and cannot be made, [`MoeError::Config`] for biases of
+    /// rows that are not sorted.
     pub fn load(kernels: &mut Kernels, form: CombineForm) -> Result<Self, MoeError> {
+        if form.biased.is_some() && form.order != RowOrder::Sorted {
+            let found = format!("{:?}", form.order);
+            return Err(MoeError::config("order of rows with biases", found, "Sorted"));
+        }
         let block = (THREADS * 16 / size_of::<A>()).min(form.hidden_size.next_power_of_two());
         let order = match form.order {
             RowOrder::Pairs => 0,
@@ -282,7 +347,9 @@ impl<A: Element> Combine<A> {
         let spec = KernelSpec::new("combine/weighted_sum", module, "kernels", "weighted_sum")
             .element(A::NAME)
             .generics(sizes.into_iter().chain([order, weights, i32::from(form.identity)]))
+            .generics([form.biased.unwrap_or(0) as i32])
             .pointers(["rows", "selectors", "weights", "identity_weights", "hidden_states", "out"])
+            .pointers(["expert_ids", "biases"])
             .warps(THREADS / 32)
             .programmatic();
         Ok(Self { kernel: kernels.get(&spec)?, form, block, element: PhantomData })
@@ -331,6 +398,14 @@ impl<A: Element> Combine<A> {
             }
         };
         let arguments = arguments.slice_mut(out).size(operands.num_experts);
+        let arguments = match operands.biases {
+            None => arguments.no_slice().no_slice(),
+            Some(RowBiases { expert_ids, biases }) => {
+                let expected = operands.num_experts * hidden_size;
+                biases.expect_len("biases of the experts", expected)?;
+                arguments.slice(expert_ids).slice(biases)
+            }
+        };
         let grid = [tokens, hidden_size.div_ceil(self.block), 1];
         // SAFETY: the arguments are the kernel's, with the lengths checked above.
         unsafe { self.kernel.launch(stream, grid, arguments) }?;

@@ -116,7 +116,7 @@ impl RankGroup {
         let handle = |(layer, ranked): (usize, RankedLayer)| ExpertParallel {
             leader: Arc::clone(&leader),
             layer,
-            config: ranked.config,
+            config: ranked.config.with_biases(ranked.experts.has_biases()),
             format: ranked.experts.format(),
         };
         let layers = layers.into_iter().enumerate().map(handle).collect();

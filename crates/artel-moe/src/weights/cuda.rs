@@ -5,6 +5,7 @@ use artel_device::cuda::{Context, DeviceBuffer, DeviceSlice};
 use super::words::{ExpertWords, WordLayout};
 use super::{ExpertMatrices, ExpertWeights, StackLayout};
 use crate::MoeError;
+use crate::activation::GateLayout;
 use crate::config::MoeConfig;
 use crate::grouped_gemm::decode::cuda::{ExpertSlices, WeightSlices};
 use crate::plan::gpu::{ExpertsShape, GpuProduct};
@@ -107,6 +108,15 @@ impl DeviceMatrices {
         Ok(biases.map(|all| DeviceBuffer::from_host(context, &all.concat())).transpose()?)
     }
 
+    /// Biases of zero where there are none.
+    fn fill_biases(&mut self, context: &Context) -> Result<(), MoeError> {
+        if self.biases.is_none() {
+            let count = self.layout.experts * self.layout.rows;
+            self.biases = Some(DeviceBuffer::zeroed(context, count)?);
+        }
+        Ok(())
+    }
+
     /// Sizes, and what one scale covers.
     pub fn layout(&self) -> &StackLayout {
         &self.layout
@@ -131,7 +141,7 @@ impl DeviceMatrices {
     /// Numbers and scales, as kernels take them.
     pub(crate) fn slices(&self) -> WeightSlices<'_> {
         let (numbers, scales) = (self.numbers(), self.scales());
-        WeightSlices { numbers, scales, input_scale: self.input_scale }
+        WeightSlices { numbers, scales, input_scale: self.input_scale, biases: self.biases() }
     }
 
     /// Biases `[E, N]`, if the experts have any.
@@ -153,8 +163,8 @@ impl DeviceExperts {
         Self { w13, w2 }
     }
 
-    /// Copies both products' matrices, with the scales as the kernels of this configuration read
-    /// them.
+    /// Copies both products' matrices, with rows and scales as the kernels of this configuration read
+    /// them: gates before ups, and biases of both products where there are any.
     ///
     /// # Errors
     /// [`MoeError::Config`] for a format without GPU kernels or weights of another shape,
@@ -166,8 +176,16 @@ impl DeviceExperts {
     ) -> Result<Self, MoeError> {
         let shape = ExpertsShape::of(config, F::NAME.parse()?);
         let layout = |product| shape.stack_layout(product).ok_or_else(|| shape.without_kernels());
-        let w13 = DeviceMatrices::upload(context, weights.w13(), layout(GpuProduct::GateUp)?)?;
-        let w2 = DeviceMatrices::upload(context, weights.w2(), layout(GpuProduct::Down)?)?;
+        let in_turns = config.activation().layout() == GateLayout::Interleaved;
+        let halves = in_turns.then(|| weights.w13().in_halves()).transpose()?;
+        let w13 = halves.as_ref().unwrap_or(weights.w13());
+        let mut w13 = DeviceMatrices::upload(context, w13, layout(GpuProduct::GateUp)?)?;
+        let mut w2 = DeviceMatrices::upload(context, weights.w2(), layout(GpuProduct::Down)?)?;
+        if weights.has_biases() {
+            // One product may have none: ranks share the features of w13, and one of them adds w2's.
+            w13.fill_biases(context)?;
+            w2.fill_biases(context)?;
+        }
         Ok(Self { w13, w2 })
     }
 

@@ -3,6 +3,7 @@
 #[cfg(feature = "cuda")]
 pub mod cuda;
 mod expert;
+mod halves;
 mod shard;
 mod stack;
 pub mod words;
@@ -250,6 +251,11 @@ impl<F: NumberFormat> ExpertWeights<F> {
         self.w2.columns()
     }
 
+    /// Whether experts have biases.
+    pub fn has_biases(&self) -> bool {
+        self.w13.biases().or(self.w2.biases()).is_some()
+    }
+
     /// Bytes that one use of one expert reads.
     pub fn bytes_per_expert(&self) -> usize {
         self.w13.bytes_per_expert() + self.w2.bytes_per_expert()
@@ -325,6 +331,11 @@ impl AnyExperts {
     /// Bytes of all experts.
     pub fn bytes(&self) -> usize {
         each_format!(AnyExperts, self, |weights| weights.experts() * weights.bytes_per_expert())
+    }
+
+    /// Whether experts have biases.
+    pub fn has_biases(&self) -> bool {
+        each_format!(AnyExperts, self, |weights| weights.has_biases())
     }
 }
 

@@ -18,7 +18,8 @@ pub fn cases() -> Vec<Case> {
     let named = Activation::NAMED.iter().map(|(_, activation)| *activation);
     for activation in named.chain([with_linear_beta]) {
         for intermediate_size in [1, 129, 768] {
-            let form = ActivationForm { activation, intermediate_size, sorted: false };
+            let form =
+                ActivationForm { activation, intermediate_size, sorted: false, biased: None };
             cases.push(alone::<bf16>(form, 1.0 / 256.0));
             cases.push(alone::<f16>(form, 1.0 / 1024.0));
         }
@@ -27,7 +28,7 @@ pub fn cases() -> Vec<Case> {
     let oai = Activation::SwigluOai { alpha: 1.702, limit: 7.0, layout: interleaved };
     for activation in [Activation::Silu, oai, Activation::Relu2NoMul] {
         for (intermediate_size, sorted) in [(127, true), (768, true), (1536, true), (130, false)] {
-            let form = ActivationForm { activation, intermediate_size, sorted };
+            let form = ActivationForm { activation, intermediate_size, sorted, biased: None };
             cases.push(alone::<bf16>(form, 1.0 / 256.0));
             for granularity in [Granularity::Groups, Granularity::Rows] {
                 cases.push(with_codes::<bf16>(form, granularity));
@@ -52,7 +53,7 @@ fn batches(form: ActivationForm) -> &'static [usize] {
 }
 
 fn alone<A: Element>(form: ActivationForm, tolerance: f64) -> Case {
-    let ActivationForm { activation, intermediate_size, sorted } = form;
+    let ActivationForm { activation, intermediate_size, sorted, .. } = form;
     let kind = format!("{activation:?}").replace([' ', '{', '}', ':'], "_");
     let name = format!("activation::{}_{kind}_{intermediate_size}_sorted_{sorted}", A::NAME);
     let run = move |gpu: &Gpu, activate: &Activate<A>| {
@@ -80,7 +81,7 @@ fn alone<A: Element>(form: ActivationForm, tolerance: f64) -> Case {
 }
 
 fn with_codes<A: Element>(form: ActivationForm, granularity: Granularity) -> Case {
-    let ActivationForm { activation, intermediate_size, sorted } = form;
+    let ActivationForm { activation, intermediate_size, sorted, .. } = form;
     let name = format!(
         "activation::codes_of_{activation}_{intermediate_size}_{granularity:?}_sorted_{sorted}"
     );
@@ -101,7 +102,7 @@ fn codes_alone(intermediate_size: usize, granularity: Granularity) -> Case {
     };
     Case::new(name, load, move |gpu, activate| {
         let activation = Activation::SiluNoMul;
-        let form = ActivationForm { activation, intermediate_size, sorted: true };
+        let form = ActivationForm { activation, intermediate_size, sorted: true, biased: None };
         for &pairs in batches(form) {
             let batch = Batch { is_activated: true, ..Batch::new(gpu, form, pairs) };
             check_codes(gpu, activate, &batch, granularity)?;
@@ -188,7 +189,7 @@ impl<A: Element> Batch<A> {
 
     fn gate_up(&self) -> GateUp<'_, A> {
         let positions = self.form.sorted.then_some(self.device_positions.slice());
-        GateUp { rows: self.device_input.slice(), pairs: self.pairs, positions }
+        GateUp { rows: self.device_input.slice(), pairs: self.pairs, positions, biases: None }
     }
 
     /// The activated row, unless it belongs to no pair.
@@ -215,7 +216,12 @@ type Named = Vec<(Activation, Activate<bf16>)>;
 
 fn load_all(kernels: &mut artel_device::cuda::Kernels) -> Result<Named, MoeError> {
     let load = |(_, activation): &(&str, Activation)| {
-        let form = ActivationForm { activation: *activation, intermediate_size: 2, sorted: false };
+        let form = ActivationForm {
+            activation: *activation,
+            intermediate_size: 2,
+            sorted: false,
+            biased: None,
+        };
         Ok((*activation, Activate::load(kernels, form)?))
     };
     Activation::NAMED.iter().map(load).collect()
@@ -226,7 +232,7 @@ fn nan_is_not_hidden(gpu: &Gpu, all: &Named) -> Result<(), MoeError> {
         let mut row = vec![bf16::from_f32(-1e4); activation.input_columns(2)];
         row[1] = bf16::NAN;
         let (input, mut out) = (gpu.upload(&row), gpu.poisoned::<bf16>(2));
-        let input = GateUp { rows: input.slice(), pairs: 1, positions: None };
+        let input = GateUp { rows: input.slice(), pairs: 1, positions: None, biases: None };
         activate.launch(&gpu.stream, input, &mut out.slice_mut())?;
         let found = gpu.download(&out);
         let nan_feature = usize::from(activation.layout() != GateLayout::Interleaved);

@@ -17,7 +17,14 @@ pub fn cases() -> Vec<Case> {
     for order in [RowOrder::Pairs, RowOrder::PackedPairs, RowOrder::Sorted] {
         for weights in [WeightForm::One, WeightForm::Routed, WeightForm::Packed] {
             for identity in [false, true] {
-                let form = CombineForm { top_k: 3, hidden_size: 257, order, weights, identity };
+                let form = CombineForm {
+                    top_k: 3,
+                    hidden_size: 257,
+                    order,
+                    weights,
+                    identity,
+                    biased: None,
+                };
                 let name = format!("combine::{order:?}_{weights:?}_identity_{identity}");
                 cases.push(case::<bf16>(name, form, 1.0 / 128.0));
             }
@@ -26,7 +33,8 @@ pub fn cases() -> Vec<Case> {
     for (top_k, hidden_size) in [(1, 1), (2, 255), (3, 256), (8, 3072), (4, 2880), (22, 1030)] {
         for order in [RowOrder::Pairs, RowOrder::Sorted] {
             let weights = WeightForm::Routed;
-            let form = CombineForm { top_k, hidden_size, order, weights, identity: false };
+            let form =
+                CombineForm { top_k, hidden_size, order, weights, identity: false, biased: None };
             let name = |element| format!("combine::{element}_{order:?}_{top_k}_of_{hidden_size}");
             cases.push(case::<bf16>(name("bf16"), form, 1.0 / 128.0));
             cases.push(case::<f16>(name("f16"), form, 1.0 / 1024.0));
@@ -100,6 +108,7 @@ fn check<A: Element>(
         num_experts: NUM_EXPERTS,
         weights,
         identity: form.identity.then_some(share),
+        biases: None,
     };
     let mut out = gpu.poisoned::<A>(expected.len());
     combine.launch(&gpu.stream, tokens, &operands, &mut out.slice_mut())?;

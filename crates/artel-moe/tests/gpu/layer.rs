@@ -6,7 +6,7 @@ use artel_device::cuda::{DeviceBuffer, Graph, Kernels, compiled_kernels};
 use artel_gpu_test::{Case, Gpu};
 use artel_moe::MoeError;
 use artel_moe::activation::Activation;
-use artel_moe::config::{MoeConfig, MoeShape, Parallelism};
+use artel_moe::config::{MoeConfig, MoeShape, Parallelism, RouterWeight};
 use artel_moe::cuda::shipped;
 use artel_moe::eplb::{EpRank, ExpertMap, ExpertPlacement};
 use artel_moe::grouped_gemm::prefill::cuda::HalfElement;
@@ -22,7 +22,7 @@ use artel_moe::weights::{ExpertMatrices, ExpertWeights};
 use crate::cuda::replay;
 use crate::decode::layer::{Layer, Sizes, TestFormat};
 
-const SMALL: Sizes = Sizes { experts: 16, top_k: 4, hidden: 256, inner: 128 };
+pub const SMALL: Sizes = Sizes { experts: 16, top_k: 4, hidden: 256, inner: 128 };
 /// A shard whose gate and up begin inside a scale block.
 const RAGGED: Sizes = Sizes { experts: 8, top_k: 2, hidden: 384, inner: 192 };
 /// Steps are shorter than the largest batch that is tested.
@@ -112,7 +112,7 @@ where
     })
 }
 
-type Loaded<F> = (GpuPlan, ExpertsKernels<<F as NumberFormat>::Activation>);
+pub type Loaded<F> = (GpuPlan, ExpertsKernels<<F as NumberFormat>::Activation>);
 
 fn planned<F>(name: String, sizes: Sizes) -> Case
 where
@@ -144,7 +144,7 @@ fn config(sizes: Sizes) -> MoeConfig {
 }
 
 /// The plan, or one form of assignment for 8 tokens, with its kernels.
-fn load<F>(
+pub fn load<F>(
     kernels: &mut Kernels,
     config: &MoeConfig,
     form: Option<bool>,
@@ -173,16 +173,27 @@ fn ranks<F>(kernels: &mut Kernels) -> Result<Vec<(MoeConfig, Loaded<F>)>, MoeErr
 where
     F: TestFormat + NumberFormat<Activation: HalfElement>,
 {
-    let rank = |rank| {
+    two_ranks::<F>(kernels, &config(SMALL))
+}
+
+/// The kernels of each half of the experts of a small layer.
+pub fn two_ranks<F>(
+    kernels: &mut Kernels,
+    config: &MoeConfig,
+) -> Result<Vec<(MoeConfig, Loaded<F>)>, MoeError>
+where
+    F: TestFormat + NumberFormat<Activation: HalfElement>,
+{
+    let mut rank = |rank| {
         let map = ExpertMap::new(SMALL.experts, ExpertPlacement::Linear, EpRank::new(rank, 2)?)?;
-        let config = config(SMALL).with_parallelism(Parallelism::Expert(map))?;
+        let config = config.clone().with_parallelism(Parallelism::Expert(map))?;
         let loaded = load::<F>(kernels, &config, None)?;
         Ok((config, loaded))
     };
-    (0..2).map(rank).collect()
+    (0..2).map(&mut rank).collect()
 }
 
-fn experts<F>(
+pub fn experts<F>(
     gpu: &Gpu,
     config: MoeConfig,
     plan: &GpuPlan,
@@ -198,7 +209,7 @@ where
 }
 
 /// Experts of some tokens: mostly different ones, with a repetition now and then.
-fn ids(sizes: Sizes, tokens: usize) -> Vec<i32> {
+pub fn ids(sizes: Sizes, tokens: usize) -> Vec<i32> {
     let id = |pair: usize| {
         let (token, slot) = (pair / sizes.top_k, pair % sizes.top_k);
         ((token * 7 + slot * (1 + token % 3)) % sizes.experts) as i32
@@ -247,6 +258,7 @@ fn expected<F: TestFormat>(layer: &Layer<F>, ids: &[i32]) -> Vec<(usize, Vec<f64
     let tokens = ids.len() / top_k;
     let x: Vec<f32> =
         hidden_states::<F::Activation>(tokens * hidden).iter().map(|x| x.to_f32()).collect();
+    let on_input = layer.router_weight == RouterWeight::OnInput;
     let weights = pair_weights(ids.len());
     let step = tokens.div_ceil(CHECKED).max(1);
     let of_token = |token: usize| {
@@ -254,8 +266,12 @@ fn expected<F: TestFormat>(layer: &Layer<F>, ids: &[i32]) -> Vec<(usize, Vec<f64
         for pair in token * top_k..(token + 1) * top_k {
             let Ok(expert) = usize::try_from(ids[pair]) else { continue };
             if expert < experts {
-                let row = layer.row(&x[token * hidden..(token + 1) * hidden], expert);
-                let weight = f64::from(weights[pair]);
+                let [before, behind] =
+                    if on_input { [weights[pair], 1.0] } else { [1.0, weights[pair]] };
+                let x = x[token * hidden..(token + 1) * hidden].iter();
+                let x: Vec<f32> = x.map(|x| F::Activation::from_f32(before * x).to_f32()).collect();
+                let row = layer.row(&x, expert);
+                let weight = f64::from(behind);
                 sum.iter_mut().zip(row).for_each(|(sum, row)| *sum += weight * row);
             }
         }
@@ -277,7 +293,7 @@ fn assert_close<F: TestFormat>(out: &[f32], expected: &[(usize, Vec<f64>)], what
     assert!(error <= limit, "{what}: relative error {:.1e}", (error / norm).sqrt());
 }
 
-fn compare<F>(
+pub fn compare<F>(
     gpu: &Gpu,
     experts: &mut CudaExperts<F>,
     layer: &Layer<F>,
@@ -294,7 +310,7 @@ where
 }
 
 /// The sum of what two ranks compute.
-fn spread<F>(
+pub fn spread<F>(
     gpu: &Gpu,
     loaded: &[(MoeConfig, Loaded<F>)],
     layer: &Layer<F>,
@@ -308,7 +324,11 @@ where
     for (rank, (config, (plan, kernels))) in loaded.iter().enumerate() {
         let own = |all: &ExpertMatrices<F>| {
             let own = rank * half..(rank + 1) * half;
-            ExpertMatrices::<F>::new(own.map(|expert| all.matrix(expert).clone()).collect())
+            let matrices = own.clone().map(|expert| all.matrix(expert).clone()).collect();
+            let matrices = ExpertMatrices::<F>::new(matrices)?;
+            let biases: Vec<f32> =
+                own.filter_map(|expert| all.bias(expert)).flatten().copied().collect();
+            if biases.is_empty() { Ok(matrices) } else { matrices.with_biases(biases) }
         };
         let weights = ExpertWeights::new(own(&layer.w13)?, own(&layer.w2)?)?;
         let context = gpu.stream.context();
@@ -334,7 +354,7 @@ fn many_weights() -> Case {
             ExpertMatrices::<Fp8Block128>::new((0..sizes.experts).map(of).collect())
         };
         let (w13, w2) = (repeated(&few.w13)?, repeated(&few.w2)?);
-        let layer = Layer { sizes, w13, w2 };
+        let layer = Layer { sizes, w13, w2, ..few };
         let mut experts = experts(gpu, config(sizes), plan, kernels, &layer)?;
         for tokens in [1, 2, 40] {
             // The first and the last experts, whose weights lie on both sides.

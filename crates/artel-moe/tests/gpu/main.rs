@@ -7,6 +7,8 @@ mod count;
 mod cuda;
 mod decode;
 mod gate;
+mod gating;
+mod input_weight;
 mod layer;
 mod map_and_record;
 mod packing;
@@ -35,6 +37,8 @@ fn cases() -> Vec<Case> {
         activation::cases(),
         decode::cases(),
         layer::cases(),
+        gating::cases(),
+        input_weight::cases(),
     ]
     .into_iter()
     .flatten()

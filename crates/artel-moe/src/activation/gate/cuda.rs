@@ -151,12 +151,14 @@ pub mod gate_code {
     }
 
     /// Activates `R` rows by `C` columns; zero outside. `LAYOUT` 0: gates, then ups; 1: in turns,
-    /// read as 32-bit words; 2: gates alone. `input` and `words` are the same memory.
+    /// read as 32-bit words; 2: gates alone. `input` and `words` are the same memory. `BIASED`: rows of
+    /// the blocks where rows of gates and ups get the `biases` of their block's expert, else 0.
     pub unsafe fn load_activated<
         T: ElementType,
         const KIND: i32,
         const LAYOUT: i32,
         const I: i32,
+        const BIASED: i32,
         const R: i32,
         const C: i32,
     >(
@@ -167,6 +169,8 @@ pub mod gate_code {
         mask: Tile<bool, { [R, C] }>,
         a: f32,
         b: f32,
+        expert_ids: *mut i32,
+        biases: *mut f32,
         after: Token,
     ) -> Tile<f32, { [R, C] }> {
         let mut gate: Tile<f32, { [R, C] }> = constant(0.0f32, const_shape![R, C]);
@@ -181,6 +185,26 @@ pub mod gate_code {
             let u: Tile<T, { [R, C] }> = unsafe { gather_block(input, offsets, mask, after) };
             gate = convert_tile(g);
             up = convert_tile(u);
+            if BIASED > 0i32 {
+                let nobody: Tile<i32, { [R] }> = constant(-1i32, const_shape![R]);
+                let rows_of_block: Tile<i32, { [R] }> = broadcast_scalar(BIASED, const_shape![R]);
+                let is_row: Tile<bool, { [R] }> = gt_tile(row, nobody);
+                // SAFETY: every block in use has an expert.
+                let expert: Tile<i32, { [R] }> =
+                    unsafe { gather(expert_ids, row / rows_of_block, is_row, -1i32, after) };
+                let is_row: Tile<bool, { [R] }> = is_row & gt_tile(expert, nobody);
+                let mask: Tile<bool, { [R, C] }> = block_mask(is_row, below(column, I));
+                let offsets: Tile<i64, { [R, C] }> = block_offsets(expert, 2i32 * I, column);
+                // SAFETY: every expert has `2 * I` biases.
+                let of_gates: Tile<f32, { [R, C] }> =
+                    unsafe { gather_block(biases, offsets, mask, after) };
+                let offsets: Tile<i64, { [R, C] }> = block_offsets(expert, 2i32 * I, second);
+                // SAFETY: as above.
+                let of_ups: Tile<f32, { [R, C] }> =
+                    unsafe { gather_block(biases, offsets, mask, after) };
+                gate = gate + of_gates;
+                up = up + of_ups;
+            }
         }
         if LAYOUT == 1i32 {
             let offsets: Tile<i64, { [R, C] }> = block_offsets(row, I, column);

@@ -5,6 +5,7 @@ use bytemuck::Pod;
 
 use super::DecodeShape;
 use crate::MoeError;
+use crate::activation::Gating;
 
 /// Weights of one product, all experts.
 #[derive(Debug, Clone, Copy)]
@@ -16,6 +17,8 @@ pub struct WeightSlices<'a> {
     /// The scale of all activations that they meet, where it was measured beforehand and these have
     /// a scale per row.
     pub input_scale: Option<f32>,
+    /// Float32 `[E, N]`, present exactly where experts have biases.
+    pub biases: Option<DeviceSlice<'a, f32>>,
 }
 
 /// Weights of both products.
@@ -75,7 +78,31 @@ impl ExpertSlices<'_> {
         let [w13, w2] = shape.scale_blocks();
         let (hidden, inner) = (shape.hidden_size, shape.intermediate_size);
         self.w13.check::<A>(shape.experts, [2 * inner, hidden], w13)?;
-        self.w2.check::<A>(shape.experts, [hidden, inner], w2)
+        self.w2.check::<A>(shape.experts, [hidden, inner], w2)?;
+        self.check_biases(&shape.gating, shape.experts, [2 * inner, hidden])
+    }
+
+    /// Checks that there are biases exactly where kernels add some, and how many.
+    pub(crate) fn check_biases(
+        &self,
+        gating: &Gating,
+        experts: usize,
+        features_out: [usize; 2],
+    ) -> Result<(), MoeError> {
+        for (weights, features_out) in [self.w13, self.w2].iter().zip(features_out) {
+            match weights.biases {
+                Some(biases) if gating.biases => {
+                    biases.expect_len("biases of the experts", experts * features_out)?;
+                }
+                None if !gating.biases => {}
+                other => {
+                    let found = if other.is_some() { "given" } else { "missing" };
+                    let allowed = "given exactly where the layer has some";
+                    return Err(MoeError::config("biases of the experts", found, allowed));
+                }
+            }
+        }
+        Ok(())
     }
 }
 

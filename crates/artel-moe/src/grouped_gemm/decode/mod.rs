@@ -2,8 +2,8 @@
 //!
 //! The weights stand on the long side of the matrix units: a block of threads multiplies `columns`
 //! weight rows by `rows` rows of activations, so few rows waste little. Gate and up of the same
-//! features meet in one block, so that `silu(gate) * up` and the quantisation of its result happen
-//! before anything is written.
+//! features meet in one block, so that biases, the activation and the quantisation of its result happen
+//! before anything is written. Biases of the second product are added where the pairs of a token are.
 //!
 //! Rows come to their weights in one of two forms:
 //! - *direct*: the ids are read as the router wrote them, or packed; nothing is sorted. The block
@@ -35,6 +35,8 @@ mod direct;
 mod fp8_aligned;
 #[cfg(feature = "cuda")]
 mod fp8_direct;
+#[cfg(feature = "cuda")]
+pub(crate) mod gating;
 #[cfg(feature = "cuda")]
 pub(crate) mod parts;
 #[cfg(feature = "cuda")]

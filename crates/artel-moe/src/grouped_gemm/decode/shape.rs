@@ -1,5 +1,6 @@
 #[cfg(feature = "cuda")]
 use crate::MoeError;
+use crate::activation::Gating;
 use crate::quant::BLOCK;
 use crate::quant::activations::Granularity;
 
@@ -30,7 +31,7 @@ impl WeightNumbers {
 }
 
 /// Sizes of the experts of one layer, as this rank has them.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq)]
 pub struct DecodeShape {
     /// `E`.
     pub experts: usize,
@@ -42,6 +43,8 @@ pub struct DecodeShape {
     pub intermediate_size: usize,
     /// Format of `w13` `[E, 2, I, H]` and `w2` `[E, H, I]`.
     pub numbers: WeightNumbers,
+    /// What becomes of gate and up.
+    pub gating: Gating,
 }
 
 impl DecodeShape {

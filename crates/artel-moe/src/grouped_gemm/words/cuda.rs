@@ -14,7 +14,8 @@ pub use super::workspace::{RowForm, WordWorkspace};
 use super::{WordFormat, WordShape, WordTile};
 use crate::MoeError;
 use crate::assignment::cuda::IdForm;
-use crate::grouped_gemm::decode::cuda::{AlignedStep, DirectStep, WeightSlices};
+use crate::grouped_gemm::decode::cuda::{AlignedStep, DirectStep, ExpertSlices, WeightSlices};
+use crate::grouped_gemm::decode::gating::cuda::{gating_constants, with_biases};
 use crate::quant::Element;
 use crate::weights::words::WordLayout;
 
@@ -146,7 +147,7 @@ impl<A: Element> WordExperts<A> {
             workspace.inner.slice().expect_len("activations", positions * inner)?;
         }
         workspace.inner_parts.expect_rows(positions)?;
-        self.check_weights(step.experts.w13, step.experts.w2)?;
+        self.check_weights(&step.experts)?;
         if step.tokens == 0 || positions == 0 {
             return Ok(());
         }
@@ -169,6 +170,7 @@ impl<A: Element> WordExperts<A> {
             Some(_) => blocks(arguments),
             None => blocks(arguments).size(workspace.inner_parts.rows),
         };
+        let arguments = with_biases(arguments, step.experts.w13.biases);
         let grid = [self.column_blocks(Product::First), step.blocks.blocks, 1];
         // SAFETY: the arguments are the kernel's; all lengths are checked above.
         unsafe { self.kernels[0].launch(stream, grid, arguments) }?;
@@ -212,6 +214,7 @@ impl<A: Element> WordExperts<A> {
         let arguments = Arguments::new().slice_mut(&workspace.inner.slice_mut());
         let arguments = self.product(Product::First, arguments, &workspace.x, step.experts.w13);
         let arguments = step.routing.ids(arguments).size(tokens);
+        let arguments = with_biases(arguments, step.experts.w13.biases);
         let pairs = tokens * self.shape.top_k;
         let grid = [pairs, self.column_blocks(Product::First), 1];
         // SAFETY: the arguments are the kernel's; all lengths are checked above.
@@ -227,6 +230,7 @@ impl<A: Element> WordExperts<A> {
         let parts = &workspace.inner_parts;
         let arguments = self.product(Product::Second, arguments, parts, step.experts.w2);
         let arguments = step.routing.weights(step.routing.ids(arguments)).size(tokens);
+        let arguments = with_biases(arguments, step.experts.w2.biases);
         let grid = [pairs, self.column_blocks(Product::Second), 1];
         // SAFETY: as above.
         unsafe { self.kernels[1].launch(stream, grid, arguments) }?;
@@ -255,13 +259,14 @@ impl<A: Element> WordExperts<A> {
         workspace.inner.slice().expect_len("activations", rows * intermediate_size)?;
         let counters = self.column_blocks(Product::Second);
         workspace.counters.slice().expect_len("counters of columns", counters)?;
-        self.check_weights(step.experts.w13, step.experts.w2)
+        self.check_weights(&step.experts)
     }
 
-    fn check_weights(&self, w13: WeightSlices<'_>, w2: WeightSlices<'_>) -> Result<(), MoeError> {
-        for (product, weights) in [(Product::First, w13), (Product::Second, w2)] {
+    fn check_weights(&self, weights: &ExpertSlices<'_>) -> Result<(), MoeError> {
+        let WordShape { experts, hidden_size, intermediate_size, gating, .. } = self.shape;
+        weights.check_biases(&gating, experts, [2 * intermediate_size, hidden_size])?;
+        for (product, weights) in [(Product::First, weights.w13), (Product::Second, weights.w2)] {
             let layout = layout(&self.shape, product);
-            let experts = self.shape.experts;
             let bytes = 4 * experts * layout.words_per_expert();
             weights.numbers.expect_len("words of the experts (bytes)", bytes)?;
             let scales = experts * (layout.scales_per_expert() + layout.parts);
@@ -352,8 +357,10 @@ fn spec<A: Element>(
     };
     let spec = match (form, product) {
         (WordForm::Direct { .. }, Product::Second) => {
-            spec.pointers(["rows_out", "counters", "weights"])
+            let spec = spec.generics([i32::from(shape.gating.biases)]);
+            spec.pointers(["rows_out", "counters", "weights", "biases"])
         }
+        (_, Product::First) => spec.generics(gating_constants(&shape.gating)).pointers(["biases"]),
         _ => spec,
     };
     let of_part = rows * row_numbers;

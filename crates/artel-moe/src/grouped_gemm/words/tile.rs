@@ -3,9 +3,10 @@
 use super::{WordCode, WordFormat};
 #[cfg(feature = "cuda")]
 use crate::MoeError;
+use crate::activation::Gating;
 
 /// Sizes of the experts of one layer, as this rank has them.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq)]
 pub struct WordShape {
     /// `E`.
     pub experts: usize,
@@ -17,6 +18,8 @@ pub struct WordShape {
     pub intermediate_size: usize,
     /// Of `w13` and of `w2`.
     pub formats: [WordFormat; 2],
+    /// What becomes of gate and up.
+    pub gating: Gating,
 }
 
 /// Sizes of the work of one block of threads.

@@ -7,6 +7,7 @@
 mod direct;
 mod shape;
 mod sorted;
+mod weighed;
 
 use std::marker::PhantomData;
 
@@ -14,20 +15,24 @@ use artel_device::cuda::{Context, DeviceSlice, DeviceSliceMut, Kernels, Stream};
 
 use crate::MoeError;
 use crate::assignment::cuda::IdForm;
-use crate::config::{MoeConfig, Parallelism};
+use crate::config::{MoeConfig, Parallelism, RouterWeight};
 use crate::grouped_gemm::prefill::cuda::HalfElement;
+use crate::input_weight::cuda::WeighRows;
 pub use crate::packing::cuda::DeviceRouting;
 use crate::plan::gpu::{ExpertsShape, GpuPath, GpuPlan, GpuPlanEntry, GpuProduct, Way};
 use crate::quant::{Format, NumberFormat};
 use crate::weights::cuda::DeviceExperts;
 use direct::{DirectChain, DirectMemory};
 use sorted::{SortedChain, SortedMemory};
+use weighed::Weighed;
 
 /// All kernels that one plan may launch.
 #[derive(Debug, Clone)]
 pub struct ExpertsKernels<A: HalfElement> {
     chains: Vec<Chain<A>>,
     ids: IdForm,
+    /// Where the router's weights are on the input.
+    weigh: Option<WeighRows<A>>,
 }
 
 /// The launches of one way to serve a batch.
@@ -82,7 +87,16 @@ impl<A: HalfElement> ExpertsKernels<A> {
                     .map(|chain| Chain::Sorted(Box::new(chain))),
             }
         };
-        Ok(Self { chains: plan.entries().iter().map(chain).collect::<Result<_, _>>()?, ids })
+        let chains = plan.entries().iter().map(chain).collect::<Result<_, _>>()?;
+        let weigh = match config.router_weight() {
+            RouterWeight::OnInput if ids == IdForm::Packed => {
+                let allowed = "on the output where ids and weights are packed";
+                return Err(MoeError::config("router weight", "on the input", allowed));
+            }
+            RouterWeight::OnInput => Some(WeighRows::load(kernels, config.shape().hidden_size)?),
+            RouterWeight::OnOutput => None,
+        };
+        Ok(Self { chains, ids, weigh })
     }
 }
 
@@ -105,6 +119,7 @@ pub struct ExpertsProgram<A: HalfElement> {
     kernels: ExpertsKernels<A>,
     direct: Option<DirectMemory<A>>,
     sorted: Option<SortedMemory<A>>,
+    weighed: Option<Weighed<A>>,
 }
 
 impl<A: HalfElement> ExpertsProgram<A> {
@@ -131,7 +146,11 @@ impl<A: HalfElement> ExpertsProgram<A> {
             }
         }
         let shape = ExpertsShape::of(&config, format);
-        Ok(Self { config, shape, plan, kernels, direct, sorted })
+        let weighed = kernels.weigh.as_ref().map(|kernel| {
+            Weighed::new(context, kernel.clone(), plan.tokens_per_step(), shape.hidden_size)
+        });
+        let weighed = weighed.transpose()?;
+        Ok(Self { config, shape, plan, kernels, direct, sorted, weighed })
     }
 
     /// Checks that these are weights of its layers.
@@ -148,6 +167,13 @@ impl<A: HalfElement> ExpertsProgram<A> {
         MoeError::check_shape("columns of w13", config.shape().hidden_size, w13.columns)?;
         MoeError::check_shape("rows of w2", config.shape().hidden_size, w2.rows)?;
         MoeError::check_shape("columns of w2", intermediate_size, w2.columns)?;
+        for biases in [weights.w13().biases(), weights.w2().biases()] {
+            if biases.is_some() != config.gating().biases {
+                let found = if biases.is_some() { "given" } else { "missing" };
+                let allowed = "given exactly where the layer has some";
+                return Err(MoeError::config("biases of the experts", found, allowed));
+            }
+        }
         let shape = &self.shape;
         for (product, found) in GpuProduct::ALL.into_iter().zip([w13, w2]) {
             let expected = shape.stack_layout(product).ok_or_else(|| shape.without_kernels())?;
@@ -202,6 +228,10 @@ impl<A: HalfElement> ExpertsProgram<A> {
                 routing: routing.range(done * top_k, count * top_k)?,
                 tokens: count,
                 experts: weights,
+            };
+            let step = match &mut self.weighed {
+                None => step,
+                Some(weighed) => weighed.launch(stream, step)?,
             };
             let mut out = out.range_mut(done * hidden_size, count * hidden_size)?;
             let chosen = self.plan.entries().iter().position(|entry| count <= entry.tokens_max);

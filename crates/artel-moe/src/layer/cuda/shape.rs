@@ -1,7 +1,7 @@
 //! What kernels must know of a layer before there are weights.
 
 use crate::MoeError;
-use crate::activation::Activation;
+use crate::activation::GateLayout;
 use crate::config::{MoeConfig, RouterWeight};
 use crate::grouped_gemm::decode::{DecodeShape, DecodeTile};
 use crate::grouped_gemm::words::WordTile;
@@ -10,13 +10,14 @@ use crate::quant::Format;
 
 /// Refuses what no kernel computes.
 pub(super) fn check(config: &MoeConfig) -> Result<(), MoeError> {
-    if config.router_weight() == RouterWeight::OnInput {
-        let allowed = "on the output of the experts on a GPU";
+    let on_input = config.router_weight() == RouterWeight::OnInput;
+    if on_input && (config.shape().top_k != 1 || config.gating().biases) {
+        let allowed = "on the output, but for one expert a token without biases on a GPU";
         return Err(MoeError::config("router weight", "on the input", allowed));
     }
-    if config.activation() != Activation::Silu {
-        let found = format!("{:?}", config.activation());
-        return Err(MoeError::config("activation", found, "SiLU on a GPU"));
+    if config.activation().layout() == GateLayout::Ungated {
+        let found = config.activation();
+        return Err(MoeError::config("activation", found, "one with a gate on a GPU"));
     }
     Ok(())
 }

@@ -10,7 +10,9 @@ use super::{Step, expert_map};
 use crate::MoeError;
 use crate::assignment::cuda::{Align, AlignedSlices, IdForm};
 use crate::assignment::{AlignOptions, LocalExperts, NonLocalExperts, PaddedLength};
-use crate::combine::cuda::{Combine, CombineForm, CombineOperands, RowOrder, WeightForm};
+use crate::combine::cuda::{
+    Combine, CombineForm, CombineOperands, RowBiases, RowOrder, WeightForm,
+};
 use crate::config::{MoeConfig, Parallelism};
 use crate::grouped_gemm::decode::cuda::{
     AlignedExperts, AlignedStep, BlockSlices, DecodeWorkspace,
@@ -96,6 +98,7 @@ impl<A: HalfElement> SortedChain<A> {
                 IdForm::Packed => WeightForm::Packed,
             },
             identity: false,
+            biased: sizes.gating.biases.then_some(block_size),
         };
         Ok(Self {
             sizes,
@@ -149,6 +152,12 @@ impl<A: HalfElement> SortedChain<A> {
             num_experts: self.sizes.local_experts,
             weights: step.routing.pair_weights(),
             identity: None,
+            biases: step
+                .experts
+                .slices()
+                .w2
+                .biases
+                .map(|biases| RowBiases { expert_ids: memory.expert_ids.slice(), biases }),
         };
         self.combine.launch(stream, step.tokens, &operands, out)
     }

@@ -213,6 +213,7 @@ fn rows_of_block(kernel: GemmKernel) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::activation::Gating;
 
     const MINIMAX_TP2: ExpertsShape = ExpertsShape {
         experts: 256,
@@ -221,6 +222,7 @@ mod tests {
         hidden_size: 3072,
         intermediate_size: 768,
         format: Format::Fp8Block128,
+        gating: Gating::SILU,
     };
 
     const QWEN3: ExpertsShape = ExpertsShape {
@@ -230,6 +232,7 @@ mod tests {
         hidden_size: 2048,
         intermediate_size: 768,
         format: Format::Bf16,
+        gating: Gating::SILU,
     };
 
     fn h200() -> &'static GpuCeilings {

@@ -1,6 +1,7 @@
 //! What a product has to do, whatever does it: experts touched, bytes, operations.
 
 use crate::MoeError;
+use crate::activation::Gating;
 use crate::config::MoeConfig;
 use crate::grouped_gemm::decode::{DecodeShape, WeightNumbers};
 use crate::grouped_gemm::prefill::PrefillForm;
@@ -12,7 +13,7 @@ use super::device::GpuCeilings;
 use super::kernel::GpuProduct;
 
 /// Sizes that decide how long the experts of a layer take, on one rank.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq)]
 pub struct ExpertsShape {
     /// Experts that a token chooses from, over all ranks.
     pub experts: usize,
@@ -26,6 +27,8 @@ pub struct ExpertsShape {
     pub intermediate_size: usize,
     /// Number format of the weights.
     pub format: Format,
+    /// What becomes of gate and up.
+    pub gating: Gating,
 }
 
 impl ExpertsShape {
@@ -38,6 +41,7 @@ impl ExpertsShape {
             hidden_size: config.shape().hidden_size,
             intermediate_size: config.local_intermediate_size(),
             format,
+            gating: config.gating(),
         }
     }
 
@@ -100,6 +104,7 @@ impl ExpertsShape {
             hidden_size: self.hidden_size,
             intermediate_size: self.intermediate_size,
             formats: self.word_formats()?,
+            gating: self.gating,
         })
     }
 
@@ -111,6 +116,7 @@ impl ExpertsShape {
             hidden_size: self.hidden_size,
             intermediate_size: self.intermediate_size,
             numbers: self.weight_numbers()?,
+            gating: self.gating,
         })
     }
 
@@ -140,10 +146,12 @@ impl ExpertsShape {
     /// What the prefill kernels store of a product.
     pub fn prefill_form(&self, product: GpuProduct) -> PrefillForm {
         match (product, self.format) {
-            (GpuProduct::GateUp, Format::Bf16 | Format::F16) => PrefillForm::SiluAndMultiply,
             (GpuProduct::GateUp, _) if self.word_formats().is_some() => {
                 PrefillForm::SiluAndMultiply
             }
+            // Only SiLU stands in the other products.
+            (GpuProduct::GateUp, _) if self.gating != Gating::SILU => PrefillForm::Sums,
+            (GpuProduct::GateUp, Format::Bf16 | Format::F16) => PrefillForm::SiluAndMultiply,
             // Gates and ups of a tile have one scale each.
             (GpuProduct::GateUp, Format::Fp8Block128)
                 if self.intermediate_size.is_multiple_of(64) =>
@@ -286,6 +294,7 @@ impl ExpertsShape {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::activation::Activation;
     use crate::grouped_gemm::decode::DecodeTile;
 
     const MINIMAX_TP2: ExpertsShape = ExpertsShape {
@@ -295,7 +304,23 @@ mod tests {
         hidden_size: 3072,
         intermediate_size: 768,
         format: Format::Fp8Block128,
+        gating: Gating::SILU,
     };
+
+    /// Whatever activates gate and up in another way than by SiLU without biases needs both.
+    #[test]
+    fn products_of_many_rows_store_sums_for_other_activations() {
+        let form = |format, gating| {
+            ExpertsShape { format, gating, ..MINIMAX_TP2 }.prefill_form(GpuProduct::GateUp)
+        };
+        let gelu = Gating { activation: Activation::Gelu, biases: false };
+        let biased = Gating { biases: true, ..Gating::SILU };
+        for format in [Format::Bf16, Format::Fp8Block128] {
+            assert_eq!(form(format, Gating::SILU), PrefillForm::SiluAndMultiply);
+            assert_eq!([gelu, biased].map(|gating| form(format, gating)), [PrefillForm::Sums; 2]);
+        }
+        assert_eq!(form(Format::Mxfp4, biased), PrefillForm::SiluAndMultiply);
+    }
 
     #[test]
     fn averages_are_those_of_the_distribution() {

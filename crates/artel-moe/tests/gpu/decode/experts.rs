@@ -127,7 +127,12 @@ pub fn weight_slices<'a>(
     numbers: &'a DeviceBuffer<u8>,
     scales: &'a DeviceBuffer<f32>,
 ) -> WeightSlices<'a> {
-    WeightSlices { numbers: numbers.slice(), scales: scales.slice(), input_scale: None }
+    WeightSlices {
+        numbers: numbers.slice(),
+        scales: scales.slice(),
+        input_scale: None,
+        biases: None,
+    }
 }
 
 fn check_direct<F: TestFormat>(

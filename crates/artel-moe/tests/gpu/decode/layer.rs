@@ -1,7 +1,9 @@
 //! Experts with random weights, and what they compute in float64.
 
 use artel_device::HostBuffer;
-use artel_moe::activation::{Activation, reference::gated};
+use artel_moe::activation::reference::activate_row;
+use artel_moe::activation::{GateLayout, Gating};
+use artel_moe::config::{MoeConfig, MoeShape, RouterWeight};
 use artel_moe::grouped_gemm::GemmFormat;
 use artel_moe::grouped_gemm::decode::{DecodeShape, WeightNumbers};
 use artel_moe::quant::{
@@ -127,12 +129,19 @@ pub struct Sizes {
 /// Experts of one layer.
 pub struct Layer<F: TestFormat> {
     pub sizes: Sizes,
+    pub gating: Gating,
+    pub router_weight: RouterWeight,
     pub w13: ExpertMatrices<F>,
     pub w2: ExpertMatrices<F>,
 }
 
 impl<F: TestFormat> Layer<F> {
     pub fn new(sizes: Sizes) -> Self {
+        Self::gated(sizes, Gating::SILU)
+    }
+
+    /// Experts whose gates are shut as `gating` says.
+    pub fn gated(sizes: Sizes, gating: Gating) -> Self {
         let mut rng = ChaCha8Rng::seed_from_u64(11);
         let mut stack = |parts: usize, rows: usize, columns: usize| {
             let expert = |rng: &mut ChaCha8Rng| {
@@ -140,10 +149,28 @@ impl<F: TestFormat> Layer<F> {
                 Stacked::new(parts).expect("parts of one width")
             };
             let experts = (0..sizes.experts).map(|_| expert(&mut rng)).collect();
-            ExpertMatrices::new(experts).expect("experts of one size")
+            let experts = ExpertMatrices::new(experts).expect("experts of one size");
+            if !gating.biases {
+                return experts;
+            }
+            let biases = (0..sizes.experts * parts * rows).map(|_| rng.random_range(-0.6f32..0.5));
+            experts.with_biases(biases.collect()).expect("a bias for every row")
         };
-        let w13 = stack(2, sizes.inner, sizes.hidden);
-        Self { sizes, w13, w2: stack(1, sizes.hidden, sizes.inner) }
+        let w13 = match gating.activation.layout() {
+            GateLayout::Interleaved => stack(1, 2 * sizes.inner, sizes.hidden),
+            GateLayout::Halves | GateLayout::Ungated => stack(2, sizes.inner, sizes.hidden),
+        };
+        let w2 = stack(1, sizes.hidden, sizes.inner);
+        Self { sizes, gating, router_weight: RouterWeight::OnOutput, w13, w2 }
+    }
+
+    /// What the layer computes.
+    pub fn config(&self) -> MoeConfig {
+        let Sizes { experts, top_k, hidden, inner } = self.sizes;
+        let shape =
+            MoeShape { hidden_size: hidden, intermediate_size: inner, num_experts: experts, top_k };
+        let config = MoeConfig::new(shape, self.gating.activation).expect("sizes of a layer");
+        config.with_biases(self.gating.biases).with_router_weight(self.router_weight)
     }
 
     pub fn shape(&self) -> DecodeShape {
@@ -171,10 +198,9 @@ impl<F: TestFormat> Layer<F> {
     pub fn row(&self, x: &[f32], expert: usize) -> Vec<f64> {
         let x = kept::<F>(x, self.w13.input_scale(), 1e-10 / 448.0);
         let gate_up = multiply(&self.w13, expert, &x);
-        let inner = self.sizes.inner;
-        let activated: Vec<f32> = (0..inner)
-            .map(|i| gated(Activation::Silu, gate_up[i], gate_up[inner + i]) as f32)
-            .collect();
+        let mut activated = vec![0.0; self.sizes.inner];
+        activate_row(self.gating.activation, &gate_up, &mut activated);
+        let activated: Vec<f32> = activated.into_iter().map(|value| value as f32).collect();
         let activated = kept::<F>(&activated, self.w2.input_scale(), 1.0 / (448.0 * 512.0));
         multiply(&self.w2, expert, &activated)
     }
@@ -192,15 +218,17 @@ pub fn shape_of<F: TestFormat>(sizes: Sizes) -> DecodeShape {
         Format::Fp8Channel => WeightNumbers::Fp8Blocks { w13: [1, hidden], w2: [1, inner] },
         _ => WeightNumbers::Plain,
     };
-    DecodeShape { experts, top_k, hidden_size: hidden, intermediate_size: inner, numbers }
+    let gating = Gating::SILU;
+    DecodeShape { experts, top_k, hidden_size: hidden, intermediate_size: inner, numbers, gating }
 }
 
-/// `weights[expert] . x`.
+/// `weights[expert] . x`, plus the bias.
 pub fn multiply<F: TestFormat>(weights: &ExpertMatrices<F>, expert: usize, x: &[f64]) -> Vec<f64> {
     let mut row = vec![0.0; weights.columns()];
     let dot = |n: usize| {
         weights.matrix(expert).dequantize_row(n, &mut row);
-        row.iter().zip(x).map(|(&w, x)| f64::from(w) * x).sum()
+        let bias = weights.bias(expert).map_or(0.0, |bias| f64::from(bias[n]));
+        row.iter().zip(x).map(|(&w, x)| f64::from(w) * x).sum::<f64>() + bias
     };
     (0..weights.rows()).map(dot).collect()
 }

@@ -47,6 +47,7 @@ impl RowSteps {
             activation: Activation::Silu,
             intermediate_size: INTERMEDIATE,
             sorted: true,
+            biased: None,
         };
         let combine = CombineForm {
             top_k: TOP_K,
@@ -54,6 +55,7 @@ impl RowSteps {
             order: RowOrder::Sorted,
             weights: WeightForm::Routed,
             identity: false,
+            biased: None,
         };
         Ok(Self {
             aligns,
@@ -134,7 +136,8 @@ impl RowSteps {
         let mut scales = DeviceBuffer::<f32>::zeroed(stream.context(), rows * INTERMEDIATE / 128)?;
         let times = times(stream, |stream, _| {
             let positions = Some(sorted.positions.slice());
-            let input = GateUp { rows: input.slice(), pairs: tokens * TOP_K, positions };
+            let (rows, pairs) = (input.slice(), tokens * TOP_K);
+            let input = GateUp { rows, pairs, positions, biases: None };
             let mut out = QuantizedRows {
                 codes: codes.slice_mut(),
                 scales: scales.slice_mut(),
@@ -160,6 +163,7 @@ impl RowSteps {
             num_experts: EXPERTS,
             weights: PairWeights::Routed(weights.slice()),
             identity: None,
+            biases: None,
         };
         let times = times(stream, |stream, _| {
             self.combine.launch(stream, tokens, &operands, &mut out.slice_mut())

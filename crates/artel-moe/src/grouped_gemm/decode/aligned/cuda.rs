@@ -8,6 +8,7 @@ use artel_device::cuda::{
 
 use super::super::arguments::{BlockSlices, ExpertSlices, constant};
 use super::super::fp8_aligned::cuda::fp8_aligned;
+use super::super::gating::cuda::{gating_constants, with_biases};
 use super::super::plain_aligned::cuda::plain_aligned;
 use super::super::quantize::cuda::{QuantizeRows, Release};
 use super::super::split_aligned::cuda::split_aligned;
@@ -158,6 +159,7 @@ impl<A: Element> AlignedExperts<A> {
             WeightNumbers::Plain => arguments,
             WeightNumbers::Fp8Blocks { .. } => arguments.size(step.tokens).size(positions),
         };
+        let arguments = with_biases(arguments, w13.biases);
         let grid = [inner.div_ceil(self.tiles[0].columns), blocks.blocks, 1];
         // SAFETY: the arguments are the kernel's; `launch` has compared all lengths.
         unsafe { self.first.launch(stream, grid, arguments) }?;
@@ -231,7 +233,15 @@ fn first_spec<A: Element>(shape: &DecodeShape, tile: DecodeTile) -> KernelSpec {
                 .pointers(["out_scales", "x_scales", "w_scales"])
         }
     };
-    spec.pointers(["out", "x", "sorted_token_ids", "expert_ids", "num_tokens_post_padded"])
+    spec.generics(gating_constants(&shape.gating))
+        .pointers([
+            "out",
+            "x",
+            "sorted_token_ids",
+            "expert_ids",
+            "num_tokens_post_padded",
+            "biases",
+        ])
         .tensor("w", &[1; 4], &[2 * inner * hidden, inner * hidden, hidden, 1])
         .warps(tile.warps)
         .occupancy(tile.occupancy)

@@ -8,6 +8,7 @@ use artel_device::cuda::{
 
 use super::super::arguments::{ExpertSlices, constant};
 use super::super::fp8_direct::cuda::fp8_direct;
+use super::super::gating::cuda::{gating_constants, with_biases};
 use super::super::plain_direct::cuda::plain_direct;
 use super::super::quantize::cuda::{QuantizeRows, Release};
 use super::super::workspace::DecodeWorkspace;
@@ -87,6 +88,10 @@ impl<A: Element> DirectExperts<A> {
         if tiles[0].rows != tiles[1].rows {
             let allowed = "as many as of the first product";
             return Err(MoeError::config("rows of the second tile", tiles[1].rows, allowed));
+        }
+        if shape.gating.biases && !form.sum {
+            let allowed = "sums of them where experts have biases";
+            return Err(MoeError::config("output of a direct product", "rows of pairs", allowed));
         }
         let (hidden, inner) = (shape.hidden_size, shape.intermediate_size);
         let mut load = |element, columns, shared, release| {
@@ -196,7 +201,7 @@ impl<A: Element> DirectExperts<A> {
         if self.quantize.is_some() {
             arguments = arguments.slice(w13.scales);
         }
-        let arguments = step.routing.ids(arguments).size(tokens);
+        let arguments = with_biases(step.routing.ids(arguments).size(tokens), w13.biases);
         let grid = [tokens * top_k, inner.div_ceil(self.tiles[0].columns), 1];
         // SAFETY: the arguments are the kernel's; `check` has compared all lengths.
         unsafe { self.first.launch(stream, grid, arguments) }?;
@@ -234,8 +239,9 @@ impl<A: Element> DirectExperts<A> {
             DirectOut::Sum { .. } => step.routing.weights(arguments),
         };
         let grid = [step.tokens * top_k, hidden_size.div_ceil(self.tiles[1].columns), 1];
+        let arguments = with_biases(arguments.size(step.tokens), w2.biases);
         // SAFETY: the arguments are the kernel's; `check` has compared all lengths.
-        unsafe { self.second.launch(stream, grid, arguments.size(step.tokens)) }?;
+        unsafe { self.second.launch(stream, grid, arguments) }?;
         Ok(())
     }
 }
@@ -274,6 +280,8 @@ fn first_spec<A: Element>(shape: &DecodeShape, form: DirectForm, tile: DecodeTil
         .tensor("x_scales", &[1, 1], &[rows, 1]),
     };
     spec.generics(form_constants(shape, form))
+        .generics(gating_constants(&shape.gating))
+        .pointers(["biases"])
         .tensor("x", &[1, 1], &[hidden, 1])
         .tensor("w", &[1; 4], &weights)
         .warps(tile.warps)
@@ -310,7 +318,8 @@ fn second_spec<A: Element>(shape: &DecodeShape, form: DirectForm, tile: DecodeTi
         .tensor("x_scales", &[1, 1], &[-1, 1]),
     };
     spec.generics(form_constants(shape, form))
-        .generics([i32::from(form.sum)])
+        .generics([i32::from(form.sum), i32::from(shape.gating.biases)])
+        .pointers(["biases"])
         .tensor("x", &[1, 1], &[inner, 1])
         .tensor("w", &[1; 4], &weights)
         .warps(tile.warps)

@@ -9,6 +9,7 @@
 pub mod fp8_aligned {
     use crate::cuda::device_code::*;
     use crate::grouped_gemm::decode::fp8_direct::cuda::fp8_direct::*;
+    use crate::grouped_gemm::decode::gating::cuda::decode_gating::*;
     use crate::grouped_gemm::decode::parts::cuda::decode_parts::*;
     use crate::grouped_gemm::decode::routes::cuda::decode_routes::*;
     use cutile::core::*;
@@ -28,6 +29,10 @@ pub mod fp8_aligned {
         const NE: i32,
         const TOP_K: i32,
         const QUANTIZE: i32,
+        const KIND: i32,
+        const PA: i32,
+        const PB: i32,
+        const BIAS: i32,
         const PDL: i32,
     >(
         out: *mut O,
@@ -42,6 +47,7 @@ pub mod fp8_aligned {
         pairs: i32,
         x_stride: i32,
         out_stride: i32,
+        biases: *mut f32,
     ) {
         let (column, block, _): (i32, i32, i32) = get_tile_block_id();
         // SAFETY: nothing is written before the wait.
@@ -60,7 +66,10 @@ pub mod fp8_aligned {
                     w, x, x_scales, w_scales, rows, place, ready,
                 )
             };
-            let h: Tile<f32, { [HB, BM] }> = silu_and_multiply::<HB, BM>(gate, up);
+            let at: [i32; 3] = [expert, column, I];
+            // SAFETY: experts have biases where there are any.
+            let h: Tile<f32, { [HB, BM] }> =
+                unsafe { gated_halves::<KIND, PA, PB, BIAS, HB, BM>(gate, up, biases, at, ready) };
             let mut scales: Tile<f32, { [BM] }> = constant(1.0f32, const_shape![BM]);
             if QUANTIZE == 1i32 {
                 scales = column_scales::<HB, BM>(h, 0.0000043596542f32);

@@ -7,6 +7,7 @@
 /// per block, or rows with one scale each and weights with scales that cover all columns.
 #[cutile::module]
 pub mod fp8_direct {
+    use crate::grouped_gemm::decode::gating::cuda::decode_gating::*;
     use crate::grouped_gemm::decode::parts::cuda::decode_parts::*;
     use crate::grouped_gemm::decode::routes::cuda::decode_routes::*;
     use crate::grouped_gemm::decode::sum::cuda::decode_sum::*;
@@ -95,6 +96,10 @@ pub mod fp8_direct {
         const KP: i32,
         const SHARED: i32,
         const PACKED: i32,
+        const KIND: i32,
+        const PA: i32,
+        const PB: i32,
+        const BIAS: i32,
         const PDL: i32,
     >(
         out: *mut f32,
@@ -104,6 +109,7 @@ pub mod fp8_direct {
         w_scales: *mut f32,
         ids: *mut i32,
         tokens: i32,
+        biases: *mut f32,
     ) {
         let (pair, column, _): (i32, i32, i32) = get_tile_block_id();
         let early: Token = new_token_unordered();
@@ -125,7 +131,10 @@ pub mod fp8_direct {
                     w, x, x_scales, w_scales, place, early,
                 )
             };
-            let h: Tile<f32, { [HB, BM] }> = swiglu::<BN, BM, HB>(sum);
+            let at: [i32; 3] = [expert, column, I];
+            // SAFETY: experts have biases where there are any.
+            let h: Tile<f32, { [HB, BM] }> =
+                unsafe { gated_product::<KIND, PA, PB, BIAS, BN, BM, HB>(sum, biases, at, early) };
             let h: Tile<f32, { [BM, HB] }> = h.transpose();
             // SAFETY: `out` has `BM` rows for every pair.
             unsafe { store_block::<f32, BM, HB>(out, [pair, column, tokens, I], h) };
@@ -179,6 +188,7 @@ pub mod fp8_direct {
         const SHARED: i32,
         const PACKED: i32,
         const SUM: i32,
+        const BIAS: i32,
         const PDL: i32,
     >(
         out: *mut A,
@@ -191,6 +201,7 @@ pub mod fp8_direct {
         ids: *mut i32,
         weights: *mut f32,
         tokens: i32,
+        biases: *mut f32,
     ) {
         let (pair, column, _): (i32, i32, i32) = get_tile_block_id();
         let early: Token = new_token_unordered();
@@ -221,14 +232,8 @@ pub mod fp8_direct {
         if SUM == 1i32 {
             // SAFETY: every block of the column comes here once.
             unsafe {
-                sum_pairs::<A, BN, H, NE, TOP_K, PACKED>(
-                    out,
-                    rows_out,
-                    counters,
-                    ids,
-                    weights,
-                    [tokens, column],
-                    written,
+                sum_pairs::<A, BN, H, NE, TOP_K, PACKED, BIAS>(
+                    out, rows_out, counters, ids, weights, biases, tokens, column, written,
                 )
             };
         }

@@ -3,7 +3,7 @@
 // The launchers that the macro generates carry no documentation.
 #![allow(missing_docs)]
 
-/// Loads, scales, quantisation, the activation, and stores by row.
+/// Loads, scales, quantisation, and stores by row.
 #[cutile::module]
 pub mod decode_parts {
     use crate::cuda::device_code::*;
@@ -312,31 +312,6 @@ pub mod decode_parts {
         codes
     }
 
-    /// `silu(gate) * up` of a product whose upper half is gate.
-    pub fn swiglu<const BN: i32, const BM: i32, const HB: i32>(
-        product: Tile<f32, { [BN, BM] }>,
-    ) -> Tile<f32, { [HB, BM] }> {
-        let halves: Tile<f32, { [2, HB, BM] }> = product.reshape(const_shape![2, HB, BM]);
-        let zero: Tile<i32, { [] }> = scalar_to_tile(0i32);
-        let one: Tile<i32, { [] }> = scalar_to_tile(1i32);
-        let gate: Tile<f32, { [1, HB, BM] }> = extract(halves, [zero, zero, zero]);
-        let up: Tile<f32, { [1, HB, BM] }> = extract(halves, [one, zero, zero]);
-        let gate: Tile<f32, { [HB, BM] }> = gate.reshape(const_shape![HB, BM]);
-        let up: Tile<f32, { [HB, BM] }> = up.reshape(const_shape![HB, BM]);
-        silu_and_multiply::<HB, BM>(gate, up)
-    }
-
-    /// `silu(gate) * up`. Neither is rounded first: where codes follow, a rounded bit more or less
-    /// would move some of them to their neighbours.
-    pub fn silu_and_multiply<const HB: i32, const BM: i32>(
-        gate: Tile<f32, { [HB, BM] }>,
-        up: Tile<f32, { [HB, BM] }>,
-    ) -> Tile<f32, { [HB, BM] }> {
-        let ones: Tile<f32, { [HB, BM] }> = constant(1.0f32, const_shape![HB, BM]);
-        let bottom: Tile<f32, { [HB, BM] }> = ones + exp(negf(gate));
-        gate / bottom * up
-    }
-
     /// Writes `value[i, j]` to `base[rows[i] * size + first + j]` for every row that is not
     /// negative and every column below `size`.
     pub unsafe fn store_rows<O: ElementType, const BM: i32, const BN: i32>(
@@ -376,6 +351,20 @@ pub mod decode_parts {
                 Latency::<0>,
             )
         }
+    }
+
+    /// As [`store_rows`], of the columns of a product.
+    pub unsafe fn store_columns<O: ElementType, const BM: i32, const BN: i32>(
+        base: *mut O,
+        rows: Tile<i32, { [BM] }>,
+        first: i32,
+        size: i32,
+        product: Tile<f32, { [BN, BM] }>,
+    ) -> Token {
+        let values: Tile<O, { [BN, BM] }> = convert_tile(product);
+        let values: Tile<O, { [BM, BN] }> = values.transpose();
+        // SAFETY: the caller vouches for the rows.
+        unsafe { store_rows::<O, BM, BN>(base, rows, first, size, values) }
     }
 
     /// Writes the rows of the `tokens` tokens of a block: `place` is block, column tile, tokens and

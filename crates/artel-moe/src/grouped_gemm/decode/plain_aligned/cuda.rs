@@ -6,6 +6,7 @@
 /// Rows and weights of the same plain numbers.
 #[cutile::module]
 pub mod plain_aligned {
+    use crate::grouped_gemm::decode::gating::cuda::decode_gating::*;
     use crate::grouped_gemm::decode::parts::cuda::decode_parts::*;
     use crate::grouped_gemm::decode::plain_direct::cuda::plain_direct::*;
     use crate::grouped_gemm::decode::routes::cuda::decode_routes::*;
@@ -22,6 +23,10 @@ pub mod plain_aligned {
         const K: i32,
         const NE: i32,
         const TOP_K: i32,
+        const KIND: i32,
+        const PA: i32,
+        const PB: i32,
+        const BIAS: i32,
         const PDL: i32,
     >(
         out: *mut A,
@@ -31,6 +36,7 @@ pub mod plain_aligned {
         expert_ids: *mut i32,
         num_tokens_post_padded: *mut i32,
         pairs: i32,
+        biases: *mut f32,
     ) {
         let (column, block, _): (i32, i32, i32) = get_tile_block_id();
         // SAFETY: nothing is written before the wait.
@@ -45,7 +51,10 @@ pub mod plain_aligned {
             // SAFETY: expert and columns are inside the weights.
             let (gate, up): (Tile<f32, { [HB, BM] }>, Tile<f32, { [HB, BM] }>) =
                 unsafe { gathered_pair::<A, BM, HB, BK, K>(w, x, rows, [expert, column], ready) };
-            let h: Tile<f32, { [HB, BM] }> = silu_and_multiply::<HB, BM>(gate, up);
+            let at: [i32; 3] = [expert, column, I];
+            // SAFETY: experts have biases where there are any.
+            let h: Tile<f32, { [HB, BM] }> =
+                unsafe { gated_halves::<KIND, PA, PB, BIAS, HB, BM>(gate, up, biases, at, ready) };
             let h: Tile<A, { [HB, BM] }> = convert_tile(h);
             let h: Tile<A, { [BM, HB] }> = h.transpose();
             // SAFETY: `out` has a row for every position.

@@ -6,6 +6,7 @@
 /// Both products of the direct form: rows and weights of the same plain numbers.
 #[cutile::module]
 pub mod plain_direct {
+    use crate::grouped_gemm::decode::gating::cuda::decode_gating::*;
     use crate::grouped_gemm::decode::parts::cuda::decode_parts::*;
     use crate::grouped_gemm::decode::routes::cuda::decode_routes::*;
     use crate::grouped_gemm::decode::sum::cuda::decode_sum::*;
@@ -56,6 +57,10 @@ pub mod plain_direct {
         const KP: i32,
         const SHARED: i32,
         const PACKED: i32,
+        const KIND: i32,
+        const PA: i32,
+        const PB: i32,
+        const BIAS: i32,
         const PDL: i32,
     >(
         out: *mut A,
@@ -63,6 +68,7 @@ pub mod plain_direct {
         w: &Tensor<A, { [-1, -1, -1, -1] }>,
         ids: *mut i32,
         tokens: i32,
+        biases: *mut f32,
     ) {
         let (pair, column, _): (i32, i32, i32) = get_tile_block_id();
         // SAFETY: nothing is written before the wait.
@@ -77,7 +83,10 @@ pub mod plain_direct {
             let place: [i32; 3] = [expert, column, 0i32];
             let sum: Tile<f32, { [BN, BM] }> =
                 plain_product::<A, BM, BN, 2, HB, BK, K>(w, x, place);
-            let h: Tile<f32, { [HB, BM] }> = swiglu::<BN, BM, HB>(sum);
+            let at: [i32; 3] = [expert, column, I];
+            // SAFETY: experts have biases where there are any.
+            let h: Tile<f32, { [HB, BM] }> =
+                unsafe { gated_product::<KIND, PA, PB, BIAS, BN, BM, HB>(sum, biases, at, ready) };
             let h: Tile<A, { [HB, BM] }> = convert_tile(h);
             let h: Tile<A, { [BM, HB] }> = h.transpose();
             // SAFETY: `out` has `BM` rows for every pair.
@@ -101,6 +110,7 @@ pub mod plain_direct {
         const SHARED: i32,
         const PACKED: i32,
         const SUM: i32,
+        const BIAS: i32,
         const PDL: i32,
     >(
         out: *mut A,
@@ -111,6 +121,7 @@ pub mod plain_direct {
         ids: *mut i32,
         weights: *mut f32,
         tokens: i32,
+        biases: *mut f32,
     ) {
         let (pair, column, _): (i32, i32, i32) = get_tile_block_id();
         let early: Token = new_token_unordered();
@@ -131,22 +142,14 @@ pub mod plain_direct {
             let place: [i32; 3] = [expert, column, pair];
             let sum: Tile<f32, { [BN, BM] }> =
                 plain_product::<A, BM, BN, 1, BN, BK, I>(w, x, place);
-            let y: Tile<A, { [BN, BM] }> = convert_tile(sum);
-            let y: Tile<A, { [BM, BN] }> = y.transpose();
             // SAFETY: `rows_out` has a row for every pair.
-            written = unsafe { store_rows::<A, BM, BN>(rows_out, pairs, column * BN, H, y) };
+            written = unsafe { store_columns::<A, BM, BN>(rows_out, pairs, column * BN, H, sum) };
         }
         if SUM == 1i32 {
             // SAFETY: every block of the column comes here once.
             unsafe {
-                sum_pairs::<A, BN, H, NE, TOP_K, PACKED>(
-                    out,
-                    rows_out,
-                    counters,
-                    ids,
-                    weights,
-                    [tokens, column],
-                    written,
+                sum_pairs::<A, BN, H, NE, TOP_K, PACKED, BIAS>(
+                    out, rows_out, counters, ids, weights, biases, tokens, column, written,
                 )
             };
         }

@@ -8,6 +8,7 @@
 #[cutile::module]
 pub mod split_aligned {
     use crate::cuda::device_code::*;
+    use crate::grouped_gemm::decode::gating::cuda::decode_gating::*;
     use crate::grouped_gemm::decode::parts::cuda::decode_parts::*;
     use crate::grouped_gemm::decode::routes::cuda::decode_routes::*;
     use cutile::core::*;
@@ -24,6 +25,10 @@ pub mod split_aligned {
         const K: i32,
         const NE: i32,
         const TOP_K: i32,
+        const KIND: i32,
+        const PA: i32,
+        const PB: i32,
+        const BIAS: i32,
         const PDL: i32,
     >(
         out: *mut A,
@@ -33,6 +38,7 @@ pub mod split_aligned {
         expert_ids: *mut i32,
         num_tokens_post_padded: *mut i32,
         pairs: i32,
+        biases: *mut f32,
     ) {
         let (column, block, _): (i32, i32, i32) = get_tile_block_id();
         // SAFETY: nothing is written before the wait.
@@ -48,40 +54,34 @@ pub mod split_aligned {
             // SAFETY: as above.
             let tail: Tile<i32, { [BT] }> =
                 unsafe { rows_from::<BT, TOP_K>(sorted_token_ids, position + BM, pairs, ready) };
-            let weights: Partition<A, { [1, 1, HB, BK] }> = w.partition(const_shape![1, 1, HB, BK]);
-            let mut xp: PointerTile<*mut A, { [BM, BK] }> = row_pointers::<A, BM, BK>(x, rows, K);
-            let mut tp: PointerTile<*mut A, { [BT, BK] }> = row_pointers::<A, BT, BK>(x, tail, K);
-            let step: Tile<i32, { [BM, BK] }> = broadcast_scalar(BK, const_shape![BM, BK]);
-            let tail_step: Tile<i32, { [BT, BK] }> = broadcast_scalar(BK, const_shape![BT, BK]);
-            let mut gate: Tile<f32, { [HB, BM] }> = constant(0.0f32, const_shape![HB, BM]);
-            let mut up: Tile<f32, { [HB, BM] }> = constant(0.0f32, const_shape![HB, BM]);
-            let mut tail_gate: Tile<f32, { [HB, BT] }> = constant(0.0f32, const_shape![HB, BT]);
-            let mut tail_up: Tile<f32, { [HB, BT] }> = constant(0.0f32, const_shape![HB, BT]);
-            for k in 0i32..ceil_div(K, BK) {
-                let wg: Tile<A, { [1, 1, HB, BK] }> = weights.load([expert, 0i32, column, k]);
-                let wg: Tile<A, { [HB, BK] }> = wg.reshape(const_shape![HB, BK]);
-                let wu: Tile<A, { [1, 1, HB, BK] }> = weights.load([expert, 1i32, column, k]);
-                let wu: Tile<A, { [HB, BK] }> = wu.reshape(const_shape![HB, BK]);
-                // SAFETY: the rows exist and have K columns.
-                let xk: Tile<A, { [BM, BK] }> =
-                    unsafe { load_rows::<A, BM, BK, K>(xp, k * BK, ready) };
-                let xk: Tile<A, { [BK, BM] }> = xk.transpose();
-                // SAFETY: as above.
-                let tk: Tile<A, { [BT, BK] }> =
-                    unsafe { load_rows::<A, BT, BK, K>(tp, k * BK, ready) };
-                let tk: Tile<A, { [BK, BT] }> = tk.transpose();
-                gate = mmaf(wg, xk, gate);
-                up = mmaf(wu, xk, up);
-                tail_gate = mmaf(wg, tk, tail_gate);
-                tail_up = mmaf(wu, tk, tail_up);
-                xp = xp.offset_tile(step);
-                tp = tp.offset_tile(tail_step);
-            }
-            // SAFETY: `out` has a row for every position.
-            unsafe { store_activated::<A, BM, HB>(out, [position, column * HB, I], gate, up) };
-            let place: [i32; 3] = [position + BM, column * HB, I];
+            // SAFETY: expert and columns are inside the weights, and the rows exist.
+            let (gate, up, tail_gate, tail_up): (
+                Tile<f32, { [HB, BM] }>,
+                Tile<f32, { [HB, BM] }>,
+                Tile<f32, { [HB, BT] }>,
+                Tile<f32, { [HB, BT] }>,
+            ) = unsafe {
+                gathered_pairs::<A, BM, BT, HB, BK, K>(w, x, rows, tail, [expert, column], ready)
+            };
+            let at: [i32; 3] = [expert, column, I];
+            // SAFETY: `out` has a row for every position, and experts have biases where there are any.
+            unsafe {
+                store_gated::<A, KIND, PA, PB, BIAS, BM, HB>(
+                    out, position, gate, up, biases, at, ready,
+                )
+            };
             // SAFETY: as above.
-            unsafe { store_activated::<A, BT, HB>(out, place, tail_gate, tail_up) };
+            unsafe {
+                store_gated::<A, KIND, PA, PB, BIAS, BT, HB>(
+                    out,
+                    position + BM,
+                    tail_gate,
+                    tail_up,
+                    biases,
+                    at,
+                    ready,
+                )
+            };
         }
     }
 
@@ -178,15 +178,82 @@ pub mod split_aligned {
         select(live, pair / splat::<B>(TOP_K), splat::<B>(0i32))
     }
 
-    /// Writes `silu(gate) * up` as [`store_from`] does.
-    unsafe fn store_activated<A: ElementType, const B: i32, const HB: i32>(
+    /// Gate and up of the rows of a block, `[HB, BM]`, and of those that it has more, `[HB, BT]`;
+    /// `place` is expert and column tile.
+    unsafe fn gathered_pairs<
+        A: ElementType,
+        const BM: i32,
+        const BT: i32,
+        const HB: i32,
+        const BK: i32,
+        const K: i32,
+    >(
+        w: &Tensor<A, { [-1, -1, -1, -1] }>,
+        x: *mut A,
+        rows: Tile<i32, { [BM] }>,
+        tail: Tile<i32, { [BT] }>,
+        place: [i32; 2],
+        after: Token,
+    ) -> (
+        Tile<f32, { [HB, BM] }>,
+        Tile<f32, { [HB, BM] }>,
+        Tile<f32, { [HB, BT] }>,
+        Tile<f32, { [HB, BT] }>,
+    ) {
+        let weights: Partition<A, { [1, 1, HB, BK] }> = w.partition(const_shape![1, 1, HB, BK]);
+        let mut xp: PointerTile<*mut A, { [BM, BK] }> = row_pointers::<A, BM, BK>(x, rows, K);
+        let mut tp: PointerTile<*mut A, { [BT, BK] }> = row_pointers::<A, BT, BK>(x, tail, K);
+        let step: Tile<i32, { [BM, BK] }> = broadcast_scalar(BK, const_shape![BM, BK]);
+        let tail_step: Tile<i32, { [BT, BK] }> = broadcast_scalar(BK, const_shape![BT, BK]);
+        let mut gate: Tile<f32, { [HB, BM] }> = constant(0.0f32, const_shape![HB, BM]);
+        let mut up: Tile<f32, { [HB, BM] }> = constant(0.0f32, const_shape![HB, BM]);
+        let mut tail_gate: Tile<f32, { [HB, BT] }> = constant(0.0f32, const_shape![HB, BT]);
+        let mut tail_up: Tile<f32, { [HB, BT] }> = constant(0.0f32, const_shape![HB, BT]);
+        for k in 0i32..ceil_div(K, BK) {
+            let wg: Tile<A, { [1, 1, HB, BK] }> = weights.load([place[0], 0i32, place[1], k]);
+            let wg: Tile<A, { [HB, BK] }> = wg.reshape(const_shape![HB, BK]);
+            let wu: Tile<A, { [1, 1, HB, BK] }> = weights.load([place[0], 1i32, place[1], k]);
+            let wu: Tile<A, { [HB, BK] }> = wu.reshape(const_shape![HB, BK]);
+            // SAFETY: the caller vouches for the rows, which have K columns.
+            let xk: Tile<A, { [BM, BK] }> = unsafe { load_rows::<A, BM, BK, K>(xp, k * BK, after) };
+            let xk: Tile<A, { [BK, BM] }> = xk.transpose();
+            // SAFETY: as above.
+            let tk: Tile<A, { [BT, BK] }> = unsafe { load_rows::<A, BT, BK, K>(tp, k * BK, after) };
+            let tk: Tile<A, { [BK, BT] }> = tk.transpose();
+            gate = mmaf(wg, xk, gate);
+            up = mmaf(wu, xk, up);
+            tail_gate = mmaf(wg, tk, tail_gate);
+            tail_up = mmaf(wu, tk, tail_up);
+            xp = xp.offset_tile(step);
+            tp = tp.offset_tile(tail_step);
+        }
+        (gate, up, tail_gate, tail_up)
+    }
+
+    /// Writes what becomes of gate and up to the rows from `position` on; `at` is expert, column tile
+    /// and the size of a row.
+    unsafe fn store_gated<
+        A: ElementType,
+        const KIND: i32,
+        const PA: i32,
+        const PB: i32,
+        const BIAS: i32,
+        const B: i32,
+        const HB: i32,
+    >(
         out: *mut A,
-        place: [i32; 3],
+        position: i32,
         gate: Tile<f32, { [HB, B] }>,
         up: Tile<f32, { [HB, B] }>,
+        biases: *mut f32,
+        at: [i32; 3],
+        after: Token,
     ) {
-        // SAFETY: the caller vouches for the rows.
-        unsafe { store_from::<A, B, HB>(out, place, silu_and_multiply::<HB, B>(gate, up)) };
+        // SAFETY: the caller vouches for the biases.
+        let h: Tile<f32, { [HB, B] }> =
+            unsafe { gated_halves::<KIND, PA, PB, BIAS, HB, B>(gate, up, biases, at, after) };
+        // SAFETY: and for the rows.
+        unsafe { store_from::<A, B, HB>(out, [position, at[1] * HB, at[2]], h) };
     }
 
     /// Writes the columns of `value` as rows; `place` is the first position, the first column and the

@@ -12,7 +12,8 @@ pub mod decode_sum {
     use cutile::core::*;
 
     /// The last block of a column to come here sums the pairs of every token, slot by slot, and
-    /// leaves the column's counter at 0. `place` is the number of tokens and the column tile.
+    /// leaves the column's counter at 0. With `BIAS`, `biases` `[NE, H]` are added to rows first. `tile`
+    /// is the column tile.
     pub unsafe fn sum_pairs<
         A: ElementType,
         const BN: i32,
@@ -20,17 +21,20 @@ pub mod decode_sum {
         const NE: i32,
         const TOP_K: i32,
         const PACKED: i32,
+        const BIAS: i32,
     >(
         out: *mut A,
         rows: *mut A,
         counters: *mut i32,
         ids: *mut i32,
         weights: *mut f32,
-        place: [i32; 2],
+        biases: *mut f32,
+        tokens: i32,
+        tile: i32,
         written: Token,
     ) {
         let counter: PointerTile<*mut i32, { [] }> = pointer_to_tile(counters);
-        let at: Tile<i32, { [] }> = scalar_to_tile(place[1]);
+        let at: Tile<i32, { [] }> = scalar_to_tile(tile);
         let counter: PointerTile<*mut i32, { [] }> = counter.offset_tile(at);
         let one: Tile<i32, { [] }> = scalar_to_tile(1i32);
         // SAFETY: every column has a counter. The order makes the rows of all blocks visible to the
@@ -49,17 +53,18 @@ pub mod decode_sum {
         let arrived: i32 = tile_to_scalar(arrived);
         if arrived == get_num_tile_blocks().0 - 1i32 {
             // SAFETY: nobody else comes to this counter any more.
-            unsafe { store_i32(counters, place[1], 0i32, counted) };
-            for token in 0i32..place[0] {
+            unsafe { store_i32(counters, tile, 0i32, counted) };
+            for token in 0i32..tokens {
                 // SAFETY: the rows of all pairs have been written.
                 unsafe {
-                    sum_token::<A, BN, H, NE, TOP_K, PACKED>(
+                    sum_token::<A, BN, H, NE, TOP_K, PACKED, BIAS>(
                         out,
                         rows,
                         ids,
                         weights,
+                        biases,
                         token,
-                        place[1] * BN,
+                        tile * BN,
                         counted,
                     )
                 };
@@ -89,11 +94,13 @@ pub mod decode_sum {
         const NE: i32,
         const TOP_K: i32,
         const PACKED: i32,
+        const BIAS: i32,
     >(
         out: *mut A,
         rows: *mut A,
         ids: *mut i32,
         weights: *mut f32,
+        biases: *mut f32,
         token: i32,
         first: i32,
         after: Token,
@@ -113,7 +120,14 @@ pub mod decode_sum {
             let at: Tile<i32, { [BN] }> = columns + splat::<BN>(pair * H);
             // SAFETY: every pair has a row; one without an expert is not read.
             let y: Tile<A, { [BN] }> = unsafe { gather_known(rows, at, computed, after) };
-            let y: Tile<f32, { [BN] }> = convert_tile(y);
+            let mut y: Tile<f32, { [BN] }> = convert_tile(y);
+            if BIAS == 1i32 {
+                let at: Tile<i32, { [BN] }> = columns + splat::<BN>(expert * H);
+                // SAFETY: every expert has `H` biases; of no expert none are read.
+                let bias: Tile<f32, { [BN] }> =
+                    unsafe { gather(biases, at, computed, 0.0f32, after) };
+                y = y + bias;
+            }
             let with: Tile<f32, { [BN] }> =
                 fma(y, weight, sum, rounding::NearestEven, ftz::Disabled);
             sum = select(computed, with, sum);

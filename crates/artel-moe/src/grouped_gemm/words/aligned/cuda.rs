@@ -6,6 +6,7 @@
 /// Rows of both products are positions.
 #[cutile::module]
 pub mod word_aligned {
+    use crate::grouped_gemm::decode::gating::cuda::decode_gating::*;
     use crate::grouped_gemm::decode::parts::cuda::decode_parts::*;
     use crate::grouped_gemm::decode::routes::cuda::decode_routes::*;
     use crate::grouped_gemm::words::product::cuda::word_product::*;
@@ -31,6 +32,10 @@ pub mod word_aligned {
         const KW: i32,
         const N: i32,
         const NE: i32,
+        const KIND: i32,
+        const PA: i32,
+        const PB: i32,
+        const BIAS: i32,
         const PDL: i32,
     >(
         out: *mut f32,
@@ -42,6 +47,7 @@ pub mod word_aligned {
         w_globals: *mut f32,
         expert_ids: *mut i32,
         num_tokens_post_padded: *mut i32,
+        biases: *mut f32,
     ) {
         let (column, block, _): (i32, i32, i32) = get_tile_block_id();
         // SAFETY: nothing is written before the wait.
@@ -61,7 +67,10 @@ pub mod word_aligned {
                     x, x_scales, x_sums, w, w_scales, w_globals, place, ready,
                 )
             };
-            let h: Tile<f32, { [HB, BM] }> = swiglu::<BN, BM, HB>(sum);
+            let at: [i32; 3] = [expert, column, N];
+            // SAFETY: experts have biases where there are any.
+            let h: Tile<f32, { [HB, BM] }> =
+                unsafe { gated_product::<KIND, PA, PB, BIAS, BN, BM, HB>(sum, biases, at, ready) };
             let h: Tile<f32, { [BM, HB] }> = h.transpose();
             // SAFETY: `out` has a row for every position.
             unsafe { store_block::<f32, BM, HB>(out, [block, column, BM, N], h) };

@@ -6,6 +6,7 @@
 /// A block multiplies the tokens of one pair's expert.
 #[cutile::module]
 pub mod word_direct {
+    use crate::grouped_gemm::decode::gating::cuda::decode_gating::*;
     use crate::grouped_gemm::decode::parts::cuda::decode_parts::*;
     use crate::grouped_gemm::decode::routes::cuda::decode_routes::*;
     use crate::grouped_gemm::decode::sum::cuda::decode_sum::*;
@@ -37,6 +38,10 @@ pub mod word_direct {
         const KP: i32,
         const SHARED: i32,
         const IP: i32,
+        const KIND: i32,
+        const PA: i32,
+        const PB: i32,
+        const BIAS: i32,
         const PDL: i32,
     >(
         out: *mut f32,
@@ -48,6 +53,7 @@ pub mod word_direct {
         w_globals: *mut f32,
         ids: *mut i32,
         tokens: i32,
+        biases: *mut f32,
     ) {
         let (pair, column, _): (i32, i32, i32) = get_tile_block_id();
         // SAFETY: nothing is written before the wait.
@@ -67,7 +73,10 @@ pub mod word_direct {
                     x, x_scales, x_sums, w, w_scales, w_globals, place, ready,
                 )
             };
-            let h: Tile<f32, { [HB, BM] }> = swiglu::<BN, BM, HB>(sum);
+            let at: [i32; 3] = [expert, column, N];
+            // SAFETY: experts have biases where there are any.
+            let h: Tile<f32, { [HB, BM] }> =
+                unsafe { gated_product::<KIND, PA, PB, BIAS, BN, BM, HB>(sum, biases, at, ready) };
             let h: Tile<f32, { [BM, HB] }> = h.transpose();
             // SAFETY: `out` has `BM` rows for every pair.
             unsafe { store_block::<f32, BM, HB>(out, [pair, column, tokens, N], h) };
@@ -99,6 +108,7 @@ pub mod word_direct {
         const KP: i32,
         const SHARED: i32,
         const IP: i32,
+        const BIAS: i32,
         const PDL: i32,
     >(
         out: *mut A,
@@ -113,6 +123,7 @@ pub mod word_direct {
         ids: *mut i32,
         weights: *mut f32,
         tokens: i32,
+        biases: *mut f32,
     ) {
         let (pair, column, _): (i32, i32, i32) = get_tile_block_id();
         let now: Token = new_token_unordered();
@@ -136,15 +147,14 @@ pub mod word_direct {
                     x, x_scales, x_sums, w, w_scales, w_globals, place, ready,
                 )
             };
-            let y: Tile<A, { [BN, BM] }> = convert_tile(sum);
-            let y: Tile<A, { [BM, BN] }> = y.transpose();
             // SAFETY: `rows_out` has a row for every pair.
-            ready = unsafe { store_rows::<A, BM, BN>(rows_out, pairs, column * BN, N, y) };
+            ready = unsafe { store_columns::<A, BM, BN>(rows_out, pairs, column * BN, N, sum) };
         }
-        let at: [i32; 2] = [tokens, column];
         // SAFETY: every block of the column comes here once.
         unsafe {
-            sum_pairs::<A, BN, N, NE, TOP_K, IP>(out, rows_out, counters, ids, weights, at, ready)
+            sum_pairs::<A, BN, N, NE, TOP_K, IP, BIAS>(
+                out, rows_out, counters, ids, weights, biases, tokens, column, ready,
+            )
         };
     }
 }

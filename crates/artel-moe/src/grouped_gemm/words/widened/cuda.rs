@@ -7,6 +7,7 @@
 /// once.
 #[cutile::module]
 pub mod word_widened {
+    use crate::grouped_gemm::decode::gating::cuda::decode_gating::*;
     use crate::grouped_gemm::decode::parts::cuda::decode_parts::*;
     use crate::grouped_gemm::decode::routes::cuda::decode_routes::*;
     use crate::grouped_gemm::words::widened::product::cuda::widened_product::*;
@@ -30,6 +31,10 @@ pub mod word_widened {
         const KW: i32,
         const N: i32,
         const NE: i32,
+        const KIND: i32,
+        const PA: i32,
+        const PB: i32,
+        const BIAS: i32,
         const PDL: i32,
     >(
         out: *mut bf16,
@@ -40,6 +45,7 @@ pub mod word_widened {
         expert_ids: *mut i32,
         num_tokens_post_padded: *mut i32,
         capacity: i32,
+        biases: *mut f32,
     ) {
         let (column, block, _): (i32, i32, i32) = get_tile_block_id();
         // SAFETY: nothing is written before the wait.
@@ -57,7 +63,10 @@ pub mod word_widened {
                     x, w, w_scales, w_globals, place, ready,
                 )
             };
-            let h: Tile<f32, { [HB, BM] }> = swiglu::<BN, BM, HB>(sum);
+            let at: [i32; 3] = [expert, column, N];
+            // SAFETY: experts have biases where there are any.
+            let h: Tile<f32, { [HB, BM] }> =
+                unsafe { gated_product::<KIND, PA, PB, BIAS, BN, BM, HB>(sum, biases, at, ready) };
             let h: Tile<f32, { [BM, HB] }> = h.transpose();
             // SAFETY: `out` has a row for every position.
             unsafe {

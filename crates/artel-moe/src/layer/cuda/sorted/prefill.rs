@@ -5,8 +5,9 @@ use artel_device::cuda::{Context, DeviceBuffer, DeviceSlice, DeviceSliceMut, Ker
 
 use super::super::Step;
 use crate::MoeError;
-use crate::activation::Activation;
-use crate::activation::cuda::{ActivateQuantize, ActivationForm, GateUp};
+use crate::activation::cuda::{Activate, ActivateQuantize, ActivationForm, GateUp};
+use crate::activation::{Activation, GateLayout};
+use crate::combine::cuda::RowBiases;
 use crate::grouped_gemm::decode::DecodeShape;
 use crate::grouped_gemm::decode::cuda::{BlockSlices, WeightSlices};
 use crate::grouped_gemm::prefill::cuda::{
@@ -33,6 +34,8 @@ enum Steps<A: HalfElement> {
     Plain {
         permute: Permute<A>,
         first: PlainGemm<A>,
+        /// Where the first product stores gate and up.
+        activate: Option<Activate<A>>,
         second: PlainGemm<A>,
     },
     Fp8 {
@@ -106,27 +109,34 @@ impl<A: HalfElement> PrefillChain<A> {
         let both = [way.kernels.first, way.kernels.second];
         let tiles = both.map(|kernel| prefill_tile(kernel.tile));
         let shape = sizes.decode_shape().ok_or_else(|| sizes.without_kernels())?;
-        let DecodeShape { hidden_size, intermediate_size, top_k, .. } = shape;
+        let DecodeShape { hidden_size, intermediate_size, top_k, gating, .. } = shape;
+        let activation = ActivationForm {
+            activation: of_halves(gating.activation),
+            intermediate_size,
+            sorted: true,
+            biased: gating.biases.then_some(block_size),
+        };
+        let form = sizes.prefill_form(GpuProduct::GateUp);
         let steps = if layouts[0].scale_block.is_none() {
             let mut product = |of: usize| {
                 let form = sizes.prefill_form(GpuProduct::ALL[of]);
                 PlainGemm::load(kernels, &layouts[of], form, both[of], block_size)
             };
             let (first, second) = (product(0)?, product(1)?);
-            Steps::Plain { permute: Permute::load(kernels, hidden_size, top_k)?, first, second }
+            let activate = match form {
+                PrefillForm::SiluAndMultiply => None,
+                PrefillForm::Sums => Some(Activate::load(kernels, activation)?),
+            };
+            let permute = Permute::load(kernels, hidden_size, top_k)?;
+            Steps::Plain { permute, first, activate, second }
         } else {
             let placement = Placement::Sorted { top_k };
             let [of_rows, of_inner] = layouts.map(|layout| granularity(&layout));
-            let form = sizes.prefill_form(GpuProduct::GateUp);
             let activate = match form {
                 PrefillForm::SiluAndMultiply => {
                     ActivateQuantize::load_activated(kernels, intermediate_size, of_inner)?
                 }
-                PrefillForm::Sums => {
-                    let activation = Activation::Silu;
-                    let form = ActivationForm { activation, intermediate_size, sorted: true };
-                    ActivateQuantize::load(kernels, form, of_inner)?
-                }
+                PrefillForm::Sums => ActivateQuantize::load(kernels, activation, of_inner)?,
             };
             let (first, second) = (&layouts[0], &layouts[1]);
             let sums = PrefillForm::Sums;
@@ -155,15 +165,29 @@ impl<A: HalfElement> PrefillChain<A> {
         let BlockSlices { expert_ids, num_tokens_post_padded, .. } = pairs.blocks;
         let blocks = Blocks { expert_ids, num_tokens_post_padded };
         let weights = step.experts.slices();
+        let DecodeShape { experts, gating, .. } = &self.shape;
+        weights.check_biases(gating, *experts, [2 * intermediate_size, hidden_size])?;
+        let biases = weights.w13.biases.map(|biases| RowBiases { expert_ids, biases });
+        let (positions_of, count) = (Some(pairs.positions), step.tokens * top_k);
         let mut out = out.range_mut(0, positions * hidden_size)?;
         match &self.steps {
-            Steps::Plain { permute, first, second } => {
+            Steps::Plain { permute, first, activate, second } => {
                 let (x, tokens) = (step.hidden_states, step.tokens);
                 permute.launch(stream, tokens, x, pairs.positions, &mut memory.rows.slice_mut())?;
                 let [w13, w2] = [weights.w13, weights.w2].map(|of| of.numbers.cast::<A>());
                 let mut inner = memory.inner.slice_mut();
                 let mut inner = inner.range_mut(0, positions * intermediate_size)?;
-                first.launch(stream, blocks, memory.rows.slice(), w13, &mut inner)?;
+                match activate {
+                    None => first.launch(stream, blocks, memory.rows.slice(), w13, &mut inner)?,
+                    Some(activate) => {
+                        let mut sums = memory.sums.slice_mut();
+                        let mut sums = sums.range_mut(0, 2 * positions * intermediate_size)?;
+                        first.launch(stream, blocks, memory.rows.slice(), w13, &mut sums)?;
+                        let rows = sums.as_slice();
+                        let sums = GateUp { rows, pairs: count, positions: positions_of, biases };
+                        activate.launch(stream, sums, &mut inner)?;
+                    }
+                }
                 second.launch(stream, blocks, inner.as_slice(), w2, &mut out)
             }
             Steps::Fp8 { quantize, first, activate, second, stored } => {
@@ -179,20 +203,27 @@ impl<A: HalfElement> PrefillChain<A> {
                     numbers: of.numbers,
                     scales: of.scales,
                 });
-                let mut gate_up = memory.gate_up.slice_mut();
-                let mut gate_up = gate_up.range_mut(0, positions * stored)?;
-                first.launch(stream, blocks, memory.codes.operand(), w13, &mut gate_up)?;
-                let gate_up = GateUp {
-                    rows: gate_up.as_slice(),
-                    pairs: step.tokens * top_k,
-                    positions: Some(pairs.positions),
-                };
+                let mut sums = memory.gate_up.slice_mut();
+                let mut sums = sums.range_mut(0, positions * stored)?;
+                first.launch(stream, blocks, memory.codes.operand(), w13, &mut sums)?;
                 let bounds = ScaleBounds::ACTIVATED.or_given(weights.w2.input_scale);
                 let inner = &mut memory.inner_codes.quantized(layout, bounds);
-                activate.launch(stream, gate_up, inner)?;
+                let rows = sums.as_slice();
+                let sums = GateUp { rows, pairs: count, positions: positions_of, biases };
+                activate.launch(stream, sums, inner)?;
                 second.launch(stream, blocks, memory.inner_codes.operand(), w2, &mut out)
             }
         }
+    }
+}
+
+/// The same function of gates and then ups, as weights on a GPU have them.
+fn of_halves(activation: Activation) -> Activation {
+    match activation {
+        Activation::SwigluOai { alpha, limit, .. } => {
+            Activation::SwigluOai { alpha, limit, layout: GateLayout::Halves }
+        }
+        other => other,
     }
 }
 
@@ -211,6 +242,8 @@ fn prefill_tile(tile: Tile) -> PrefillTile {
 #[derive(Debug)]
 pub(super) struct PrefillMemory<A: HalfElement> {
     rows: DeviceBuffer<A>,
+    /// Gate and up, where the first product does not make one of them.
+    sums: DeviceBuffer<A>,
     codes: Codes,
     gate_up: DeviceBuffer<f32>,
     inner: DeviceBuffer<A>,
@@ -260,6 +293,10 @@ impl<A: HalfElement> PrefillMemory<A> {
         };
         Ok(Self {
             rows: DeviceBuffer::zeroed(context, plain * first.columns)?,
+            sums: DeviceBuffer::zeroed(
+                context,
+                if form.parts() == 1 { plain * first.rows } else { 0 },
+            )?,
             codes: Codes::new(context, positions, &first)?,
             gate_up: DeviceBuffer::zeroed(context, scaled * first.rows / form.parts())?,
             inner: DeviceBuffer::zeroed(context, plain * second.columns)?,
