@@ -24,6 +24,31 @@ pub mod decode_routes {
         existing::<NE>(id)
     }
 
+    /// The expert that the block of a pair leads, and the pairs that it serves.
+    pub unsafe fn leading_pairs<
+        const BM: i32,
+        const KP: i32,
+        const NE: i32,
+        const TOP_K: i32,
+        const SHARED: i32,
+        const PACKED: i32,
+    >(
+        ids: *mut i32,
+        pair: i32,
+        tokens: i32,
+        after: Token,
+    ) -> (i32, Tile<i32, { [BM] }>) {
+        // SAFETY: the caller vouches for all pairs.
+        let expert: i32 = unsafe {
+            leading_expert::<BM, KP, NE, TOP_K, SHARED, PACKED>(ids, pair, tokens, after)
+        };
+        // SAFETY: as above.
+        let pairs: Tile<i32, { [BM] }> = unsafe {
+            pairs_of_block::<BM, KP, TOP_K, SHARED, PACKED>(ids, pair, expert, tokens, after)
+        };
+        (expert, pairs)
+    }
+
     /// Expert of one block of the aligned form; -1 behind the end and for one that does not exist.
     pub unsafe fn expert_of_block<const BM: i32, const NE: i32>(
         expert_ids: *mut i32,

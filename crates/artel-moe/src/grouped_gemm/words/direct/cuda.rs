@@ -128,11 +128,8 @@ pub mod word_direct {
         let (pair, column, _): (i32, i32, i32) = get_tile_block_id();
         let now: Token = new_token_unordered();
         // SAFETY: the kernel before let this one start when the ids were there; they hold all pairs.
-        let expert: i32 =
-            unsafe { leading_expert::<BM, KP, NE, TOP_K, SHARED, IP>(ids, pair, tokens, now) };
-        // SAFETY: as above.
-        let pairs: Tile<i32, { [BM] }> =
-            unsafe { pairs_of_block::<BM, KP, TOP_K, SHARED, IP>(ids, pair, expert, tokens, now) };
+        let (expert, pairs): (i32, Tile<i32, { [BM] }>) =
+            unsafe { leading_pairs::<BM, KP, NE, TOP_K, SHARED, IP>(ids, pair, tokens, now) };
         // SAFETY: nothing is written before the wait.
         let mut ready: Token = unsafe { wait_then_release::<PDL>(now) };
         // SAFETY: the token stands for the end of the kernel before.
