@@ -6,6 +6,10 @@ use crate::weights::StackLayout;
 /// Columns of activations that share a scale.
 const GROUP: usize = 128;
 
+/// Columns of FP8 that the first product sums before the sum goes on in float32: the activation that
+/// comes of it is quantised, and sums of 128 columns move 1.2 % of its codes, of 64 0.7 %.
+const EXACT_DEPTH: usize = 64;
+
 /// Sizes of the work of one block of threads.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct PrefillTile {
@@ -97,7 +101,7 @@ impl PrefillTile {
                 &[[128, 256, 64, 8, 1], [128, 128, 64, 4, 2], [64, 256, 64, 4, 1]]
             }
             (RowScales::Groups, _) if form == PrefillForm::SiluAndMultiply => {
-                &[[128, 128, 128, 8, 1], [64, 128, 128, 4, 2]]
+                &[[128, 128, EXACT_DEPTH, 8, 1], [64, 128, EXACT_DEPTH, 4, 2]]
             }
             (RowScales::Groups, Some([rows, columns])) if rows % 128 != 0 || columns % 128 != 0 => {
                 &[[64, 64, 128, 4, 3], [64, 64, 64, 4, 3], [64, 32, 64, 4, 3]]
@@ -189,7 +193,8 @@ impl PrefillTile {
             (RowScales::None, _, 2) => &[(4, 4), (2, 4), (3, 4)],
             (RowScales::None, ..) => &[(4, 4), (2, 4), (1, 4)],
             // Gate and up of a tile.
-            (_, 64, 2) if self.columns < 128 => &[(2, 1), (3, 1)],
+            (_, 64, 2) if self.columns < 128 => &[(4, 1), (6, 1), (3, 1)],
+            (_, _, 1) if self.columns < 128 && self.depth < GROUP => &[(6, 1), (8, 1), (4, 1)],
             (_, 64, 2) => &[(3, 4), (2, 1)],
             (_, 64, _) => &[(3, 1)],
             _ => &[(4, 1), (3, 1), (2, 1)],

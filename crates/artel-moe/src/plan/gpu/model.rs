@@ -32,7 +32,7 @@ const UNHIDDEN: f64 = 0.25;
 /// What the end of a tile of the warpgroup kernels lasts, in steps of 128 input features.
 const WARPGROUP_END: f64 = 1.2;
 /// What their ring of stages reaches of the memory's rate.
-const WARPGROUP_READ: f64 = 0.93;
+const WARPGROUP_READ: f64 = 0.97;
 /// Sorting pairs by expert, its launch included.
 const ALIGN: f64 = 4.0e-6;
 
