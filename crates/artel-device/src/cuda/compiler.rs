@@ -7,6 +7,7 @@ use std::sync::{Mutex, PoisonError};
 
 use cutile_compiler::cuda_tile_runtime_utils::{TileirasOptions, run_tileiras, tileiras_binary};
 
+use super::spec::Code;
 use super::{Architecture, CudaError, KernelSpec, PackedKernel};
 
 /// The front end recurses deeply.
@@ -68,15 +69,15 @@ impl Compiler {
         if !spec.runs_on(architecture) {
             return Err(failed("the architecture lacks instructions that it needs".to_owned()));
         }
-        let to_cubin = || {
-            if let Some(assembly) = spec.as_assembly() {
-                return assembly.assemble(architecture);
+        let to_cubin = || match *spec.code() {
+            Code::Assembly(ref assembly) => assembly.assemble(architecture),
+            Code::Tiles(module, name) => {
+                let compiler = spec.compiler(module, name, architecture);
+                let artifacts = compiler.compile().map_err(|e| e.to_string())?;
+                let bytecode = artifacts.bytecode().map_err(|e| e.to_string())?;
+                let options = TileirasOptions::from_compile_options(&spec.options());
+                run_tileiras(&bytecode, architecture.name(), &options).map_err(|e| e.to_string())
             }
-            let compiler = spec.compiler(architecture).expect("this is a bug: no code");
-            let artifacts = compiler.compile().map_err(|e| e.to_string())?;
-            let bytecode = artifacts.bytecode().map_err(|e| e.to_string())?;
-            let options = TileirasOptions::from_compile_options(&spec.options());
-            run_tileiras(&bytecode, architecture.name(), &options).map_err(|e| e.to_string())
         };
         // The front end panics on some errors; a thread of its own turns that into an error.
         let cubin = std::thread::scope(|scope| {

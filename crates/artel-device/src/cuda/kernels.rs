@@ -4,6 +4,7 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use super::context::check;
+use super::spec::Code;
 use super::{
     Architecture, Arguments, Compiler, Context, CudaError, KernelPack, KernelSpec, Stream,
     compile_all,
@@ -178,12 +179,12 @@ struct Block {
 
 impl Block {
     fn of(spec: &KernelSpec) -> Self {
-        match spec.as_assembly() {
-            Some(code) => {
+        match spec.code() {
+            Code::Assembly(code) => {
                 Self { threads: code.threads as u32, shared_bytes: code.shared_bytes as u32 }
             }
             // The compiler of tiles fixes both, so one thread is asked for.
-            None => Self { threads: 1, shared_bytes: 0 },
+            Code::Tiles(..) => Self { threads: 1, shared_bytes: 0 },
         }
     }
 }

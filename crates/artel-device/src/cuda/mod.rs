@@ -2,7 +2,8 @@
 //!
 //! The driver is opened at run time: a program with this feature starts on a machine without a GPU
 //! and gets [`CudaError::NoDriver`] when it asks for one. Kernels are written in cuTile Rust, or in
-//! [assembly](Assembly) where that cannot say what is needed. A [`KernelSpec`] names one specialisation of one kernel; [`Kernels`] turns specifications into
+//! [assembly](Assembly) where that cannot say what is needed. A [`KernelSpec`] names one
+//! specialisation of one kernel; [`Kernels`] turns specifications into
 //! loaded kernels, from kernel packs first, by compiling only where a toolkit is at hand. The same
 //! code that loads the kernels of an operation also lists them, for packing on a machine without
 //! a GPU.

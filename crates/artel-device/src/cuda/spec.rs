@@ -36,9 +36,10 @@ pub struct KernelSpec {
 
 /// What a kernel is written in.
 #[derive(Debug, Clone)]
-enum Code {
+pub(super) enum Code {
     /// A cuTile module and its name.
     Tiles(ModuleSource, &'static str),
+    /// PTX.
     Assembly(Assembly),
 }
 
@@ -148,12 +149,9 @@ impl KernelSpec {
         }
     }
 
-    /// Its text, if it is written in assembly.
-    pub(super) fn as_assembly(&self) -> Option<&Assembly> {
-        match &self.code {
-            Code::Tiles(..) => None,
-            Code::Assembly(assembly) => Some(assembly),
-        }
+    /// What it is written in.
+    pub(super) fn code(&self) -> &Code {
+        &self.code
     }
 
     /// Whether it is launched before its predecessor has ended.
@@ -215,12 +213,13 @@ impl KernelSpec {
         options
     }
 
-    /// The front end of the compiler of tiles, told everything; none for assembly.
+    /// The front end of the compiler of tiles, told everything about a kernel of this module.
     pub(super) fn compiler(
         &self,
+        module: ModuleSource,
+        module_name: &'static str,
         architecture: Architecture,
-    ) -> Option<KernelCompiler<ModuleSource>> {
-        let Code::Tiles(module, module_name) = self.code else { return None };
+    ) -> KernelCompiler<ModuleSource> {
         let mut generics = self.generics.clone();
         if self.programmatic {
             generics.push(i32::from(architecture.has_programmatic_launch()).to_string());
@@ -232,14 +231,13 @@ impl KernelSpec {
         // Sixteen bytes is the most that the compiler makes use of.
         let aligned = DivHint::from_ptr(16);
         let pointers: Vec<_> = self.pointers.iter().map(|&name| (name, aligned)).collect();
-        let compiler = KernelCompiler::new(module, module_name, self.entry)
+        KernelCompiler::new(module, module_name, self.entry)
             .generics(generics)
             .strides(&strides)
             .spec_args(&promises)
             .scalar_hints(&pointers)
             .options(self.options())
-            .target(architecture.name());
-        Some(compiler)
+            .target(architecture.name())
     }
 }
 

@@ -37,6 +37,12 @@ use std::ops::Range;
 /// Weight rows that a kernel multiplies at a time: a task's share of one expert.
 pub const PANEL_ROWS: usize = 32;
 
+/// Columns of FP8 that GPU kernels of sorted batches sum in the first product before the sum goes on in
+/// float32. The matrix units align products to the largest and drop what lies some 13 bits below:
+/// over 128 columns that moves 1.2 % of the codes to which the activation is quantised, over 64
+/// columns 0.7 %. The direct form, which would lose 5 to 15 % of its speed, sums 128.
+const EXACT_DEPTH: usize = 64;
+
 /// What is multiplied.
 #[derive(Debug, Clone, Copy)]
 pub struct GroupedGemm<'a, F: NumberFormat> {

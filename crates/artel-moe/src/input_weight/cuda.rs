@@ -10,10 +10,8 @@ use artel_device::cuda::{
 };
 
 use crate::MoeError;
+use crate::permute::cuda::columns;
 use crate::quant::Element;
-
-/// Columns of a block.
-const COLUMNS: usize = 1024;
 
 #[cutile::module]
 mod kernels {
@@ -94,8 +92,4 @@ impl<A: Element> WeighRows<A> {
         unsafe { self.kernel.launch(stream, grid, arguments) }?;
         Ok(())
     }
-}
-
-fn columns(hidden_size: usize) -> usize {
-    hidden_size.next_power_of_two().min(COLUMNS)
 }

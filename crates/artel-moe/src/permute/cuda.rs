@@ -106,6 +106,7 @@ impl<A: Element> Permute<A> {
     }
 }
 
-fn columns(hidden_size: usize) -> usize {
+/// Columns of a block of a kernel that works on rows one by one.
+pub(crate) fn columns(hidden_size: usize) -> usize {
     hidden_size.next_power_of_two().min(COLUMNS)
 }

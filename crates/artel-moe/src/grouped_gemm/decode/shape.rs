@@ -1,6 +1,7 @@
 #[cfg(feature = "cuda")]
 use crate::MoeError;
 use crate::activation::Gating;
+use crate::grouped_gemm::EXACT_DEPTH;
 use crate::quant::BLOCK;
 use crate::quant::activations::Granularity;
 
@@ -83,12 +84,6 @@ pub(super) fn tile_limit([rows, columns]: [usize; 2], features_in: usize) -> [us
 
 /// From so many rows on, tiles are as tall as the registers hold.
 const MANY_ROWS: usize = 64;
-
-/// Columns of FP8 that the first product of the aligned form sums before the sum goes on in float32. The
-/// matrix units align products to the largest and drop what lies some 13 bits below: over 128 columns
-/// that moves 1.2 % of the codes to which the activation is quantised, over 64 columns 0.7 %. Small
-/// batches wait for weights in any case; the direct form would lose 5 to 15 % of its speed.
-const EXACT_DEPTH: usize = 64;
 
 /// More columns than a tile has.
 const ANY_COLUMNS: usize = 1 << 16;

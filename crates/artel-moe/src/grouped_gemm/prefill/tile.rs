@@ -1,14 +1,11 @@
 //! Sizes of a block of threads' work, and which of them serve which weights.
 
 use crate::MoeError;
+use crate::grouped_gemm::EXACT_DEPTH;
 use crate::weights::StackLayout;
 
 /// Columns of activations that share a scale.
 const GROUP: usize = 128;
-
-/// Columns of FP8 that the first product sums before the sum goes on in float32: the activation that
-/// comes of it is quantised, and sums of 128 columns move 1.2 % of its codes, of 64 0.7 %.
-const EXACT_DEPTH: usize = 64;
 
 /// Sizes of the work of one block of threads.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -247,6 +244,16 @@ mod tests {
         let steps = |tile: PrefillTile, steps| tile.unroll(&layout, steps).steps;
         assert_eq!([24, 6, 2, 23].map(|count| steps(large, count)), [4, 3, 2, 4]);
         assert_eq!([24, 6, 2, 4].map(|count| steps(small, count)), [3, 3, 2, 2]);
+    }
+
+    #[test]
+    fn sums_that_codes_are_made_of_are_short() {
+        let (layout, form) = (layout(1536, 3072, Some([128, 128])), PrefillForm::SiluAndMultiply);
+        let candidates = PrefillTile::candidates(&layout, form);
+        assert_eq!(candidates.iter().map(|tile| tile.depth).collect::<Vec<_>>(), [EXACT_DEPTH; 2]);
+        // 3072 and 2048 columns in steps of 64.
+        let steps = |count| candidates.iter().map(move |tile| tile.unroll(&layout, count).steps);
+        assert_eq!([48, 32].map(|count| steps(count).collect::<Vec<_>>()), [[6, 4], [8, 4]]);
     }
 
     #[test]
