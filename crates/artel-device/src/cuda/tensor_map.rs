@@ -8,7 +8,7 @@ use super::{CudaError, DeviceSlice};
 /// Most axes of a tensor that the copy engine knows.
 const AXES_MAX: usize = 5;
 
-/// A tensor of 16-bit numbers in device memory that the copy engine brings to shared memory in
+/// A tensor of 16-bit numbers or of bytes in device memory that the copy engine brings to shared memory in
 /// boxes; what a box has beyond the edges of the tensor becomes zero. Rows of a box are 128 bytes,
 /// swizzled as the matrix units read them. (CUDA driver interface, tensor map objects.)
 #[derive(Debug, Clone, Copy)]
@@ -21,7 +21,7 @@ pub struct TensorMap {
 pub struct TensorAxis {
     /// Elements.
     pub len: usize,
-    /// From one to the next, in elements; 1 for the first axis, then multiples of 8.
+    /// From one to the next, in elements; 1 for the first axis, then multiples of 16 bytes.
     pub stride: usize,
     /// Elements of a box, at most 256.
     pub of_box: usize,
@@ -38,7 +38,11 @@ impl TensorMap {
     /// [`CudaError::Length`] when the tensor reaches beyond the slice, [`CudaError::Driver`] for
     /// what the copy engine cannot do.
     pub fn new<T: Pod>(slice: DeviceSlice<'_, T>, axes: &[TensorAxis]) -> Result<Self, CudaError> {
-        assert!(size_of::<T>() == 2, "this is a bug: a tensor map of other than 16-bit numbers");
+        let data_type = match size_of::<T>() {
+            1 => cuda_bindings::CUtensorMapDataType_enum_CU_TENSOR_MAP_DATA_TYPE_UINT8,
+            2 => cuda_bindings::CUtensorMapDataType_enum_CU_TENSOR_MAP_DATA_TYPE_UINT16,
+            other => panic!("this is a bug: a tensor map of numbers of {other} bytes"),
+        };
         assert!((2..=AXES_MAX).contains(&axes.len()), "this is a bug: {} axes", axes.len());
         let last: usize = axes.iter().map(|axis| axis.len.saturating_sub(1) * axis.stride).sum();
         if axes.iter().all(|axis| axis.len > 0) && last >= slice.len() {
@@ -46,7 +50,7 @@ impl TensorMap {
             return Err(CudaError::Length { what: "a tensor of a kernel", expected, actual });
         }
         let lens = of(axes, |axis| axis.len.max(1) as u64);
-        let strides = of(&axes[1..], |axis| (axis.stride * 2) as u64);
+        let strides = of(&axes[1..], |axis| (axis.stride * size_of::<T>()) as u64);
         let boxes = of(axes, |axis| axis.of_box as u32);
         let steps = [1u32; AXES_MAX];
         let mut map = Aligned([0; 16]);
@@ -54,7 +58,7 @@ impl TensorMap {
         let status = unsafe {
             cuda_bindings::cuTensorMapEncodeTiled(
                 std::ptr::from_mut(&mut map).cast(),
-                cuda_bindings::CUtensorMapDataType_enum_CU_TENSOR_MAP_DATA_TYPE_UINT16,
+                data_type,
                 axes.len() as u32,
                 slice.address() as *mut std::ffi::c_void,
                 lens.as_ptr(),

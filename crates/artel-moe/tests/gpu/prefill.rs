@@ -8,7 +8,7 @@ use artel_moe::assignment::{AlignOptions, Assignment, reference as assignment};
 use artel_moe::grouped_gemm::prefill::cuda::{
     Blocks, Fp8Operand, HalfElement, PrefillFp8Gemm, PrefillGemm,
 };
-use artel_moe::grouped_gemm::prefill::warpgroup::cuda::WarpgroupGemm;
+use artel_moe::grouped_gemm::prefill::warpgroup::cuda::{WarpgroupFp8Gemm, WarpgroupGemm};
 use artel_moe::grouped_gemm::prefill::warpgroup::{self, BLOCK_ROWS};
 use artel_moe::grouped_gemm::prefill::{PrefillForm, PrefillTile, RowScales};
 use artel_moe::grouped_gemm::{GroupedGemm, RowWeights, reference};
@@ -147,6 +147,8 @@ fn fp8<F: NumberFormat<Activation = bf16>>(
     columns: usize,
     matrices: Matrices<F>,
 ) {
+    fp8_warpgroup::<F, bf16>(what, cases, [rows, columns], matrices);
+    fp8_warpgroup::<F, f32>(what, cases, [rows, columns], matrices);
     let layout = experts::<F>(matrices, rows, columns).stack_layout();
     let of_form = |form| tiles(&layout, form).into_iter().map(move |tile| (form, tile));
     let sums = of_form(PrefillForm::Sums);
@@ -160,6 +162,47 @@ fn fp8<F: NumberFormat<Activation = bf16>>(
             let (numbers, scales) = stack(&weights);
             let (numbers, scales) = (gpu.upload(&numbers), gpu.upload(&scales));
             check(gpu, &weights, form, block_size, &ROUTINGS, |sorted, blocks, out| {
+                let (codes, row_scales) = quantized(&layout, sorted);
+                let (codes, row_scales) = (gpu.upload(&codes), gpu.upload(&row_scales));
+                let rows = Fp8Operand { numbers: codes.slice(), scales: row_scales.slice() };
+                let weights = Fp8Operand { numbers: numbers.slice(), scales: scales.slice() };
+                gemm.launch(&gpu.stream, blocks, rows, weights, out)
+            })
+        }));
+    }
+}
+
+/// The same in tiles as high as an expert has rows, as 16-bit numbers and as the float32 of which codes
+/// are made.
+fn fp8_warpgroup<F: NumberFormat<Activation = bf16>, O: Element>(
+    what: &str,
+    cases: &mut Vec<Case>,
+    [rows, columns]: [usize; 2],
+    matrices: Matrices<F>,
+) {
+    const HEIGHTS: [Routing; 3] = [
+        || pairs([128, 129, 144, 145, 0]),
+        || pairs([1, 16, 17, 288, 289]),
+        || pairs([300, 113, 32, 0, 433]),
+    ];
+    let layout = experts::<F>(matrices, rows, columns).stack_layout();
+    for form in [PrefillForm::Sums, PrefillForm::SiluAndMultiply] {
+        if warpgroup::check(&layout, form).is_err() {
+            continue;
+        }
+        let out = O::NAME;
+        let name = format!("prefill::{what}{}_{rows}x{columns}_warpgroup_{out}", suffix(form));
+        let load = move |kernels: &mut _| WarpgroupFp8Gemm::load(kernels, &layout, form);
+        cases.push(Case::new(name, load, move |gpu, gemm: &WarpgroupFp8Gemm<O>| {
+            let weights = experts::<F>(matrices, rows, columns);
+            let (numbers, scales) = stack(&weights);
+            let (numbers, scales) = (gpu.upload(&numbers), gpu.upload(&scales));
+            // The reference of many rows is slow: all heights of what layers store, of few weights.
+            let is_stored = (form.parts() == 2) == (O::NAME == f32::NAME);
+            let heights: &[Routing] =
+                if is_stored && rows * columns <= 400_000 { &HEIGHTS } else { &[] };
+            let routings = [&ROUTINGS[..], heights].concat();
+            check(gpu, &weights, form, BLOCK_ROWS, &routings, |sorted, blocks, out| {
                 let (codes, row_scales) = quantized(&layout, sorted);
                 let (codes, row_scales) = (gpu.upload(&codes), gpu.upload(&row_scales));
                 let rows = Fp8Operand { numbers: codes.slice(), scales: row_scales.slice() };
@@ -259,17 +302,13 @@ fn pairs(counts: [usize; EXPERTS]) -> Vec<i32> {
 }
 
 /// Each routing, and each once more with a block of no expert.
-fn check<F: NumberFormat>(
+fn check<F: NumberFormat, O: Element>(
     gpu: &Gpu,
     weights: &ExpertMatrices<F>,
     form: PrefillForm,
     block_size: usize,
     routings: &[Routing],
-    launch: impl Fn(
-        &[F::Activation],
-        Blocks<'_>,
-        &mut DeviceSliceMut<'_, F::Activation>,
-    ) -> Result<(), MoeError>,
+    launch: impl Fn(&[F::Activation], Blocks<'_>, &mut DeviceSliceMut<'_, O>) -> Result<(), MoeError>,
 ) -> Result<(), MoeError> {
     for ids in routings {
         let options = AlignOptions::new(EXPERTS, block_size);
@@ -293,16 +332,12 @@ fn gated(sums: &[f64], features: usize) -> Vec<f64> {
     gates.iter().zip(ups).map(|(gate, up)| gate / (1.0 + (-gate).exp()) * up).collect()
 }
 
-fn check_one<F: NumberFormat>(
+fn check_one<F: NumberFormat, O: Element>(
     gpu: &Gpu,
     weights: &ExpertMatrices<F>,
     form: PrefillForm,
     assignment: &Assignment,
-    launch: impl Fn(
-        &[F::Activation],
-        Blocks<'_>,
-        &mut DeviceSliceMut<'_, F::Activation>,
-    ) -> Result<(), MoeError>,
+    launch: impl Fn(&[F::Activation], Blocks<'_>, &mut DeviceSliceMut<'_, O>) -> Result<(), MoeError>,
 ) -> Result<(), MoeError> {
     let (features, columns) = (weights.rows() / form.parts(), weights.columns());
     let Assignment { block_size, num_pairs, num_tokens_post_padded, .. } = *assignment;
@@ -328,11 +363,11 @@ fn check_one<F: NumberFormat>(
     let (expert_ids, used) =
         (gpu.upload(&expert_ids), gpu.upload(&[num_tokens_post_padded as i32]));
     let blocks = Blocks { expert_ids: expert_ids.slice(), num_tokens_post_padded: used.slice() };
-    let mut out = gpu.poisoned::<F::Activation>(positions * features);
+    let mut out = gpu.poisoned::<O>(positions * features);
     launch(&sorted, blocks, &mut out.slice_mut())?;
     let first = gpu.download(&out);
     launch(&sorted, blocks, &mut out.slice_mut())?;
-    let bits = |values: &[F::Activation]| bytemuck::cast_slice::<_, u16>(values).to_vec();
+    let bits = |values: &[O]| bytemuck::cast_slice::<_, u16>(values).to_vec();
     assert_eq!(bits(&first), bits(&gpu.download(&out)), "two runs differ");
 
     let gemm = GroupedGemm {

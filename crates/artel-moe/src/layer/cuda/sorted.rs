@@ -1,5 +1,6 @@
 //! Larger batches: pairs are sorted by expert, so that each weight is read once for all its rows.
 
+mod gemm;
 mod prefill;
 
 use artel_device::cuda::{Context, DeviceBuffer, DeviceSlice, DeviceSliceMut, Kernels, Stream};

@@ -65,7 +65,8 @@ pub(super) fn all(
     }
     let [firsts, seconds] = GpuProduct::ALL.map(|product| {
         let layout = shape.stack_layout(product);
-        let candidates = |layout| PrefillTile::candidates(&layout, shape.prefill_form(product));
+        let form = shape.prefill_form(product, GemmFamily::Prefill);
+        let candidates = |layout| PrefillTile::candidates(&layout, form);
         layout.map_or_else(Vec::new, candidates)
     });
     for &first in &firsts {
@@ -170,7 +171,7 @@ fn usual_prefill(shape: &ExpertsShape, tokens: usize) -> Option<Way> {
         return widened_ways(rows.clamp(WIDENED_ROWS[0], WIDENED_ROWS[3])).next();
     }
     let fastest = |product| {
-        let form = shape.prefill_form(product);
+        let form = shape.prefill_form(product, GemmFamily::Prefill);
         PrefillTile::fastest(&shape.stack_layout(product)?, form, share as usize).ok()
     };
     let (first, second) = (fastest(GpuProduct::GateUp)?, fastest(GpuProduct::Down)?);
@@ -180,10 +181,12 @@ fn usual_prefill(shape: &ExpertsShape, tokens: usize) -> Option<Way> {
 /// The way of tiles as high as an expert has rows, where the GPU and the weights have its kernels.
 fn warpgroup(gpu: &GpuCeilings, shape: &ExpertsShape) -> Option<Way> {
     let kernel = |product| {
-        let form = shape.prefill_form(product);
-        by_warpgroup::check(&shape.stack_layout(product)?, form).ok()?;
+        let form = shape.prefill_form(product, GemmFamily::Warpgroup);
+        let layout = shape.stack_layout(product)?;
+        by_warpgroup::check(&layout, form).ok()?;
         let columns = by_warpgroup::WEIGHTS / form.parts();
-        let (rows, depth) = (by_warpgroup::ROWS_MAX, by_warpgroup::DEPTH);
+        let rows = by_warpgroup::rows_max(layout.number_bytes);
+        let depth = by_warpgroup::depth(layout.number_bytes);
         let tile = Tile { rows, columns, depth, warps: 8, occupancy: 1 };
         Some(GemmKernel { family: GemmFamily::Warpgroup, tile })
     };

@@ -29,8 +29,6 @@ const STEP: f64 = 0.35e-6;
 const STEP_BYTES: f64 = 16384.0;
 /// What reading and multiplying do not hide of each other in prefill.
 const UNHIDDEN: f64 = 0.25;
-/// What the end of a tile of the warpgroup kernels lasts, in steps of 128 input features.
-const WARPGROUP_END: f64 = 1.2;
 /// What their ring of stages reaches of the memory's rate.
 const WARPGROUP_READ: f64 = 0.97;
 /// Sorting pairs by expert, its launch included.
@@ -74,7 +72,8 @@ fn steps_seconds(gpu: &GpuCeilings, shape: &ExpertsShape, way: Way, tokens: usiz
             let permuted = 2.0 * shape.row_bytes(GpuProduct::GateUp);
             let permute = LAUNCH + pairs * permuted / gpu.read;
             // What FP8 rows of the second product are made of: gate and up in float32, or one number.
-            let sums = match (shape.prefill_form(GpuProduct::GateUp), shape.format) {
+            let form = shape.prefill_form(GpuProduct::GateUp, way.kernels.first.family);
+            let sums = match (form, shape.format) {
                 (PrefillForm::SiluAndMultiply, Format::Bf16 | Format::F16) => 0,
                 _ if shape.word_formats().is_some() => 0,
                 (PrefillForm::SiluAndMultiply, _) => 4 * shape.intermediate_size,
@@ -122,7 +121,8 @@ fn product_seconds(
                 let columns = parts(shape, product, kernel.family) * kernel.tile.columns;
                 let (share, reading) = match kernel.family {
                     GemmFamily::Warpgroup => {
-                        (ended(1.0, WARPGROUP_END, features_in), reading / WARPGROUP_READ)
+                        let (inner, end) = warpgroup_share(shape.format);
+                        (ended(inner, end, features_in), reading / WARPGROUP_READ)
                     }
                     _ => (prefill_share(shape, kernel.tile, columns, features_in), reading),
                 };
@@ -163,7 +163,9 @@ fn decode(
 /// Sums that become one number of the output.
 fn parts(shape: &ExpertsShape, product: GpuProduct, family: GemmFamily) -> usize {
     match (family, product) {
-        (GemmFamily::Prefill | GemmFamily::Warpgroup, _) => shape.prefill_form(product).parts(),
+        (GemmFamily::Prefill | GemmFamily::Warpgroup, _) => {
+            shape.prefill_form(product, family).parts()
+        }
         (GemmFamily::Decode, GpuProduct::GateUp) => 2,
         (GemmFamily::Decode, GpuProduct::Down) => 1,
     }
@@ -184,6 +186,17 @@ fn prefill_share(shape: &ExpertsShape, tile: Tile, columns: usize, features_in: 
     };
     let narrow = (columns as f64 / 128.0).min(1.0);
     ended(inner * narrow, end, features_in)
+}
+
+/// What a warpgroup kernel makes of the matrix units in its inner loop, and what the end of a tile
+/// lasts, in steps of 128 input features.
+fn warpgroup_share(format: Format) -> (f64, f64) {
+    match format {
+        Format::F32 | Format::F16 | Format::Bf16 => (1.0, 1.2),
+        // Every group of columns has scales of its rows.
+        Format::Fp8Block128 => (0.63, 0.45),
+        _ => (0.86, 1.9),
+    }
 }
 
 /// A share of the matrix units' rate with the end of each tile, which lasts as long as some steps of
@@ -234,6 +247,8 @@ mod tests {
         format: Format::Bf16,
         gating: Gating::SILU,
     };
+
+    const CHANNEL: ExpertsShape = ExpertsShape { format: Format::Fp8Channel, ..MINIMAX_TP2 };
 
     fn h200() -> &'static GpuCeilings {
         GpuCeilings::of_architecture("sm_90").unwrap()
@@ -302,6 +317,16 @@ mod tests {
             (QWEN3, GpuProduct::Down, "warpgroup 288x128x64 w8 o1", 2048, 141.5),
             (QWEN3, GpuProduct::Down, "warpgroup 288x128x64 w8 o1", 4096, 201.2),
             (QWEN3, GpuProduct::Down, "warpgroup 288x128x64 w8 o1", 8192, 358.5),
+            (MINIMAX_TP2, GpuProduct::GateUp, "warpgroup 144x64x128 w8 o1", 1024, 302.4),
+            (MINIMAX_TP2, GpuProduct::GateUp, "warpgroup 144x64x128 w8 o1", 4096, 450.1),
+            (MINIMAX_TP2, GpuProduct::GateUp, "warpgroup 144x64x128 w8 o1", 8192, 823.6),
+            (MINIMAX_TP2, GpuProduct::Down, "warpgroup 144x128x128 w8 o1", 1024, 166.7),
+            (MINIMAX_TP2, GpuProduct::Down, "warpgroup 144x128x128 w8 o1", 4096, 253.3),
+            (MINIMAX_TP2, GpuProduct::Down, "warpgroup 144x128x128 w8 o1", 8192, 458.8),
+            (CHANNEL, GpuProduct::GateUp, "warpgroup 144x64x128 w8 o1", 4096, 366.1),
+            (CHANNEL, GpuProduct::GateUp, "warpgroup 144x64x128 w8 o1", 8192, 664.7),
+            (CHANNEL, GpuProduct::Down, "warpgroup 144x128x128 w8 o1", 4096, 235.8),
+            (CHANNEL, GpuProduct::Down, "warpgroup 144x128x128 w8 o1", 8192, 418.4),
         ] {
             let kernel: GemmKernel = kernel.parse().unwrap();
             let path = GpuPath::Aligned { block_size: rows_of_block(kernel) };

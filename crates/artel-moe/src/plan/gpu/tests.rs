@@ -117,11 +117,14 @@ fn assert_covers(plan: &GpuPlan, limit: usize) {
         assert!(!entry.because.is_empty());
         if let GpuPath::Aligned { block_size } = entry.path {
             let ExpertKernels { first, second } = entry.kernels;
-            let rows = match first.family {
-                GemmFamily::Warpgroup => warpgroup::ROWS_MAX,
-                _ => block_size,
-            };
-            assert_eq!([first.tile.rows, second.tile.rows], [rows; 2]);
+            let rows = [first.tile.rows, second.tile.rows];
+            match first.family {
+                GemmFamily::Warpgroup => {
+                    assert!([1, 2].map(warpgroup::rows_max).contains(&rows[0]), "{plan}");
+                    assert_eq!(rows[0], rows[1]);
+                }
+                _ => assert_eq!(rows, [block_size; 2]),
+            }
         }
     }
 }

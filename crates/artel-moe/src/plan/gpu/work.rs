@@ -10,7 +10,7 @@ use crate::quant::{BLOCK, Format};
 use crate::weights::{StackLayout, WordStack};
 
 use super::device::GpuCeilings;
-use super::kernel::GpuProduct;
+use super::kernel::{GemmFamily, GpuProduct};
 
 /// Sizes that decide how long the experts of a layer take, on one rank.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -143,8 +143,8 @@ impl ExpertsShape {
         Some(StackLayout { experts, rows, columns, number_bytes, scale_block, words })
     }
 
-    /// What the prefill kernels store of a product.
-    pub fn prefill_form(&self, product: GpuProduct) -> PrefillForm {
+    /// What the prefill kernels of a family store of a product.
+    pub fn prefill_form(&self, product: GpuProduct, family: GemmFamily) -> PrefillForm {
         match (product, self.format) {
             (GpuProduct::GateUp, _) if self.word_formats().is_some() => {
                 PrefillForm::SiluAndMultiply
@@ -155,6 +155,12 @@ impl ExpertsShape {
             // Gates and ups of a tile have one scale each.
             (GpuProduct::GateUp, Format::Fp8Block128)
                 if self.intermediate_size.is_multiple_of(64) =>
+            {
+                PrefillForm::SiluAndMultiply
+            }
+            // Scales that come last, which tiles of a fixed height leave to the activation.
+            (GpuProduct::GateUp, Format::Fp8Channel | Format::Fp8Tensor)
+                if family == GemmFamily::Warpgroup =>
             {
                 PrefillForm::SiluAndMultiply
             }
@@ -310,9 +316,11 @@ mod tests {
     /// Whatever activates gate and up in another way than by SiLU without biases needs both.
     #[test]
     fn products_of_many_rows_store_sums_for_other_activations() {
-        let form = |format, gating| {
-            ExpertsShape { format, gating, ..MINIMAX_TP2 }.prefill_form(GpuProduct::GateUp)
+        let form_of = |format, gating, family| {
+            let shape = ExpertsShape { format, gating, ..MINIMAX_TP2 };
+            shape.prefill_form(GpuProduct::GateUp, family)
         };
+        let form = |format, gating| form_of(format, gating, GemmFamily::Prefill);
         let gelu = Gating { activation: Activation::Gelu, biases: false };
         let biased = Gating { biases: true, ..Gating::SILU };
         for format in [Format::Bf16, Format::Fp8Block128] {
@@ -320,6 +328,12 @@ mod tests {
             assert_eq!([gelu, biased].map(|gating| form(format, gating)), [PrefillForm::Sums; 2]);
         }
         assert_eq!(form(Format::Mxfp4, biased), PrefillForm::SiluAndMultiply);
+        for format in [Format::Fp8Channel, Format::Fp8Tensor] {
+            assert_eq!(form(format, Gating::SILU), PrefillForm::Sums);
+            let form = |gating| form_of(format, gating, GemmFamily::Warpgroup);
+            assert_eq!(form(Gating::SILU), PrefillForm::SiluAndMultiply);
+            assert_eq!(form(gelu), PrefillForm::Sums);
+        }
     }
 
     #[test]

@@ -6,19 +6,29 @@ use artel_device::cuda::{
     Architecture, Arguments, Assembly, DeviceSlice, DeviceSliceMut, Kernel, KernelSpec, Kernels,
     Stream, TensorAxis, TensorMap,
 };
+use bytemuck::Pod;
 
-use super::text::{Sizes, source};
-use super::{BLOCK_ROWS, DEPTH, THREADS, check};
+use super::text::{Numbers, Sizes, source};
+use super::{BLOCK_ROWS, GROUP, Scales, THREADS, check};
 use crate::MoeError;
-use crate::grouped_gemm::prefill::PrefillForm;
-use crate::grouped_gemm::prefill::cuda::{Blocks, HalfElement};
+use crate::grouped_gemm::EXACT_DEPTH;
+use crate::grouped_gemm::prefill::cuda::{Blocks, Fp8Operand, HalfElement};
+use crate::grouped_gemm::prefill::{PrefillForm, RowScales};
+use crate::quant::Element;
 use crate::weights::StackLayout;
 
 /// One product in one 16-bit format, for blocks of [`BLOCK_ROWS`] rows.
 #[derive(Debug, Clone)]
 pub struct WarpgroupGemm<A> {
-    kernel: Kernel,
-    sizes: Sizes,
+    product: Product,
+    element: PhantomData<A>,
+}
+
+/// One product of FP8 rows and weights with a plain result, for blocks of [`BLOCK_ROWS`] rows.
+#[derive(Debug, Clone)]
+pub struct WarpgroupFp8Gemm<A> {
+    product: Product,
+    layout: StackLayout,
     element: PhantomData<A>,
 }
 
@@ -32,22 +42,11 @@ impl<A: HalfElement> WarpgroupGemm<A> {
         layout: &StackLayout,
         form: PrefillForm,
     ) -> Result<Self, MoeError> {
-        check(layout, form)?;
-        let StackLayout { experts, rows, columns, .. } = *layout;
-        let parts = form.parts();
-        let sizes = Sizes { experts, features: rows / parts, columns, parts, element: A::NAME };
-        let assembly = Assembly {
-            text: source(&sizes).into(),
-            threads: THREADS,
-            shared_bytes: sizes.shared_bytes(),
-        };
-        let generics = [experts, sizes.features, columns, parts].map(|size| size as i32);
-        let name = "grouped_gemm/warpgroup";
-        let spec = KernelSpec::assembly(name, assembly, "multiply", Architecture::Sm90)
-            .element(A::NAME)
-            .generics(generics)
-            .programmatic();
-        Ok(Self { kernel: kernels.get(&spec)?, sizes, element: PhantomData })
+        if layout.scale_block.is_some() {
+            return Err(MoeError::config("weights", format!("{layout:?}"), "without scales"));
+        }
+        let product = Product::load::<A>(kernels, layout, form, Numbers::Halves(A::NAME))?;
+        Ok(Self { product, element: PhantomData })
     }
 
     /// `out` `[M, N]` = `rows` `[M, K]` x `weights` `[E, N, K]`, or `[M, N / 2]` where the halves are
@@ -64,45 +63,161 @@ impl<A: HalfElement> WarpgroupGemm<A> {
         weights: DeviceSlice<'_, A>,
         out: &mut DeviceSliceMut<'_, A>,
     ) -> Result<(), MoeError> {
-        let Sizes { experts, features, columns, parts, .. } = self.sizes;
-        let positions = blocks.positions(out.len(), features, BLOCK_ROWS)?;
-        rows.expect_len("rows", positions * columns)?;
-        weights.expect_len("weights", experts * parts * features * columns)?;
+        if self.product.positions(blocks, out.len())? == 0 {
+            return Ok(());
+        }
+        let arguments = self.product.arguments(blocks, rows, weights, out)?;
+        self.product.launch(stream, out.len(), arguments)
+    }
+}
+
+impl<A: Element> WarpgroupFp8Gemm<A> {
+    /// Asks for the kernel that multiplies by weights of `layout`. What is stored in float32, or
+    /// activated, becomes codes: few input features of it are summed at once in the matrix units.
+    ///
+    /// # Errors
+    /// [`MoeError`] when there is none for the weights, or it is missing and cannot be made.
+    pub fn load(
+        kernels: &mut Kernels,
+        layout: &StackLayout,
+        form: PrefillForm,
+    ) -> Result<Self, MoeError> {
+        let Some([features, _]) = layout.scale_block else {
+            return Err(MoeError::config("weights", format!("{layout:?}"), "with scales"));
+        };
+        let scales = Scales { features, grouped: RowScales::of(layout) == RowScales::Groups };
+        let is_coded = form == PrefillForm::SiluAndMultiply || size_of::<A>() == size_of::<f32>();
+        let summed = if is_coded { EXACT_DEPTH } else { GROUP };
+        let product = Product::load::<A>(kernels, layout, form, Numbers::Codes { scales, summed })?;
+        Ok(Self { product, layout: *layout, element: PhantomData })
+    }
+
+    /// `out` `[M, N]` = `rows` `[M, K]` x `weights` `[E, N, K]`, or `[M, N / 2]` where the halves are
+    /// gate and up; `M` is a multiple of [`BLOCK_ROWS`]. The blocks of an expert are neighbours, as
+    /// an assignment leaves them. Rows of a block of no expert become zeros.
+    ///
+    /// # Errors
+    /// [`MoeError::Cuda`] when a slice has another size or the launch fails.
+    pub fn launch(
+        &self,
+        stream: &Stream,
+        blocks: Blocks<'_>,
+        rows: Fp8Operand<'_>,
+        weights: Fp8Operand<'_>,
+        out: &mut DeviceSliceMut<'_, A>,
+    ) -> Result<(), MoeError> {
+        let layout = &self.layout;
+        let positions = self.product.positions(blocks, out.len())?;
         if positions == 0 {
             return Ok(());
         }
+        let groups = RowScales::of(layout).per_row(layout);
+        rows.scales.expect_len("scales of rows", groups * positions)?;
+        let count = layout.experts * layout.scales_per_expert();
+        weights.scales.expect_len("scales of weights", count)?;
+        let arguments = self
+            .product
+            .arguments(blocks, rows.numbers, weights.numbers, out)?
+            .slice(weights.scales)
+            .slice(rows.scales)
+            .size(positions);
+        self.product.launch(stream, out.len(), arguments)
+    }
+}
+
+/// What all formats have in common.
+#[derive(Debug, Clone)]
+struct Product {
+    kernel: Kernel,
+    sizes: Sizes,
+}
+
+impl Product {
+    fn load<A: Element>(
+        kernels: &mut Kernels,
+        layout: &StackLayout,
+        form: PrefillForm,
+        numbers: Numbers,
+    ) -> Result<Self, MoeError> {
+        check(layout, form)?;
+        let StackLayout { experts, rows, columns, .. } = *layout;
+        let parts = form.parts();
+        let sizes =
+            Sizes { experts, features: rows / parts, columns, parts, numbers, out: A::NAME };
+        let assembly = Assembly {
+            text: source(&sizes).into(),
+            threads: THREADS,
+            shared_bytes: sizes.shared_bytes(),
+        };
+        let (name, scales) = match numbers {
+            Numbers::Halves(_) => ("grouped_gemm/warpgroup", None),
+            Numbers::Codes { scales, summed } => {
+                let Scales { features, grouped } = scales;
+                ("grouped_gemm/warpgroup_fp8", Some([features, usize::from(grouped), summed]))
+            }
+        };
+        let generics = [experts, sizes.features, columns, parts].into_iter();
+        let generics = generics.chain(scales.into_iter().flatten()).map(|size| size as i32);
+        let spec = KernelSpec::assembly(name, assembly, "multiply", Architecture::Sm90)
+            .element(A::NAME)
+            .generics(generics)
+            .programmatic();
+        Ok(Self { kernel: kernels.get(&spec)?, sizes })
+    }
+
+    /// Rows of an output of `len` numbers.
+    fn positions(&self, blocks: Blocks<'_>, len: usize) -> Result<usize, MoeError> {
+        blocks.positions(len, self.sizes.features, BLOCK_ROWS)
+    }
+
+    /// What kernels of all formats take.
+    fn arguments<T: Pod, A: Pod>(
+        &self,
+        blocks: Blocks<'_>,
+        rows: DeviceSlice<'_, T>,
+        weights: DeviceSlice<'_, T>,
+        out: &mut DeviceSliceMut<'_, A>,
+    ) -> Result<Arguments, MoeError> {
+        let Sizes { experts, features, columns, parts, .. } = self.sizes;
+        let positions = self.positions(blocks, out.len())?;
+        rows.expect_len("rows", positions * columns)?;
+        weights.expect_len("weights", experts * parts * features * columns)?;
         let row_map = TensorMap::new(
             rows,
             &[
-                TensorAxis { len: columns, stride: 1, of_box: DEPTH },
+                TensorAxis { len: columns, stride: 1, of_box: self.sizes.depth() },
                 TensorAxis { len: positions, stride: columns, of_box: BLOCK_ROWS },
             ],
         )?;
-        let arguments = Arguments::new()
+        Ok(Arguments::new()
             .tensor_map(&self.weight_map(weights)?)
             .tensor_map(&row_map)
             .slice_mut(out)
             .slice(blocks.expert_ids)
-            .slice(blocks.num_tokens_post_padded);
-        let tiles = positions / BLOCK_ROWS * self.sizes.column_tiles();
-        let grid = [tiles.min(stream.context().multiprocessors()?), 1, 1];
-        // SAFETY: the arguments are the kernel's; the sizes of all were checked, rows are stored
-        // within blocks in use, and what a box has over the edges of its tensor is not read.
-        unsafe { self.kernel.launch(stream, grid, arguments) }?;
-        Ok(())
+            .slice(blocks.num_tokens_post_padded))
     }
 
     /// Groups of 8 features, gates and ups in turn.
-    fn weight_map(&self, weights: DeviceSlice<'_, A>) -> Result<TensorMap, MoeError> {
+    fn weight_map<T: Pod>(&self, weights: DeviceSlice<'_, T>) -> Result<TensorMap, MoeError> {
         let Sizes { experts, features, columns, parts, .. } = self.sizes;
         let groups = self.sizes.tile_features() / 8;
         let axes = [
-            TensorAxis { len: columns, stride: 1, of_box: DEPTH },
+            TensorAxis { len: columns, stride: 1, of_box: self.sizes.depth() },
             TensorAxis { len: 8, stride: columns, of_box: 8 },
             TensorAxis { len: parts, stride: features * columns, of_box: parts },
             TensorAxis { len: features / 8, stride: 8 * columns, of_box: groups },
             TensorAxis { len: experts, stride: parts * features * columns, of_box: 1 },
         ];
         Ok(TensorMap::new(weights, &axes)?)
+    }
+
+    /// Starts the kernel for an output of `len` numbers.
+    fn launch(&self, stream: &Stream, len: usize, arguments: Arguments) -> Result<(), MoeError> {
+        let tiles = len / self.sizes.features / BLOCK_ROWS * self.sizes.column_tiles();
+        let grid = [tiles.min(stream.context().multiprocessors()?), 1, 1];
+        // SAFETY: the arguments are the kernel's; the sizes of all were checked, rows are stored
+        // within blocks in use, and what a box has over the edges of its tensor is not read.
+        unsafe { self.kernel.launch(stream, grid, arguments) }?;
+        Ok(())
     }
 }

@@ -3,22 +3,23 @@
 //! A tile of 64 or 128 rows computes whole tiles, whatever an expert has; with 256 rows an expert on
 //! average that is a quarter of the work. The matrix instructions of a warpgroup (`wgmma`) take any
 //! multiple of 8 rows on one of their sides. So weights stand on the side of 64, and rows on the
-//! other: an expert is cut into the fewest equal tiles of at most [`ROWS_MAX`] rows, in steps of
+//! other: an expert is cut into the fewest equal tiles of at most [`rows_max`] rows, in steps of
 //! [`BLOCK_ROWS`], and each tile takes the loop that was written for its height. The tile language
 //! knows only powers of two.
 //!
 //! One block of threads stays on each multiprocessor and walks over tiles. A warp moves weights and
 //! rows into a ring of stages in shared memory (copy engine, tensor maps); two warpgroups multiply 64
 //! features each. Gate and up alternate by 8 features, so that a thread has both of a number.
+//!
+//! FP8 codes have two sums for each number: what the matrix units sum is added to float32 sums,
+//! times its scales, every 64 or 128 input features.
 
 #[cfg(feature = "cuda")]
 pub mod cuda;
 #[cfg(feature = "cuda")]
-mod epilogue;
-#[cfg(feature = "cuda")]
 mod text;
 
-use super::PrefillForm;
+use super::{PrefillForm, RowScales};
 use crate::MoeError;
 use crate::weights::StackLayout;
 
@@ -26,17 +27,37 @@ use crate::weights::StackLayout;
 pub(crate) const ARCHITECTURE: &str = "sm_90";
 /// Rows of a block of the assignment: heights of tiles are multiples.
 pub const BLOCK_ROWS: usize = 16;
-/// Most rows of a tile: what the accumulators hold.
-pub const ROWS_MAX: usize = 288;
+/// Bytes of a row of a stage, of weights and of activations.
+pub(crate) const ROW_BYTES: usize = 128;
+/// Columns that share a scale.
+const GROUP: usize = 128;
 /// Weights of a tile, gate and up together.
 pub(crate) const WEIGHTS: usize = 128;
-/// Input features of a stage: a row of 128 bytes.
-pub(crate) const DEPTH: usize = 64;
 /// Threads: one warpgroup that loads and two that multiply.
 #[cfg(feature = "cuda")]
 const THREADS: usize = 384;
 /// Most experts whose table fits beside the stages.
 const EXPERTS_MAX: usize = 512;
+
+/// Most rows of a tile: what the accumulators hold. Codes have two sums for each.
+pub fn rows_max(number_bytes: usize) -> usize {
+    if number_bytes == 1 { 144 } else { 288 }
+}
+
+/// Input features of a stage.
+pub(crate) fn depth(number_bytes: usize) -> usize {
+    ROW_BYTES / number_bytes
+}
+
+/// Scales of codes.
+#[cfg(feature = "cuda")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Scales {
+    /// Output features that share one.
+    features: usize,
+    /// Whether each [`GROUP`] of input features has its own, of weights and of rows.
+    grouped: bool,
+}
 
 /// Whether there is a kernel for these weights.
 ///
@@ -44,20 +65,30 @@ const EXPERTS_MAX: usize = 512;
 /// [`MoeError::Config`] with what they must be.
 pub fn check(layout: &StackLayout, form: PrefillForm) -> Result<(), MoeError> {
     let features = layout.rows / form.parts();
-    let fits = layout.number_bytes == 2
-        && layout.scale_block.is_none()
-        && layout.words.is_none()
+    // Each half of a tile's weights has one scale, as do the columns of a stage.
+    let half = WEIGHTS / 2;
+    let scales_fit = match (RowScales::of(layout), layout.scale_block) {
+        (RowScales::Groups, Some([rows, columns])) => {
+            let whole = form.parts() == 1 || features.is_multiple_of(rows);
+            rows.is_multiple_of(half) && columns == GROUP && whole
+        }
+        _ => true,
+    };
+    let fits = layout.words.is_none()
+        && matches!((layout.number_bytes, layout.scale_block), (2, None) | (1, Some(_)))
+        && scales_fit
         && layout.rows == features * form.parts()
         && features.is_multiple_of(8)
-        && layout.columns.is_multiple_of(8)
+        && (layout.columns * layout.number_bytes).is_multiple_of(16)
         // Without a loop the assembler makes every instruction wait.
-        && layout.columns > DEPTH
+        && layout.columns > depth(layout.number_bytes)
         && layout.experts <= EXPERTS_MAX;
     if fits {
         return Ok(());
     }
     let allowed = format!(
-        "16-bit, features by 8, more than {DEPTH} input features, at most {EXPERTS_MAX} experts"
+        "16-bit, or FP8 with a scale for {half} x {GROUP} numbers or more, features by 8, more than \
+         {ROW_BYTES} bytes of input features, at most {EXPERTS_MAX} experts"
     );
     Err(MoeError::config("weights", format!("{layout:?}"), allowed))
 }
@@ -66,24 +97,32 @@ pub fn check(layout: &StackLayout, form: PrefillForm) -> Result<(), MoeError> {
 mod tests {
     use super::*;
 
+    const HALVES: StackLayout = StackLayout {
+        experts: 8,
+        rows: 1536,
+        columns: 2048,
+        number_bytes: 2,
+        scale_block: None,
+        words: None,
+    };
+
     #[test]
-    fn weights_with_scales_and_odd_ones_are_refused() {
-        let fits = StackLayout {
-            experts: 8,
-            rows: 1536,
-            columns: 2048,
-            number_bytes: 2,
-            scale_block: None,
-            words: None,
-        };
+    fn what_tiles_cannot_serve_is_refused() {
+        let codes =
+            |scale_block| StackLayout { number_bytes: 1, scale_block: Some(scale_block), ..HALVES };
         for form in [PrefillForm::Sums, PrefillForm::SiluAndMultiply] {
-            assert_eq!(check(&fits, form), Ok(()));
+            for fits in [HALVES, codes([128, 128]), codes([64, 128]), codes([1, 2048])] {
+                assert_eq!(check(&fits, form), Ok(()));
+            }
             for layout in [
-                StackLayout { number_bytes: 1, scale_block: Some([128, 128]), ..fits },
-                StackLayout { rows: 1530, ..fits },
-                StackLayout { columns: 2044, ..fits },
-                StackLayout { columns: 64, ..fits },
-                StackLayout { experts: 1024, ..fits },
+                codes([32, 128]),
+                codes([128, 64]),
+                StackLayout { number_bytes: 1, ..HALVES },
+                StackLayout { rows: 1530, ..HALVES },
+                StackLayout { columns: 2044, ..HALVES },
+                StackLayout { columns: 64, ..HALVES },
+                StackLayout { columns: 128, ..codes([128, 128]) },
+                StackLayout { experts: 1024, ..HALVES },
             ] {
                 let error = check(&layout, form).unwrap_err().to_string();
                 assert!(error.contains("features by 8"), "{error}");

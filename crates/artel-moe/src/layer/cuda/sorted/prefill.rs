@@ -4,19 +4,17 @@
 use artel_device::cuda::{Context, DeviceBuffer, DeviceSlice, DeviceSliceMut, Kernels, Stream};
 
 use super::super::Step;
+use super::gemm::{PlainGemm, ScaledGemm};
 use crate::MoeError;
 use crate::activation::cuda::{Activate, ActivateQuantize, ActivationForm, GateUp};
 use crate::activation::{Activation, GateLayout};
 use crate::combine::cuda::RowBiases;
 use crate::grouped_gemm::decode::DecodeShape;
 use crate::grouped_gemm::decode::cuda::{BlockSlices, WeightSlices};
-use crate::grouped_gemm::prefill::cuda::{
-    Blocks, Fp8Operand, HalfElement, PrefillFp8Gemm, PrefillGemm,
-};
-use crate::grouped_gemm::prefill::warpgroup::cuda::WarpgroupGemm;
-use crate::grouped_gemm::prefill::{PrefillForm, PrefillTile};
+use crate::grouped_gemm::prefill::PrefillForm;
+use crate::grouped_gemm::prefill::cuda::{Blocks, Fp8Operand, HalfElement};
 use crate::permute::cuda::Permute;
-use crate::plan::gpu::{ExpertsShape, GemmFamily, GemmKernel, GpuProduct, Tile, Way};
+use crate::plan::gpu::{ExpertsShape, GemmFamily, GpuProduct, Way};
 use crate::quant::activations::cuda::{InputRows, Placement, Quantize, QuantizedRows, ScaleLayout};
 use crate::quant::activations::{Granularity, ScaleBounds};
 use crate::weights::StackLayout;
@@ -41,53 +39,12 @@ enum Steps<A: HalfElement> {
     Fp8 {
         quantize: Quantize<A>,
         // Rounded to 16 bits, gate and up or what becomes of them would move codes of the second.
-        first: PrefillFp8Gemm<f32>,
+        first: ScaledGemm<f32>,
         activate: ActivateQuantize<f32>,
-        second: PrefillFp8Gemm<A>,
+        second: ScaledGemm<A>,
         /// Numbers a row that the first product stores.
         stored: usize,
     },
-}
-
-/// A product of 16-bit numbers.
-#[derive(Debug, Clone)]
-enum PlainGemm<A> {
-    /// In tiles of a fixed height.
-    Tiles(PrefillGemm<A>),
-    /// In tiles as high as an expert has rows.
-    Warpgroup(WarpgroupGemm<A>),
-}
-
-impl<A: HalfElement> PlainGemm<A> {
-    fn load(
-        kernels: &mut Kernels,
-        layout: &StackLayout,
-        form: PrefillForm,
-        kernel: GemmKernel,
-        block_size: usize,
-    ) -> Result<Self, MoeError> {
-        Ok(match kernel.family {
-            GemmFamily::Warpgroup => Self::Warpgroup(WarpgroupGemm::load(kernels, layout, form)?),
-            _ => {
-                let tile = prefill_tile(kernel.tile);
-                Self::Tiles(PrefillGemm::load(kernels, layout, form, tile, block_size)?)
-            }
-        })
-    }
-
-    fn launch(
-        &self,
-        stream: &Stream,
-        blocks: Blocks<'_>,
-        rows: DeviceSlice<'_, A>,
-        weights: DeviceSlice<'_, A>,
-        out: &mut DeviceSliceMut<'_, A>,
-    ) -> Result<(), MoeError> {
-        match self {
-            Self::Tiles(product) => product.launch(stream, blocks, rows, weights, out),
-            Self::Warpgroup(product) => product.launch(stream, blocks, rows, weights, out),
-        }
-    }
 }
 
 /// Pairs in their order: the blocks, and where each pair stands.
@@ -107,7 +64,6 @@ impl<A: HalfElement> PrefillChain<A> {
         let layout = |product| sizes.stack_layout(product).ok_or_else(|| sizes.without_kernels());
         let layouts = [layout(GpuProduct::GateUp)?, layout(GpuProduct::Down)?];
         let both = [way.kernels.first, way.kernels.second];
-        let tiles = both.map(|kernel| prefill_tile(kernel.tile));
         let shape = sizes.decode_shape().ok_or_else(|| sizes.without_kernels())?;
         let DecodeShape { hidden_size, intermediate_size, top_k, gating, .. } = shape;
         let activation = ActivationForm {
@@ -116,10 +72,10 @@ impl<A: HalfElement> PrefillChain<A> {
             sorted: true,
             biased: gating.biases.then_some(block_size),
         };
-        let form = sizes.prefill_form(GpuProduct::GateUp);
+        let form = sizes.prefill_form(GpuProduct::GateUp, both[0].family);
         let steps = if layouts[0].scale_block.is_none() {
             let mut product = |of: usize| {
-                let form = sizes.prefill_form(GpuProduct::ALL[of]);
+                let form = sizes.prefill_form(GpuProduct::ALL[of], both[of].family);
                 PlainGemm::load(kernels, &layouts[of], form, both[of], block_size)
             };
             let (first, second) = (product(0)?, product(1)?);
@@ -142,9 +98,9 @@ impl<A: HalfElement> PrefillChain<A> {
             let sums = PrefillForm::Sums;
             Steps::Fp8 {
                 quantize: Quantize::load(kernels, hidden_size, of_rows, placement)?,
-                first: PrefillFp8Gemm::load(kernels, first, form, tiles[0], block_size)?,
+                first: ScaledGemm::load(kernels, first, form, both[0], block_size)?,
                 activate,
-                second: PrefillFp8Gemm::load(kernels, second, sums, tiles[1], block_size)?,
+                second: ScaledGemm::load(kernels, second, sums, both[1], block_size)?,
                 stored: first.rows / form.parts(),
             }
         };
@@ -233,11 +189,6 @@ fn granularity(layout: &StackLayout) -> Granularity {
     Granularity::under(scale_columns, layout.columns)
 }
 
-fn prefill_tile(tile: Tile) -> PrefillTile {
-    let Tile { rows, columns, depth, warps, occupancy } = tile;
-    PrefillTile { rows, columns, depth, warps, occupancy }
-}
-
 /// What the steps leave for each other; of 16-bit and of FP8 experts only one part is in use.
 #[derive(Debug)]
 pub(super) struct PrefillMemory<A: HalfElement> {
@@ -286,7 +237,8 @@ impl<A: HalfElement> PrefillMemory<A> {
     ) -> Result<Self, MoeError> {
         let layout = |product| shape.stack_layout(product).ok_or_else(|| shape.without_kernels());
         let (first, second) = (layout(GpuProduct::GateUp)?, layout(GpuProduct::Down)?);
-        let form = shape.prefill_form(GpuProduct::GateUp);
+        // Tiles of a fixed height store both gates and ups where others need not.
+        let form = shape.prefill_form(GpuProduct::GateUp, GemmFamily::Prefill);
         let [plain, scaled] = match first.scale_block {
             None => [positions, 0],
             Some(_) => [0, positions],

@@ -1,0 +1,323 @@
+//! The kernel's text.
+//!
+//! (PTX ISA 8.0: `wgmma`, `mbarrier`, `cp.async.bulk.tensor`, `setmaxnreg`; 8.4 for codes.)
+
+mod codes;
+mod epilogue;
+mod halves;
+mod producer;
+mod tiles;
+
+use std::fmt::Write as _;
+
+use super::{BLOCK_ROWS, ROW_BYTES, Scales, WEIGHTS};
+
+/// Bytes of the weights of a stage.
+const WEIGHT_BYTES: usize = WEIGHTS * ROW_BYTES;
+/// Bytes of a block of rows in a stage.
+const BLOCK_BYTES: usize = BLOCK_ROWS * ROW_BYTES;
+/// Bytes in which each of the eight warps that multiply turns its results around.
+const TURNED_BYTES: usize = 1024;
+
+/// Registers of a thread that multiplies, and of one that loads: together what a multiprocessor has.
+const CONSUMER_REGISTERS: usize = 232;
+const PRODUCER_REGISTERS: usize = 40;
+
+/// What the numbers of a product are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Numbers {
+    /// `bf16` or `f16`.
+    Halves(&'static str),
+    /// e4m3 codes, of whose products so many input features are summed in the matrix units.
+    Codes { scales: Scales, summed: usize },
+}
+
+/// What a kernel is made for.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Sizes {
+    pub(super) experts: usize,
+    /// Numbers of a row of the result.
+    pub(super) features: usize,
+    /// Input features.
+    pub(super) columns: usize,
+    /// 2 where gate and up become one number.
+    pub(super) parts: usize,
+    pub(super) numbers: Numbers,
+    /// What is stored: `bf16`, `f16` or `f32`.
+    pub(super) out: &'static str,
+}
+
+impl Sizes {
+    /// Features of a tile's result.
+    pub(super) fn tile_features(&self) -> usize {
+        WEIGHTS / self.parts
+    }
+
+    pub(super) fn column_tiles(&self) -> usize {
+        self.features.div_ceil(self.tile_features())
+    }
+
+    /// Input features of a stage.
+    pub(super) fn depth(&self) -> usize {
+        super::depth(self.number_bytes())
+    }
+
+    fn number_bytes(&self) -> usize {
+        match self.numbers {
+            Numbers::Halves(_) => 2,
+            Numbers::Codes { .. } => 1,
+        }
+    }
+
+    fn out_bytes(&self) -> usize {
+        if self.out == "f32" { 4 } else { 2 }
+    }
+
+    fn rows_max(&self) -> usize {
+        super::rows_max(self.number_bytes())
+    }
+
+    /// Blocks of a tile of the greatest height.
+    fn blocks_max(&self) -> usize {
+        self.rows_max() / BLOCK_ROWS
+    }
+
+    fn steps(&self) -> usize {
+        self.columns.div_ceil(self.depth())
+    }
+
+    /// Scales that change from step to step: those of groups of columns.
+    fn group_scales(&self) -> Option<Scales> {
+        match self.numbers {
+            Numbers::Codes { scales, .. } if scales.grouped => Some(scales),
+            _ => None,
+        }
+    }
+
+    /// Scales that cover all columns.
+    fn row_scales(&self) -> Option<Scales> {
+        match self.numbers {
+            Numbers::Codes { scales, .. } if !scales.grouped => Some(scales),
+            _ => None,
+        }
+    }
+
+    /// Stages of the ring.
+    fn stages(&self) -> usize {
+        match self.numbers {
+            Numbers::Halves(_) => 4,
+            Numbers::Codes { .. } => 5,
+        }
+    }
+
+    fn stage_bytes(&self) -> usize {
+        WEIGHT_BYTES + self.rows_max() * ROW_BYTES
+    }
+
+    /// Where the scales of the stages stand: of gates and of ups, and sixteen bytes on, of rows.
+    fn scales(&self) -> usize {
+        self.stages() * self.stage_bytes()
+    }
+
+    fn stage_scale_bytes(&self) -> usize {
+        self.group_scales().map_or(0, |_| 16 + 4 * self.rows_max())
+    }
+
+    /// Where warps turn results around.
+    fn turned(&self) -> usize {
+        self.scales() + self.stages() * self.stage_scale_bytes()
+    }
+
+    /// Barriers of stages that are full.
+    fn full(&self) -> usize {
+        self.turned() + 8 * TURNED_BYTES
+    }
+
+    /// And of those that are empty.
+    fn empty(&self) -> usize {
+        self.full() + 8 * self.stages()
+    }
+
+    /// The table of experts: first block, end of blocks, first tile.
+    fn first_blocks(&self) -> usize {
+        self.empty() + 8 * self.stages()
+    }
+
+    /// Bytes of each of the three columns of the table; that of tiles has their number behind it.
+    fn table_column(&self) -> usize {
+        4 * (self.experts + 1)
+    }
+
+    fn block_ends(&self) -> usize {
+        self.first_blocks() + self.table_column()
+    }
+
+    fn first_tiles(&self) -> usize {
+        self.first_blocks() + 2 * self.table_column()
+    }
+
+    fn tile_count(&self) -> usize {
+        self.first_tiles() + 4 * self.experts
+    }
+
+    pub(super) fn shared_bytes(&self) -> usize {
+        self.first_blocks() + 3 * self.table_column()
+    }
+}
+
+/// The whole kernel, `multiply_entry`: tensor maps of weights `[E, N / 8, parts, 8, K]` and rows
+/// `[M, K]`, the result `[M, N]`, the expert of each block of rows, and the number of rows in use;
+/// of codes also the scales of weights and of rows, and `M`.
+pub(super) fn source(sizes: &Sizes) -> String {
+    let mut text = head(sizes);
+    text.push_str(&begin(sizes));
+    text.push_str(&tiles::table(sizes));
+    text.push_str(&tiles::count_tiles(sizes));
+    text.push_str(&producer::producer(sizes));
+    text.push_str(&consumer(sizes));
+    text.push_str("EXIT: ret;\n}\n");
+    text
+}
+
+/// Parameters and registers.
+fn head(sizes: &Sizes) -> String {
+    let (version, scales) = match sizes.numbers {
+        Numbers::Halves(_) => ("8.0", ""),
+        Numbers::Codes { .. } => (
+            "8.4",
+            ",\n    .param .u64 weight_scales_pointer, .param .u64 row_scales_pointer, .param .u32 row_count",
+        ),
+    };
+    let mut text = format!(
+        ".version {version}
+.target sm_90a
+.address_size 64
+.extern .shared .align 1024 .b8 shared[];
+.visible .entry multiply_entry(.param .align 64 .b8 weight_map[128], .param .align 64 .b8 row_map[128],
+    .param .u64 out_pointer, .param .u64 expert_ids_pointer, .param .u64 rows_pointer{scales})
+.reqntid 384, 1, 1
+{{
+.reg .b32 thread, lane, warp, group, base, blocks, expert, i, x, y, z, at;
+.reg .b32 tile, stride, tiles, row_tile, column, low, high, middle, row, height;
+.reg .b32 stage, phase, free, released, barrier, target, step, bytes, turned, from, left;
+.reg .b32 packed0, packed1, packed2, packed3, positions;
+.reg .b64 expert_ids, out, rows, weights, row_tensor, pointer, second_pointer, next_rows, offset;
+.reg .b64 first_a, first_b, stage_a, stage_b, a, b, weight_scales, row_scales;
+.reg .pred p, q, later, is_first_lane, is_live;
+.reg .f32 gate0, gate1, first_scale, second_scale, scale, shared_scale;
+"
+    );
+    let mut registers = |name: &str, count: usize| {
+        let _ = writeln!(text, ".reg .f32 {name}<{count}>;");
+    };
+    // As many as the end of a tile looks at.
+    registers("sum", sizes.rows_max().next_multiple_of(epilogue::GATED_ROWS) / 2);
+    if matches!(sizes.numbers, Numbers::Codes { .. }) {
+        for height in 1..=sizes.blocks_max() {
+            registers(&format!("part{height}_"), height * BLOCK_ROWS / 2);
+        }
+        registers("scale_of", sizes.rows_max() / 4);
+    }
+    text
+}
+
+/// Who and where one is; the barriers.
+fn begin(sizes: &Sizes) -> String {
+    let mut text = String::from(
+        "mov.u32 thread, %tid.x;
+and.b32 lane, thread, 31;
+shr.u32 warp, thread, 5;
+shr.u32 group, thread, 7;
+mov.u32 base, shared;
+setp.eq.u32 is_first_lane, lane, 0;
+ld.param.u64 out, [out_pointer];
+ld.param.u64 expert_ids, [expert_ids_pointer];
+ld.param.u64 rows, [rows_pointer];
+cvta.to.global.u64 out, out;
+cvta.to.global.u64 expert_ids, expert_ids;
+cvta.to.global.u64 rows, rows;
+mov.b64 weights, weight_map;
+cvta.param.u64 weights, weights;
+mov.b64 row_tensor, row_map;
+cvta.param.u64 row_tensor, row_tensor;
+",
+    );
+    if matches!(sizes.numbers, Numbers::Codes { .. }) {
+        text.push_str(
+            "ld.param.u64 weight_scales, [weight_scales_pointer];
+ld.param.u64 row_scales, [row_scales_pointer];
+ld.param.u32 positions, [row_count];
+cvta.to.global.u64 weight_scales, weight_scales;
+cvta.to.global.u64 row_scales, row_scales;
+",
+        );
+    }
+    text.push_str("setp.ne.u32 p, thread, 0;\n@p bra BARRIERS_MADE;\n");
+    for stage in 0..sizes.stages() {
+        let (full, empty) = (sizes.full() + 8 * stage, sizes.empty() + 8 * stage);
+        // The producer fills; each of eight warps has read.
+        let _ = writeln!(text, "mbarrier.init.shared::cta.b64 [shared+{full}], 1;");
+        let _ = writeln!(text, "mbarrier.init.shared::cta.b64 [shared+{empty}], 8;");
+    }
+    text.push_str("fence.mbarrier_init.release.cluster;\nfence.proxy.async;\nBARRIERS_MADE:\n");
+    text
+}
+
+/// The next stage of the ring.
+fn advance(sizes: &Sizes) -> String {
+    format!(
+        "add.u32 stage, stage, 1;
+setp.eq.u32 q, stage, {};
+selp.b32 stage, 0, stage, q;
+selp.b32 x, 1, 0, q;
+xor.b32 phase, phase, x;
+",
+        sizes.stages()
+    )
+}
+
+/// The warpgroups that multiply: a loop for each height, and the end of a tile.
+fn consumer(sizes: &Sizes) -> String {
+    let heights: Vec<_> =
+        (1..=sizes.blocks_max()).map(|height| format!("HEIGHT{height}")).collect();
+    let mut text = format!(
+        "CONSUMER: setmaxnreg.inc.sync.aligned.u32 {registers};
+sub.u32 group, group, 1;
+and.b32 warp, warp, 3;
+// Matrices in shared memory: rows of 128 swizzled bytes, 8 rows every 1024 bytes.
+mov.b64 offset, 0x4000004000010000;
+mad.lo.u32 x, group, {group_bytes}, base;
+shr.u32 x, x, 4;
+cvt.u64.u32 first_a, x;
+or.b64 first_a, first_a, offset;
+add.u32 x, base, {WEIGHT_BYTES};
+shr.u32 x, x, 4;
+cvt.u64.u32 first_b, x;
+or.b64 first_b, first_b, offset;
+mad.lo.u32 turned, group, 4, warp;
+mad.lo.u32 turned, turned, {TURNED_BYTES}, base;
+add.u32 turned, turned, {turned};
+CONSUME: setp.ge.u32 p, tile, tiles;
+@p bra EXIT;
+{find}mov.u32 step, 0;
+sub.u32 x, height, 1;
+HEIGHTS: .branchtargets {heights};
+brx.idx x, HEIGHTS;
+",
+        registers = CONSUMER_REGISTERS,
+        group_bytes = WEIGHT_BYTES / 2,
+        turned = sizes.turned(),
+        find = tiles::find(sizes),
+        heights = heights.join(", "),
+    );
+    for height in 1..=sizes.blocks_max() {
+        text.push_str(&match sizes.numbers {
+            Numbers::Halves(element) => halves::multiply(sizes, element, height),
+            Numbers::Codes { summed, .. } => codes::multiply(sizes, summed, height),
+        });
+    }
+    text.push_str("MULTIPLIED:\n");
+    text.push_str(&epilogue::epilogue(sizes));
+    text.push_str("STORED: add.u32 tile, tile, stride;\nbra CONSUME;\n");
+    text
+}
