@@ -220,7 +220,7 @@ pub(super) const LOG2_E: f32 = std::f32::consts::LOG2_E;
 pub struct CacheSlices<'a, A: Element> {
     /// Keys.
     pub keys: DeviceSliceMut<'a, A>,
-    /// Values.
+    /// Values; empty where they are the beginnings of keys.
     pub values: DeviceSliceMut<'a, A>,
 }
 
@@ -232,7 +232,10 @@ impl<A: Element> CacheSlices<'_, A> {
 
     /// Kernels number the elements of a layer with 31 bits.
     pub(super) fn check(&self, shape: &AttentionShape) -> Result<(), LayersError> {
-        let blocks = self.blocks(shape.kv_heads, shape.key_dim);
+        let blocks = match shape.values {
+            ValueStorage::Own => self.blocks(shape.kv_heads, shape.key_dim),
+            ValueStorage::KeyPrefix => self.keys.len() / (BLOCK_TOKENS * shape.key_width()),
+        };
         let elements = blocks * BLOCK_TOKENS * shape.key_width();
         if elements > i32::MAX as usize {
             let most = i32::MAX as usize / (BLOCK_TOKENS * shape.key_width());

@@ -31,6 +31,8 @@ pub mod cuda;
 #[cfg(feature = "cuda")]
 pub mod decode;
 #[cfg(feature = "cuda")]
+pub mod latent;
+#[cfg(feature = "cuda")]
 pub mod prefill;
 pub mod reference;
 mod rows;

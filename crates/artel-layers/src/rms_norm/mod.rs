@@ -11,7 +11,7 @@
 //! Source: Zhang and Sennrich, "Root Mean Square Layer Normalization", 2019.
 
 #[cfg(feature = "cuda")]
-mod code;
+pub(crate) mod code;
 #[cfg(feature = "cuda")]
 mod codes;
 mod cpu;

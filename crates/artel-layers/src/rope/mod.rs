@@ -20,7 +20,7 @@ mod angles;
 #[cfg(feature = "cuda")]
 pub mod cuda;
 #[cfg(feature = "cuda")]
-mod heads;
+pub(crate) mod heads;
 mod frequencies;
 pub mod reference;
 #[cfg(test)]

@@ -2,7 +2,9 @@
 //! and the order of blocks; a sequence's bits do not depend on the batch.
 
 mod decode;
+mod heads;
 mod prefill;
+mod project;
 
 use artel_device::cuda::DeviceBuffer;
 use artel_gpu_test::{Case, Gpu};
@@ -13,7 +15,10 @@ use artel_moe::quant::Element;
 use crate::numbers::{numbers, widened};
 
 pub fn cases() -> Vec<Case> {
-    [decode::cases(), prefill::cases()].into_iter().flatten().collect()
+    [decode::cases(), prefill::cases(), heads::cases(), project::cases()]
+        .into_iter()
+        .flatten()
+        .collect()
 }
 
 /// One layer and what is asked of it.
@@ -30,6 +35,18 @@ fn layer(query_heads: usize, kv_heads: usize, head_dim: usize) -> Layer {
     let (key_dim, value_dim, values) = (head_dim, head_dim, ValueStorage::Own);
     let shape = AttentionShape { query_heads, kv_heads, key_dim, value_dim, values };
     Layer { shape, window: None, has_sinks: false }
+}
+
+/// Heads that share a latent vector of `rank` elements and `rope_dim` that turn.
+fn latent(query_heads: usize, rank: usize, rope_dim: usize) -> Layer {
+    let (key_dim, values) = (rank + rope_dim, ValueStorage::KeyPrefix);
+    let shape = AttentionShape { query_heads, kv_heads: 1, key_dim, value_dim: rank, values };
+    Layer { shape, window: None, has_sinks: false }
+}
+
+/// Few heads, as many as DeepSeek-V3, and numbers of them that fill no block.
+fn latent_layers() -> Vec<Layer> {
+    vec![latent(128, 512, 64), latent(4, 128, 32), latent(24, 512, 16), latent(65, 256, 128)]
 }
 
 /// Grouped heads of every kind; windows shorter than a block, than a step and than a part.
@@ -53,8 +70,14 @@ fn layers() -> Vec<Layer> {
 
 impl Layer {
     fn name(&self) -> String {
-        let AttentionShape { query_heads, kv_heads, key_dim, .. } = self.shape;
+        let AttentionShape { query_heads, kv_heads, key_dim, value_dim, .. } = self.shape;
         let Self { window, has_sinks, .. } = self;
+        if self.shape.values == ValueStorage::KeyPrefix {
+            return format!(
+                "{query_heads}_heads_of_latent_{value_dim}_and_{}",
+                key_dim - value_dim
+            );
+        }
         format!("{query_heads}_{kv_heads}_heads_of_{key_dim}_window_{window:?}_sinks_{has_sinks}")
     }
 
@@ -108,8 +131,9 @@ impl<A: Element> Paged<A> {
         let table_stride = sequences.iter().map(blocks_of).max().unwrap_or(0) + 1;
         let blocks = 2 * sequences.iter().map(blocks_of).sum::<usize>() + 1;
         let (heads, dim) = (shape.kv_heads, shape.key_dim);
+        let own_values = shape.values == ValueStorage::Own;
         let mut keys = vec![A::from_f32(f32::NAN); blocks * BLOCK_TOKENS * heads * dim];
-        let mut values = keys.clone();
+        let mut values = if own_values { keys.clone() } else { Vec::new() };
         let mut tables = vec![i32::MAX; sequences.len() * table_stride];
         let mut free = blocks;
         for (sequence, table) in sequences.iter().zip(tables.chunks_mut(table_stride)) {
@@ -124,7 +148,9 @@ impl<A: Element> Paged<A> {
                 let row = (block * heads + head) * BLOCK_TOKENS + token % BLOCK_TOKENS;
                 let from = (token * heads + head) * dim;
                 keys[row * dim..][..dim].copy_from_slice(&sequence.keys[from..][..dim]);
-                values[row * dim..][..dim].copy_from_slice(&sequence.values[from..][..dim]);
+                if own_values {
+                    values[row * dim..][..dim].copy_from_slice(&sequence.values[from..][..dim]);
+                }
             }
         }
         let lengths: Vec<i32> = sequences.iter().map(|one| one.tokens as i32).collect();

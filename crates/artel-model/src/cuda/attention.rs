@@ -26,24 +26,12 @@ use super::linear::{
 use super::norm::{Added, InputNorm};
 use super::rows::{Rows, Widths};
 use super::upload::Upload;
-use crate::decoder::{Attention, GroupedQueryAttention};
+use crate::decoder::GroupedQueryAttention;
 use crate::{ModelError, Result};
 
 /// The maps to queries, keys and values.
 fn inputs_of(attention: &GroupedQueryAttention) -> [&HostLinear; 3] {
     [&attention.query, &attention.key, &attention.value]
-}
-
-/// Attention that there are kernels for.
-pub(super) fn grouped_query(attention: &Attention) -> Result<&GroupedQueryAttention> {
-    let refused = |what, why: &str| Err(ModelError::NotOnGpu { what, why: why.to_owned() });
-    match attention {
-        Attention::GroupedQuery(attention) if attention.clip.is_some() => {
-            refused("attention", "it clips queries, keys and values (clip_qkv)")
-        }
-        Attention::GroupedQuery(attention) => Ok(attention),
-        Attention::Latent(_) => refused("attention", "it is latent attention (MLA)"),
-    }
 }
 
 /// How queries and keys are normalised before they turn.
@@ -100,6 +88,10 @@ impl AttentionKernels {
         (attention, rope): (&GroupedQueryAttention, &Rope),
         limits: &CudaLimits,
     ) -> Result<Self> {
+        if attention.clip.is_some() {
+            let why = "it clips queries, keys and values (clip_qkv)".to_owned();
+            return Err(ModelError::NotOnGpu { what: "attention", why });
+        }
         let shape = *attention.attention.shape();
         let (inputs, output) = (shape_of(&inputs_of(attention)), shape_of(&[&attention.output]));
         let load = |kernels: &mut Kernels, shape| linear::load(kernels, shape, limits.tokens_max);
@@ -334,7 +326,8 @@ impl AttentionWeights {
     }
 }
 
-/// Keys and values of one layer, `[blocks, kv_heads, 16, D]` each.
+/// Keys and values of one layer, `[blocks, kv_heads, 16, D]` each; keys alone where values are their
+/// beginnings.
 #[derive(Debug)]
 pub(super) struct LayerCache {
     keys: DeviceBuffer<bf16>,
@@ -344,23 +337,17 @@ pub(super) struct LayerCache {
 impl LayerCache {
     /// Room for `blocks` blocks.
     pub(super) fn new(context: &Context, shape: &AttentionShape, blocks: usize) -> Result<Self> {
-        let elements = blocks * Self::block_elements(shape);
         // Zeros, because weights of zero are multiplied with values that nobody has written.
-        let zeros = || DeviceBuffer::zeroed(context, elements);
-        Ok(Self { keys: zeros()?, values: zeros()? })
-    }
-
-    /// Keys of a block.
-    fn block_elements(shape: &AttentionShape) -> usize {
-        BLOCK_TOKENS * shape.key_width()
+        let zeros = |width: usize| DeviceBuffer::zeroed(context, blocks * BLOCK_TOKENS * width);
+        Ok(Self { keys: zeros(shape.key_width())?, values: zeros(shape.value_width())? })
     }
 
     /// Bytes of a block.
     pub(super) fn block_bytes(shape: &AttentionShape) -> usize {
-        2 * Self::block_elements(shape) * size_of::<bf16>()
+        BLOCK_TOKENS * (shape.key_width() + shape.value_width()) * size_of::<bf16>()
     }
 
-    fn slices(&mut self) -> CacheSlices<'_, bf16> {
+    pub(super) fn slices(&mut self) -> CacheSlices<'_, bf16> {
         CacheSlices { keys: self.keys.slice_mut(), values: self.values.slice_mut() }
     }
 }

@@ -12,15 +12,16 @@ use artel_moe::layer::cuda::ExpertsProgram;
 use half::bf16;
 
 use super::CudaLimits;
-use super::attention::{AttentionKernels, AttentionWeights, LayerCache, grouped_query};
+use super::attention::{AttentionKernels, AttentionWeights, LayerCache};
 use super::dense::{DenseKernels, DenseWeights, Role, mlp_reads_codes};
 use super::experts::{MoeKernels, MoeWeights, ProgramKernels, RoutingRows};
 use super::inputs::Inputs;
-use super::linear::shape_of;
+use super::latent::{LatentKernels, LatentWeights};
+use super::linear::{Left, shape_of};
 use super::norm::{Added, InputNorm};
 use super::rows::{Rows, Widths};
 use super::upload::Upload;
-use crate::decoder::{DecoderLayer, Mlp};
+use crate::decoder::{Attention, DecoderLayer, Mlp};
 use crate::{Model, ModelError, Result};
 
 /// Every kernel that steps of a model may launch.
@@ -114,9 +115,16 @@ fn check(limits: &CudaLimits) -> Result<()> {
 /// The kernels of one layer.
 #[derive(Debug, Clone)]
 pub(super) struct LayerKernels {
-    attention: AttentionKernels,
+    mixing: MixingKernels,
     mlp_norm: InputNorm,
     mlp: MlpKernels,
+}
+
+/// The two kinds of attention.
+#[derive(Debug, Clone)]
+enum MixingKernels {
+    GroupedQuery(Box<AttentionKernels>),
+    Latent(Box<LatentKernels>),
 }
 
 #[derive(Debug, Clone)]
@@ -132,9 +140,17 @@ impl LayerKernels {
         (rope, limits): (&Rope, &CudaLimits),
         programs: &mut Vec<ProgramKernels>,
     ) -> Result<Self> {
-        let attention = (grouped_query(&layer.attention)?, rope);
         let norm = (&layer.attention_norm, added);
-        let attention = AttentionKernels::load(kernels, norm, attention, limits)?;
+        let mixing = match &layer.attention {
+            Attention::GroupedQuery(attention) => {
+                let loaded = AttentionKernels::load(kernels, norm, (attention, rope), limits)?;
+                MixingKernels::GroupedQuery(Box::new(loaded))
+            }
+            Attention::Latent(attention) => {
+                let loaded = LatentKernels::load(kernels, norm, (attention, rope), limits)?;
+                MixingKernels::Latent(Box::new(loaded))
+            }
+        };
         let (mlp, codes) = match &layer.mlp {
             Mlp::Dense(mlp) => {
                 let dense = DenseKernels::load(kernels, (mlp, Role::Layer), limits)?;
@@ -145,14 +161,14 @@ impl LayerKernels {
                 (MlpKernels::Moe(moe), false)
             }
         };
-        let mlp_norm = InputNorm::load(kernels, &layer.mlp_norm, attention.leaves(), codes)?;
-        Ok(Self { attention, mlp_norm, mlp })
+        let mlp_norm = InputNorm::load(kernels, &layer.mlp_norm, mixing.leaves(), codes)?;
+        Ok(Self { mixing, mlp_norm, mlp })
     }
 
     fn widths(&self) -> Widths {
         match &self.mlp {
-            MlpKernels::Dense(dense) => self.attention.widths.max(dense.widths),
-            MlpKernels::Moe(moe) => self.attention.widths.max(moe.widths()),
+            MlpKernels::Dense(dense) => self.mixing.widths().max(dense.widths),
+            MlpKernels::Moe(moe) => self.mixing.widths().max(moe.widths()),
         }
     }
 
@@ -174,7 +190,7 @@ impl LayerKernels {
         programs: &mut [ExpertsProgram<bf16>],
     ) -> Result<()> {
         let tokens = inputs.step.tokens;
-        let left = self.attention.forward(stream, inputs, &weights.attention, cache, rows)?;
+        let left = self.mixing.forward(stream, inputs, &weights.mixing, cache, rows)?;
         self.mlp_norm.launch(stream, (tokens, left), &weights.mlp_norm, rows)?;
         match (&self.mlp, &weights.mlp) {
             (MlpKernels::Dense(kernels), MlpWeights::Dense(weights)) => {
@@ -189,12 +205,54 @@ impl LayerKernels {
     }
 }
 
+impl MixingKernels {
+    fn widths(&self) -> Widths {
+        match self {
+            Self::GroupedQuery(kernels) => kernels.widths,
+            Self::Latent(kernels) => kernels.widths,
+        }
+    }
+
+    /// What the last map of attention leaves.
+    fn leaves(&self) -> Added {
+        match self {
+            Self::GroupedQuery(kernels) => kernels.leaves(),
+            Self::Latent(kernels) => kernels.leaves(),
+        }
+    }
+
+    fn forward(
+        &self,
+        stream: &Stream,
+        inputs: &Inputs<'_>,
+        weights: &MixingWeights,
+        cache: &mut LayerCache,
+        rows: &mut Rows,
+    ) -> Result<Left> {
+        match (self, weights) {
+            (Self::GroupedQuery(kernels), MixingWeights::GroupedQuery(weights)) => {
+                kernels.forward(stream, inputs, weights, cache, rows)
+            }
+            (Self::Latent(kernels), MixingWeights::Latent(weights)) => {
+                kernels.forward(stream, inputs, weights, cache, rows)
+            }
+            _ => panic!("this is a bug: kernels and weights of different layers"),
+        }
+    }
+}
+
 /// The weights of one layer.
 #[derive(Debug)]
 pub(super) struct LayerWeights {
-    attention: AttentionWeights,
+    mixing: MixingWeights,
     mlp_norm: DeviceBuffer<f32>,
     mlp: MlpWeights,
+}
+
+#[derive(Debug)]
+enum MixingWeights {
+    GroupedQuery(Box<AttentionWeights>),
+    Latent(Box<LatentWeights>),
 }
 
 #[derive(Debug)]
@@ -211,9 +269,19 @@ impl LayerWeights {
         layer: &DecoderLayer,
         experts: usize,
     ) -> Result<Self> {
-        let attention = grouped_query(&layer.attention)?;
+        let norm = &layer.attention_norm;
+        let mixing = match &layer.attention {
+            Attention::GroupedQuery(attention) => {
+                let weights = AttentionWeights::upload(upload, norm, attention)?;
+                MixingWeights::GroupedQuery(Box::new(weights))
+            }
+            Attention::Latent(attention) => {
+                let weights = LatentWeights::upload(upload, norm, attention)?;
+                MixingWeights::Latent(Box::new(weights))
+            }
+        };
         Ok(Self {
-            attention: AttentionWeights::upload(upload, &layer.attention_norm, attention)?,
+            mixing,
             mlp_norm: upload.vector(layer.mlp_norm.weight())?,
             mlp: match &layer.mlp {
                 Mlp::Dense(mlp) => MlpWeights::Dense(Box::new(DenseWeights::upload(upload, mlp)?)),

@@ -15,6 +15,7 @@ mod dense;
 mod experts;
 mod inputs;
 mod kernels;
+mod latent;
 mod linear;
 mod norm;
 mod rows;

@@ -21,6 +21,8 @@ pub(super) struct Widths {
     pub(super) projected: usize,
     /// What a dense MLP's last map reads.
     pub(super) activated: usize,
+    /// Query latents; 0 without any.
+    pub(super) latents: usize,
     /// What shared experts make; 0 without any.
     pub(super) shared: usize,
     /// Inputs of maps that read codes; 0 without any.
@@ -38,6 +40,7 @@ impl Widths {
             hidden: self.hidden.max(other.hidden),
             projected: self.projected.max(other.projected),
             activated: self.activated.max(other.activated),
+            latents: self.latents.max(other.latents),
             shared: self.shared.max(other.shared),
             codes: self.codes.max(other.codes),
             vocabulary: self.vocabulary.max(other.vocabulary),
@@ -78,10 +81,12 @@ pub(super) struct Rows {
     pub(super) delta: DeviceBuffer<bf16>,
     /// Codes of what a map reads.
     pub(super) codes: CodeRows,
-    /// Queries, keys and values; or gate and up.
+    /// Queries, keys and values; or what they are made of; or gate and up.
     pub(super) projected: DeviceBuffer<bf16>,
     /// Between gate and up and the last map of a dense MLP.
     pub(super) activated: DeviceBuffer<bf16>,
+    /// Normed query latents.
+    pub(super) latents: DeviceBuffer<bf16>,
     /// What a shared expert makes of rows.
     pub(super) shared: DeviceBuffer<bf16>,
     /// Turned queries.
@@ -122,6 +127,7 @@ impl Rows {
             codes,
             projected: zeros(widths.projected)?,
             activated: zeros(widths.activated)?,
+            latents: zeros(widths.latents)?,
             shared: zeros(widths.shared)?,
             queries: zeros(attention.query_width())?,
             mixed: zeros(attention.output_width())?,

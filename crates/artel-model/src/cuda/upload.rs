@@ -95,6 +95,13 @@ impl<'a> Upload<'a> {
         Ok(DeviceBuffer::from_host(self.context, numbers)?)
     }
 
+    /// Numbers rounded to bfloat16.
+    pub(super) fn rounded(&mut self, numbers: &[f32]) -> Result<DeviceBuffer<bf16>> {
+        let rounded: Vec<bf16> = numbers.par_iter().map(|&number| bf16::from_f32(number)).collect();
+        self.advance(size_of_val(rounded.as_slice()));
+        Ok(DeviceBuffer::from_host(self.context, &rounded)?)
+    }
+
     /// The experts of a layer.
     pub(super) fn experts(&mut self, layer: &AnyMoeLayer) -> Result<DeviceExperts> {
         let experts = layer.upload(self.context)?;

@@ -43,26 +43,26 @@ pub(crate) struct Latent {
 /// The attention of one layer.
 #[derive(Debug)]
 pub(crate) struct LatentAttention {
-    query: Query,
+    pub(crate) query: LatentQuery,
     /// Hidden states to latent vector and rotary key, `[rank + rope_dim, H]`.
-    latent: Linear,
-    latent_norm: RmsNorm,
+    pub(crate) latent: Linear,
+    pub(crate) latent_norm: RmsNorm,
     /// `W_uk^T` of each head, `[heads, rank, nope_dim]`. Float32 whatever the checkpoint holds:
     /// it is made by turning a stored matrix around, which blocks of scales do not survive, and it
     /// is small beside the experts.
-    into_latent: Vec<f32>,
+    pub(crate) into_latent: Vec<f32>,
     /// `W_uv` of each head, `[heads, value_dim, rank]`.
-    out_of_latent: Vec<f32>,
-    output: Linear,
-    nope_dim: usize,
-    rope_dim: usize,
-    value_dim: usize,
-    attention: Attention,
+    pub(crate) out_of_latent: Vec<f32>,
+    pub(crate) output: Linear,
+    pub(crate) nope_dim: usize,
+    pub(crate) rope_dim: usize,
+    pub(crate) value_dim: usize,
+    pub(crate) attention: Attention,
 }
 
 /// How queries are made.
 #[derive(Debug)]
-enum Query {
+pub(crate) enum LatentQuery {
     Direct(Linear),
     ThroughLatent { down: Box<Linear>, norm: RmsNorm, up: Linear },
 }
@@ -117,13 +117,13 @@ impl Latent {
         }))
     }
 
-    fn read_query(&self, weights: &Scope<'_, '_>) -> Result<Query> {
+    fn read_query(&self, weights: &Scope<'_, '_>) -> Result<LatentQuery> {
         let queries = self.heads * (self.nope_dim + self.rope_dim);
         let Some(rank) = self.query_rank else {
             let shape = [queries, self.hidden];
-            return Ok(Query::Direct(weights.linear("q_proj", shape, Bias::None)?));
+            return Ok(LatentQuery::Direct(weights.linear("q_proj", shape, Bias::None)?));
         };
-        Ok(Query::ThroughLatent {
+        Ok(LatentQuery::ThroughLatent {
             down: Box::new(weights.linear("q_a_proj", [rank, self.hidden], self.bias)?),
             norm: weights.norm("q_a_layernorm", rank, LATENT_NORM_EPSILON)?,
             up: weights.linear("q_b_proj", [queries, rank], Bias::None)?,
@@ -232,7 +232,7 @@ fn multiply(matrix: &[f32], x: &[f32], out: &mut [f32]) {
     }
 }
 
-impl Query {
+impl LatentQuery {
     fn forward(
         &self,
         workspace: &mut artel_layers::Workspace,

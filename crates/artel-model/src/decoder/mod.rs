@@ -17,6 +17,8 @@ use artel_layers::rope::{Rope, RopeTable};
 use artel_moe::dispatch::RankGroup;
 use artel_moe::layer::AnyMoeLayer;
 pub(crate) use grouped_query::{GroupedQuery, GroupedQueryAttention, QkNorm};
+#[cfg(feature = "cuda")]
+pub(crate) use latent::LatentQuery;
 pub(crate) use latent::{Latent, LatentAttention};
 pub(crate) use mlp::{DenseMlp, GATE_UP_DOWN, ProjectionNames};
 pub(crate) use moe::{MoeBlock, MoeParts, RoutedExperts, SharedExpert};

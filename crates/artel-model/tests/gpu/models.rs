@@ -59,7 +59,7 @@ macro_rules! fixture {
 
 /// Sizes that kernels take, put over what a fixture says.
 fn sizes(heads: usize, kv_heads: usize, head_dim: usize, further: Value) -> Value {
-    let mut sizes = json!({
+    let sizes = json!({
         "hidden_size": 256,
         "num_attention_heads": heads,
         "num_key_value_heads": kv_heads,
@@ -68,24 +68,44 @@ fn sizes(heads: usize, kv_heads: usize, head_dim: usize, further: Value) -> Valu
         "num_hidden_layers": 3,
         "max_position_embeddings": 1024,
     });
-    let fields = sizes.as_object_mut().expect("an object");
+    with(sizes, further)
+}
+
+/// The same for latent attention: its ranks, and elements of a head that do not turn, that turn, of values.
+fn latent(query_rank: usize, rank: usize, [nope, rope, value]: [usize; 3]) -> Value {
+    let further = json!({
+        "q_lora_rank": query_rank,
+        "kv_lora_rank": rank,
+        "qk_nope_head_dim": nope,
+        "qk_rope_head_dim": rope,
+        "qk_head_dim": nope + rope,
+        "v_head_dim": value,
+        "n_routed_experts": 16,
+        "n_group": 4,
+        "topk_group": 2,
+        "num_experts_per_tok": 4,
+        "moe_intermediate_size": 128,
+        "intermediate_size": 192,
+    });
+    sizes(4, 4, rope, further)
+}
+
+fn small(name: &'static str, config: &'static str, typical: f64, changes: Value) -> Small {
+    let largest = OTHER_EXPERT;
+    Small { name, typical, largest, config: Some(config), changes, format: None }
+}
+
+/// Fields put over others.
+fn with(mut base: Value, further: Value) -> Value {
+    let fields = base.as_object_mut().expect("an object");
     fields.extend(further.as_object().expect("an object").clone());
-    sizes
+    base
 }
 
 pub fn models() -> Vec<Small> {
-    let small = |name, config, typical, changes| {
-        let largest = OTHER_EXPERT;
-        Small { name, typical, largest, config: Some(config), changes, format: None }
-    };
     let experts = |count: usize, top_k: usize| {
         json!({"num_local_experts": count, "num_experts": count, "num_experts_per_tok": top_k,
                "moe_intermediate_size": 128, "intermediate_size": 192})
-    };
-    let with = |mut base: Value, further: Value| {
-        let fields = base.as_object_mut().expect("an object");
-        fields.extend(further.as_object().expect("an object").clone());
-        base
     };
     // Sinks, windows on some layers, YaRN, biases of everything, gates and ups in turns that are clamped.
     let gpt_oss = small("gpt_oss", fixture!("gpt_oss_yarn"), ROUNDED, {
@@ -136,5 +156,29 @@ pub fn models() -> Vec<Small> {
         ),
         gpt_oss.clone(),
         Small { name: "gpt_oss_mxfp4", format: Some(Format::Mxfp4), ..gpt_oss },
+    ]
+    .into_iter()
+    .chain(latent_models())
+    .collect()
+}
+
+/// Those with latent attention.
+fn latent_models() -> Vec<Small> {
+    vec![
+        // Latent attention: query latents, YaRN, a dense layer first, a bias and groups in the router.
+        small("deepseek_v3", fixture!("deepseek_v3_yarn"), ROUNDED, latent(192, 128, [64, 32, 64])),
+        // FP8 in blocks, with a norm of query latents that makes codes: one more map that reads some.
+        Small {
+            typical: 1.5 * CODES,
+            format: Some(Format::Fp8Block128),
+            ..small("deepseek_v3_fp8", fixture!("deepseek_v3_yarn"), CODES, {
+                latent(256, 512, [128, 64, 128])
+            })
+        },
+        // Queries made directly, biases, halves that turn together.
+        small("deepseek_v3_direct", fixture!("deepseek_v3_plain"), ROUNDED, {
+            let direct = json!({"q_lora_rank": null, "n_group": 1, "topk_group": 1});
+            with(latent(192, 256, [32, 16, 64]), direct)
+        }),
     ]
 }

@@ -16,12 +16,13 @@ use artel_device::cuda::{
 };
 use artel_moe::grouped_gemm::prefill::cuda::HalfElement;
 
+use super::Cut;
 pub use super::sum::cuda::DecodeOut;
 use super::sum::cuda::{DecodeSum, Parts};
-use super::{PART_KEYS_MIN, STEP_KEYS, parts_max};
 use crate::LayersError;
 use crate::attention::cuda::{AttentionParameters, CacheSlices, LOG2_E, SequenceSlices, head_dim};
-use crate::attention::{AttentionShape, BLOCK_TOKENS};
+use crate::attention::latent::{self, LatentSizes};
+use crate::attention::{AttentionShape, BLOCK_TOKENS, ValueStorage};
 
 /// How the keys of a sequence are cut.
 #[cutile::module]
@@ -253,7 +254,7 @@ pub struct DecodeWorkspace {
 impl DecodeWorkspace {
     /// float32 numbers that `sequences` sequences take.
     pub fn numbers(shape: &AttentionShape, sequences: usize) -> usize {
-        sequences * shape.query_heads * parts_max(shape.kv_heads) * (shape.value_dim + 2)
+        sequences * shape.query_heads * Cut::of(shape).parts_max * (shape.value_dim + 2)
     }
 
     /// Room for `sequences` sequences, for all layers of this shape.
@@ -265,7 +266,7 @@ impl DecodeWorkspace {
         shape: &AttentionShape,
         sequences: usize,
     ) -> Result<Self, LayersError> {
-        let rows = sequences * shape.query_heads * parts_max(shape.kv_heads);
+        let rows = sequences * shape.query_heads * Cut::of(shape).parts_max;
         Ok(Self {
             sums: DeviceBuffer::new(context, rows * shape.value_dim)?,
             largests: DeviceBuffer::new(context, rows)?,
@@ -281,6 +282,9 @@ pub struct DecodeAttention<A> {
     parts: Kernel,
     sum: DecodeSum<A>,
     shape: AttentionShape,
+    cut: Cut,
+    /// Blocks of threads that share the heads of a token.
+    head_blocks: usize,
     element: PhantomData<A>,
 }
 
@@ -295,27 +299,17 @@ impl<A: HalfElement> DecodeAttention<A> {
         shape: AttentionShape,
         has_sinks: bool,
     ) -> Result<Self, LayersError> {
-        let head_dim = head_dim(&shape)?;
-        let group = shape.query_heads / shape.kv_heads;
-        if group > 64 {
-            let allowed = "at most 64 query heads a key-value head on a GPU";
-            return Err(LayersError::config("query_heads", shape.query_heads, allowed));
-        }
-        let cut = [STEP_KEYS, parts_max(shape.kv_heads), PART_KEYS_MIN];
-        let module = kernels::__module_ast_self;
-        let spec =
-            |entry| KernelSpec::new("attention/decode", module, "kernels", entry).element(A::NAME);
-        let padded = group.next_power_of_two().max(8);
-        let heads = [shape.kv_heads, group, padded, head_dim, cut[0], BLOCK_TOKENS, cut[1], cut[2]];
-        let parts = spec("attend_parts")
-            .generics(heads.map(|size| size as i32))
-            .pointers(["queries", "keys", "values", "tables", "lengths"])
-            .pointers(["sums", "largests", "totals"])
-            .warps(4)
-            .occupancy(if head_dim == 128 { 4 } else { 2 })
-            .programmatic();
-        let (parts, sum) = (kernels.get(&parts)?, DecodeSum::load(kernels, shape, has_sinks)?);
-        Ok(Self { parts, sum, shape, element: PhantomData })
+        let cut = Cut::of(&shape);
+        let (parts, head_blocks) = match shape.values {
+            ValueStorage::Own => (spec(A::NAME, &shape, cut)?, shape.kv_heads),
+            ValueStorage::KeyPrefix => {
+                let sizes = LatentSizes::new(&shape)?;
+                (latent::decode::cuda::spec(A::NAME, &shape, cut, sizes), sizes.head_blocks)
+            }
+        };
+        let (parts, sum) =
+            (kernels.get(&parts)?, DecodeSum::load(kernels, (shape, cut), has_sinks)?);
+        Ok(Self { parts, sum, shape, cut, head_blocks, element: PhantomData })
     }
 
     /// Whether it can leave codes.
@@ -343,12 +337,12 @@ impl<A: HalfElement> DecodeAttention<A> {
         workspace: &mut DecodeWorkspace,
         out: DecodeOut<'_, '_, A>,
     ) -> Result<(), LayersError> {
-        let AttentionShape { query_heads, kv_heads, .. } = self.shape;
+        let AttentionShape { query_heads, .. } = self.shape;
         let count = sequences.sequences;
         sequences.check()?;
         cache.check(&self.shape)?;
         queries.expect_len("queries", count * self.shape.query_width())?;
-        let rows = count * query_heads * parts_max(kv_heads);
+        let rows = count * query_heads * self.cut.parts_max;
         LayersError::check_shape("parts of attention", rows.max(workspace.rows), workspace.rows)?;
         let window = parameters.window()?;
         let arguments = Arguments::new()
@@ -363,8 +357,8 @@ impl<A: HalfElement> DecodeAttention<A> {
             .size(sequences.table_stride)
             .i32(window)
             .f32(parameters.scale * LOG2_E);
-        let pairs = count * kv_heads;
-        let sharing = (BLOCKS_WANTED / pairs.max(1)).clamp(1, parts_max(kv_heads));
+        let pairs = count * self.head_blocks;
+        let sharing = (BLOCKS_WANTED / pairs.max(1)).clamp(1, self.cut.parts_max);
         // SAFETY: the arguments are the kernel's, with the lengths checked above; the caller vouches
         // for tables and lengths.
         unsafe { self.parts.launch(stream, [pairs, sharing, 1], arguments) }?;
@@ -378,4 +372,26 @@ impl<A: HalfElement> DecodeAttention<A> {
         };
         self.sum.launch(stream, count, parts, out)
     }
+}
+
+/// The kernel of a shape whose values are its own.
+fn spec(element: &str, shape: &AttentionShape, cut: Cut) -> Result<KernelSpec, LayersError> {
+    let head_dim = head_dim(shape)?;
+    let group = shape.query_heads / shape.kv_heads;
+    if group > 64 {
+        let allowed = "at most 64 query heads a key-value head on a GPU";
+        return Err(LayersError::config("query_heads", shape.query_heads, allowed));
+    }
+    let Cut { step_keys, parts_max, part_keys_min } = cut;
+    let heads = [shape.kv_heads, group, group.next_power_of_two().max(8), head_dim];
+    let keys = [step_keys, BLOCK_TOKENS, parts_max, part_keys_min];
+    let module = kernels::__module_ast_self;
+    Ok(KernelSpec::new("attention/decode", module, "kernels", "attend_parts")
+        .element(element)
+        .generics(heads.into_iter().chain(keys).map(|size| size as i32))
+        .pointers(["queries", "keys", "values", "tables", "lengths"])
+        .pointers(["sums", "largests", "totals"])
+        .warps(4)
+        .occupancy(if head_dim == 128 { 4 } else { 2 })
+        .programmatic())
 }

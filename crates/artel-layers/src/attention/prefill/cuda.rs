@@ -20,7 +20,8 @@ use artel_moe::quant::activations::cuda::QuantizedRows;
 use super::TILE_ROWS;
 use crate::LayersError;
 use crate::attention::cuda::{AttentionParameters, CacheSlices, LOG2_E, SequenceSlices, head_dim};
-use crate::attention::{AttentionShape, BLOCK_TOKENS};
+use crate::attention::latent::{self, LatentSizes};
+use crate::attention::{AttentionShape, BLOCK_TOKENS, ValueStorage};
 
 #[cutile::module]
 mod kernels {
@@ -261,6 +262,8 @@ pub struct PrefillAttention<A> {
     kernel: Kernel,
     shape: AttentionShape,
     form: PrefillForm,
+    /// Blocks of threads of a row in the latent space.
+    latent_blocks: Option<usize>,
     element: PhantomData<A>,
 }
 
@@ -285,28 +288,20 @@ impl<A: HalfElement> PrefillAttention<A> {
         shape: AttentionShape,
         form: PrefillForm,
     ) -> Result<Self, LayersError> {
-        let head_dim = head_dim(&shape)?;
-        let heads = [shape.query_heads, shape.kv_heads, head_dim];
-        let tile = [TILE_ROWS, STEP_KEYS, BLOCK_TOKENS];
-        if form.codes && head_dim != BLOCK {
-            let allowed = format!("{BLOCK} where outputs are codes");
-            return Err(LayersError::config("head_dim", head_dim, allowed));
-        }
-        let form_sizes = [form.sinks, form.window, form.codes].map(usize::from);
-        let sizes = heads.into_iter().chain(tile).chain(form_sizes);
-        let module = kernels::__module_ast_self;
-        let spec = KernelSpec::new("attention/prefill", module, "kernels", "attend_tiles")
-            .element(A::NAME)
-            .generics(sizes.map(|size| size as i32))
-            .pointers(["queries", "keys", "values", "tables", "lengths"])
-            .pointers(["first_rows", "tile_sequences", "tile_rows", "sinks"])
-            .pointers(["out", "codes", "scales"])
-            .warps(4)
-            .occupancy(occupancy(head_dim))
-            .programmatic();
-        let spec = if form.codes { spec.needs(Architecture::Sm90) } else { spec };
+        let (spec, latent_blocks) = match shape.values {
+            ValueStorage::Own => (spec(A::NAME, &shape, form)?, None),
+            ValueStorage::KeyPrefix => {
+                let sizes = LatentSizes::new(&shape)?;
+                if form != PrefillForm::default() {
+                    let (found, allowed) = (format!("{form:?}"), "none of it in the latent space");
+                    return Err(LayersError::config("attention of prompts", found, allowed));
+                }
+                let spec = latent::prefill::cuda::spec(A::NAME, &shape, STEP_KEYS, sizes);
+                (spec, Some(sizes.head_blocks))
+            }
+        };
         let kernel = kernels.get(&spec)?;
-        Ok(Self { kernel, shape, form, element: PhantomData })
+        Ok(Self { kernel, shape, form, latent_blocks, element: PhantomData })
     }
 
     /// What it was loaded for.
@@ -314,7 +309,8 @@ impl<A: HalfElement> PrefillAttention<A> {
         self.form
     }
 
-    /// Attends for all new tokens: `queries` and `out` are `[T, query_heads * D]`. The keys and values of
+    /// Attends for all new tokens: `queries` are `[T, query_heads * key_dim]`, `out` `[T, query_heads *
+    /// value_dim]`. The keys and values of
     /// the new tokens are in the cache; the lengths of the sequences count them.
     ///
     /// # Errors
@@ -359,7 +355,8 @@ impl<A: HalfElement> PrefillAttention<A> {
         if self.form.window != parameters.window.is_some() {
             panic!("this is a bug: a window and its use must come together");
         }
-        let arguments = self.out_arguments(arguments, &out, queries.len())?;
+        let tokens = queries.len() / self.shape.query_width();
+        let arguments = self.out_arguments(arguments, &out, tokens)?;
         let (scale_rows, bounds) = match &out {
             PrefillOut::Rows(_) => (0, ScaleBounds::HIDDEN),
             PrefillOut::Codes(codes) => (self.scale_rows(codes)?, codes.bounds),
@@ -371,7 +368,11 @@ impl<A: HalfElement> PrefillAttention<A> {
             .size(scale_rows)
             .f32(bounds.least)
             .f32(bounds.most);
-        let grid = [tiles.sequences.len(), self.shape.query_heads, 1];
+        let tiles = tiles.sequences.len();
+        let grid = match self.latent_blocks {
+            None => [tiles, self.shape.query_heads, 1],
+            Some(blocks) => [tiles * TILE_ROWS, blocks, 1],
+        };
         // SAFETY: the arguments are the kernel's, with the lengths checked above; the caller vouches
         // for tables, lengths and tiles.
         unsafe { self.kernel.launch(stream, grid, arguments) }?;
@@ -389,24 +390,53 @@ impl<A: HalfElement> PrefillAttention<A> {
         }
     }
 
-    /// Checks the outputs of `elements` numbers.
+    /// Checks the outputs of `tokens` rows.
     fn out_arguments(
         &self,
         arguments: Arguments,
         out: &PrefillOut<'_, '_, A>,
-        elements: usize,
+        tokens: usize,
     ) -> Result<Arguments, LayersError> {
         match (out, self.form.codes) {
             (PrefillOut::Rows(rows), false) => {
+                let elements = tokens * self.shape.output_width();
                 rows.expect_len("the output of attention", elements)?;
                 Ok(arguments.slice_mut(rows).no_slice().no_slice())
             }
             (PrefillOut::Codes(rows), true) => {
                 let (width, heads) = (self.shape.query_width(), self.shape.query_heads);
-                rows.expect_rows(elements / width, width, heads)?;
+                rows.expect_rows(tokens, width, heads)?;
                 Ok(arguments.no_slice().slice_mut(&rows.codes).slice_mut(&rows.scales))
             }
             _ => panic!("this is a bug: codes and their use must come together"),
         }
     }
+}
+
+/// The kernel of a shape whose values are its own.
+fn spec(
+    element: &str,
+    shape: &AttentionShape,
+    form: PrefillForm,
+) -> Result<KernelSpec, LayersError> {
+    let head_dim = head_dim(shape)?;
+    let heads = [shape.query_heads, shape.kv_heads, head_dim];
+    let tile = [TILE_ROWS, STEP_KEYS, BLOCK_TOKENS];
+    if form.codes && head_dim != BLOCK {
+        let allowed = format!("{BLOCK} where outputs are codes");
+        return Err(LayersError::config("head_dim", head_dim, allowed));
+    }
+    let form_sizes = [form.sinks, form.window, form.codes].map(usize::from);
+    let sizes = heads.into_iter().chain(tile).chain(form_sizes);
+    let module = kernels::__module_ast_self;
+    let spec = KernelSpec::new("attention/prefill", module, "kernels", "attend_tiles")
+        .element(element)
+        .generics(sizes.map(|size| size as i32))
+        .pointers(["queries", "keys", "values", "tables", "lengths"])
+        .pointers(["first_rows", "tile_sequences", "tile_rows", "sinks"])
+        .pointers(["out", "codes", "scales"])
+        .warps(4)
+        .occupancy(occupancy(head_dim))
+        .programmatic();
+    Ok(if form.codes { spec.needs(Architecture::Sm90) } else { spec })
 }

@@ -9,12 +9,14 @@ use artel_moe::quant::activations::cuda::{QuantizedRows, ScaleLayout};
 use artel_moe::quant::activations::{Granularity, ScaleBounds, reference as quantized};
 use half::{bf16, f16};
 
-use super::{Layer, Paged, Sequence, layer, layers, parameters, sequences};
+use super::{Layer, Paged, Sequence, latent, latent_layers, layer, layers, parameters, sequences};
 use crate::numbers::{assert_close, numbers, rounding};
 
 pub fn cases() -> Vec<Case> {
     let mut cases: Vec<Case> = layers().into_iter().map(case::<bf16>).collect();
+    cases.extend(latent_layers().into_iter().map(case::<bf16>));
     cases.push(case::<f16>(layer(8, 2, 128)));
+    cases.push(case::<f16>(latent(16, 512, 64)));
     cases
 }
 

@@ -16,12 +16,14 @@ use artel_moe::quant::activations::cuda::{
 use artel_moe::quant::activations::{Granularity, ScaleBounds};
 use half::{bf16, f16};
 
-use super::{Layer, Paged, Sequence, layer, layers, parameters, sequences};
+use super::{Layer, Paged, Sequence, latent, latent_layers, layer, layers, parameters, sequences};
 use crate::numbers::{assert_close, numbers, rounding};
 
 pub fn cases() -> Vec<Case> {
     let mut cases: Vec<Case> = layers().into_iter().map(case::<bf16>).collect();
+    cases.extend(latent_layers().into_iter().map(case::<bf16>));
     cases.push(case::<f16>(layer(8, 2, 128)));
+    cases.push(case::<f16>(latent(16, 512, 64)));
     cases.push(codes_case(layer(32, 4, 128)));
     cases.push(codes_case(Layer { window: Some(70), has_sinks: true, ..layer(6, 1, 128) }));
     cases
@@ -42,7 +44,7 @@ fn case<A: HalfElement>(layer: Layer) -> Case {
     let load =
         move |kernels: &mut _| PrefillAttention::<A>::load(kernels, layer.shape, form_of(&layer));
     Case::new(name, load, move |gpu, attention| {
-        let width = layer.shape.query_width();
+        let (width, out_width) = (layer.shape.query_width(), layer.shape.output_width());
         for batch in batches() {
             let all: Vec<Sequence<A>> = batch
                 .iter()
@@ -54,10 +56,10 @@ fn case<A: HalfElement>(layer: Layer) -> Case {
             let found = run(gpu, attention, &layer, &queries, (&all, &new))?;
             let mut first = 0;
             for (sequence, &count) in all.iter().zip(&new) {
-                let rows = first * width..(first + count) * width;
-                let expected = layer.expected(&queries[rows.clone()], sequence);
+                let queries = &queries[first * width..(first + count) * width];
+                let found = &found[first * out_width..(first + count) * out_width];
                 // Weights are rounded before they meet values.
-                assert_close(&found[rows], &expected, 2.0 * rounding::<A>());
+                assert_close(found, &layer.expected(queries, sequence), 2.0 * rounding::<A>());
                 first += count;
             }
             if let [[new, _]] = batch[..] {
@@ -77,9 +79,10 @@ fn check_last_alone<A: HalfElement>(
     (all, new): (&[Sequence<A>], usize),
     found: &[A],
 ) -> Result<(), LayersError> {
-    let from = (new - 7) * layer.shape.query_width();
+    let (from, out_from) =
+        ((new - 7) * layer.shape.query_width(), (new - 7) * layer.shape.output_width());
     let alone = run(gpu, attention, layer, &queries[from..], (all, &[7]))?;
-    assert_eq!(alone, found[from..], "however a prompt is cut");
+    assert_eq!(alone, found[out_from..], "however a prompt is cut");
     Ok(())
 }
 
@@ -90,7 +93,8 @@ fn run<A: HalfElement>(
     queries: &[A],
     sequences: (&[Sequence<A>], &[usize]),
 ) -> Result<Vec<A>, LayersError> {
-    let mut out = gpu.poisoned::<A>(queries.len());
+    let rows = queries.len() / layer.shape.query_width();
+    let mut out = gpu.poisoned::<A>(rows * layer.shape.output_width());
     let to = PrefillOut::Rows(&mut out.slice_mut());
     launch(gpu, attention, layer, queries, sequences, to)?;
     Ok(gpu.download(&out))

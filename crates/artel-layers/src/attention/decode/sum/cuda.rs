@@ -15,7 +15,7 @@ use artel_moe::grouped_gemm::prefill::cuda::HalfElement;
 use artel_moe::quant::BLOCK;
 use artel_moe::quant::activations::cuda::QuantizedRows;
 
-use super::super::{PART_KEYS_MIN, STEP_KEYS, parts_max};
+use super::super::Cut;
 use crate::LayersError;
 use crate::attention::AttentionShape;
 
@@ -301,18 +301,18 @@ pub enum DecodeOut<'a, 'b, A: HalfElement> {
 
 /// What the parts are.
 #[derive(Debug, Clone, Copy)]
-pub(in super::super) struct Parts<'a> {
-    pub(in super::super) sums: DeviceSlice<'a, f32>,
-    pub(in super::super) largests: DeviceSlice<'a, f32>,
-    pub(in super::super) totals: DeviceSlice<'a, f32>,
-    pub(in super::super) lengths: DeviceSlice<'a, i32>,
-    pub(in super::super) sinks: Option<DeviceSlice<'a, f32>>,
-    pub(in super::super) window: i32,
+pub(in crate::attention) struct Parts<'a> {
+    pub(in crate::attention) sums: DeviceSlice<'a, f32>,
+    pub(in crate::attention) largests: DeviceSlice<'a, f32>,
+    pub(in crate::attention) totals: DeviceSlice<'a, f32>,
+    pub(in crate::attention) lengths: DeviceSlice<'a, i32>,
+    pub(in crate::attention) sinks: Option<DeviceSlice<'a, f32>>,
+    pub(in crate::attention) window: i32,
 }
 
 /// The sum of parts.
 #[derive(Debug, Clone)]
-pub(in super::super) struct DecodeSum<A> {
+pub(in crate::attention) struct DecodeSum<A> {
     rows: Kernel,
     codes: Option<Kernel>,
     shape: AttentionShape,
@@ -322,24 +322,25 @@ pub(in super::super) struct DecodeSum<A> {
 
 impl<A: HalfElement> DecodeSum<A> {
     /// Asks for the kernels.
-    pub(in super::super) fn load(
+    pub(in crate::attention) fn load(
         kernels: &mut Kernels,
-        shape: AttentionShape,
+        (shape, cut): (AttentionShape, Cut),
         has_sinks: bool,
     ) -> Result<Self, LayersError> {
         let makes_codes = shape.value_dim == BLOCK && kernels.architecture().has_fp8();
-        let rows = kernels.get(&spec(A::NAME, &shape, has_sinks, false))?;
-        let codes = makes_codes.then(|| kernels.get(&spec(A::NAME, &shape, has_sinks, true)));
+        let rows = kernels.get(&spec(A::NAME, (&shape, cut), has_sinks, false))?;
+        let codes =
+            makes_codes.then(|| kernels.get(&spec(A::NAME, (&shape, cut), has_sinks, true)));
         Ok(Self { rows, codes: codes.transpose()?, shape, has_sinks, element: PhantomData })
     }
 
     /// Whether a head is a group of codes with one scale, and there are such codes on this GPU.
-    pub(in super::super) fn makes_codes(&self) -> bool {
+    pub(in crate::attention) fn makes_codes(&self) -> bool {
         self.codes.is_some()
     }
 
     /// Adds the parts of `count` sequences.
-    pub(in super::super) fn launch(
+    pub(in crate::attention) fn launch(
         &self,
         stream: &Stream,
         count: usize,
@@ -397,10 +398,15 @@ fn block_heads(query_heads: usize) -> usize {
     (1 << query_heads.trailing_zeros()).min(HEADS_MAX)
 }
 
-fn spec(element: &str, shape: &AttentionShape, has_sinks: bool, codes: bool) -> KernelSpec {
+fn spec(
+    element: &str,
+    (shape, cut): (&AttentionShape, Cut),
+    has_sinks: bool,
+    codes: bool,
+) -> KernelSpec {
     let heads = block_heads(shape.query_heads);
-    let cut = [STEP_KEYS, parts_max(shape.kv_heads), PART_KEYS_MIN];
-    let sizes = [shape.query_heads, shape.value_dim, cut[0], cut[1], cut[2]];
+    let Cut { step_keys, parts_max, part_keys_min } = cut;
+    let sizes = [shape.query_heads, shape.value_dim, step_keys, parts_max, part_keys_min];
     let block = [usize::from(has_sinks), heads, usize::from(codes)];
     let module = kernels::__module_ast_self;
     let spec = KernelSpec::new("attention/decode_sum", module, "kernels", "add_parts")

@@ -1,0 +1,3 @@
+//! Attention of one new token a sequence.
+
+pub mod cuda;

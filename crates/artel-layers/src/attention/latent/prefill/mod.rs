@@ -1,0 +1,3 @@
+//! Attention of many new tokens of some sequences.
+
+pub mod cuda;
