@@ -59,6 +59,9 @@ pub struct ModelConfig {
     pub max_positions: usize,
     /// Bytes that the cache of one token takes.
     pub cache_bytes_per_token: usize,
+    /// Operations of attention for a token and one that it sees, in all layers: of latent attention
+    /// those with keys and values of every head, which are the fewest where tokens are many.
+    pub attention_operations: usize,
 }
 
 impl Model {
@@ -218,6 +221,7 @@ fn summary(architecture: &'static str, max_positions: usize, decoder: &Decoder) 
         vocabulary: decoder.vocabulary(),
         max_positions,
         cache_bytes_per_token: KvCache::bytes_per_token(layers, &shape),
+        attention_operations: decoder.attention_operations(),
     }
 }
 

@@ -160,6 +160,11 @@ impl LatentAttention {
         *self.attention.shape()
     }
 
+    /// Elements of a token's queries and of its values, all heads together.
+    pub(super) fn elements_of_heads(&self) -> usize {
+        self.cache_shape().query_heads * (self.nope_dim + self.rope_dim + self.value_dim)
+    }
+
     /// Hidden states `[T, H]` to what attention adds to them, `[T, H]`.
     pub(super) fn forward(
         &self,

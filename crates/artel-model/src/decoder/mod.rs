@@ -151,6 +151,18 @@ impl Decoder {
         }
     }
 
+    /// Operations of attention for a token and one that it sees, in all layers.
+    pub(crate) fn attention_operations(&self) -> usize {
+        let elements = |layer: &DecoderLayer| match &layer.attention {
+            Attention::GroupedQuery(attention) => {
+                let shape = attention.cache_shape();
+                shape.query_width() + shape.output_width()
+            }
+            Attention::Latent(attention) => attention.elements_of_heads(),
+        };
+        2 * self.layers.iter().map(elements).sum::<usize>()
+    }
+
     /// Number of layers.
     pub(crate) fn layers(&self) -> usize {
         self.layers.len()

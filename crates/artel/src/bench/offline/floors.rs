@@ -63,10 +63,9 @@ impl<'a> Floors<'a> {
             };
             floor.add(2.0 * rows * count.parameters as f64, self.products_per_second(format));
         }
-        // Each token attends to half of its prompt on average; two products.
+        // Each token attends to half of its prompt on average.
         let pairs = all * tokens as f64 / 2.0;
-        let width = self.cache_numbers() / 2 * self.config.heads / self.config.kv_heads.max(1);
-        floor.add(4.0 * pairs * width as f64, self.ceilings.bf16);
+        floor.add(pairs * self.config.attention_operations as f64, self.ceilings.bf16);
         floor
     }
 
