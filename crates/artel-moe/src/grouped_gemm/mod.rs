@@ -40,7 +40,8 @@ pub const PANEL_ROWS: usize = 32;
 /// Columns of FP8 that GPU kernels of sorted batches sum in the first product before the sum goes on in
 /// float32. The matrix units align products to the largest and drop what lies some 13 bits below:
 /// over 128 columns that moves 1.2 % of the codes to which the activation is quantised, over 64
-/// columns 0.7 %. The direct form, which would lose 5 to 15 % of its speed, sums 128.
+/// columns 0.7 %. The direct form in tiles, which would lose 5 to 15 % of its speed,
+/// sums 128; that of one launch ([`decode::streamed`]) has exact sums.
 const EXACT_DEPTH: usize = 64;
 
 /// What is multiplied.

@@ -5,7 +5,9 @@ use artel_gpu_test::Case;
 mod experts;
 pub mod layer;
 mod products;
+mod streamed;
 
 pub fn cases() -> Vec<Case> {
-    experts::cases().into_iter().chain(products::cases()).collect()
+    let cases = experts::cases().into_iter().chain(products::cases());
+    cases.chain(streamed::cases()).collect()
 }

@@ -8,7 +8,8 @@
 //! Rows come to their weights in one of two forms:
 //! - *direct*: the ids are read as the router wrote them, or packed; nothing is sorted. The block
 //!   of a pair multiplies all tokens by the expert of that pair, and the blocks of other pairs with
-//!   the same expert leave at once. Rows of the second product are pairs.
+//!   the same expert leave at once. Rows of the second product are pairs. [`streamed`] does both products of up to
+//!   eight tokens in one launch, where the GPU and the weights have its kernel.
 //! - *aligned*: [`Assignment`](crate::assignment::Assignment) with blocks of `rows` pairs. Rows of
 //!   both products are its positions.
 //!
@@ -52,6 +53,7 @@ pub(crate) mod routes;
 mod shape;
 #[cfg(feature = "cuda")]
 mod split_aligned;
+pub mod streamed;
 #[cfg(feature = "cuda")]
 pub(crate) mod sum;
 #[cfg(feature = "cuda")]

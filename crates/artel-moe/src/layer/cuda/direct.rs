@@ -11,10 +11,11 @@ use crate::grouped_gemm::decode::DecodeShape;
 use crate::grouped_gemm::decode::cuda::{
     DecodeWorkspace, DirectExperts, DirectForm, DirectOut, DirectStep,
 };
+use crate::grouped_gemm::decode::streamed::cuda::{StreamedExperts, StreamedWorkspace};
 use crate::grouped_gemm::prefill::cuda::HalfElement;
 use crate::grouped_gemm::words::WordShape;
 use crate::grouped_gemm::words::cuda::{DirectSums, RowForm, WordExperts, WordForm, WordWorkspace};
-use crate::plan::gpu::{ExpertsShape, Way};
+use crate::plan::gpu::{ExpertsShape, GemmFamily, Way};
 use crate::quant::Format;
 
 /// The launches of one way.
@@ -31,6 +32,8 @@ enum Experts<A: HalfElement> {
     Numbers { shape: DecodeShape, experts: DirectExperts<A> },
     /// On weights in words.
     Words { shape: WordShape, experts: WordExperts<A> },
+    /// On weights as they are stored, in one launch.
+    Streamed { shape: DecodeShape, experts: StreamedExperts<A> },
 }
 
 impl<A: HalfElement> DirectChain<A> {
@@ -51,6 +54,11 @@ impl<A: HalfElement> DirectChain<A> {
                 let form = WordForm::Direct { shared, ids };
                 let experts = WordExperts::load(kernels, shape, form, tiles.map(word_tile))?;
                 Experts::Words { shape, experts }
+            }
+            None if way.kernels.first.family == GemmFamily::Streamed => {
+                let shape = decode_shape(config, format)?;
+                let experts = StreamedExperts::load(kernels, shape, ids)?;
+                Experts::Streamed { shape, experts }
             }
             None => {
                 let shape = decode_shape(config, format)?;
@@ -76,15 +84,17 @@ impl<A: HalfElement> DirectChain<A> {
             tokens: step.tokens,
             experts: step.experts.slices(),
         };
-        let (rows, out) = (memory.rows.slice_mut(), out.reborrow());
         match (&self.experts, &mut memory.workspace) {
-            (Experts::Numbers { experts, .. }, Workspace::Numbers(workspace)) => {
-                let mut out = DirectOut::Sum { rows, out };
+            (Experts::Numbers { experts, .. }, Workspace::Numbers(workspace, rows)) => {
+                let mut out = DirectOut::Sum { rows: rows.slice_mut(), out: out.reborrow() };
                 experts.launch(stream, &direct, workspace, &mut out)
             }
-            (Experts::Words { experts, .. }, Workspace::Words(workspace)) => {
-                let mut out = DirectSums { rows, out };
+            (Experts::Words { experts, .. }, Workspace::Words(workspace, rows)) => {
+                let mut out = DirectSums { rows: rows.slice_mut(), out: out.reborrow() };
                 experts.launch_direct(stream, &direct, workspace, &mut out)
+            }
+            (Experts::Streamed { experts, .. }, Workspace::Streamed(workspace)) => {
+                experts.launch(stream, &direct, workspace, out)
             }
             _ => panic!("this is a bug: the memory of another format"),
         }
@@ -94,17 +104,17 @@ impl<A: HalfElement> DirectChain<A> {
 /// What the launches leave for each other.
 #[derive(Debug)]
 pub(super) struct DirectMemory<A: HalfElement> {
-    workspace: Workspace,
-    rows: DeviceBuffer<A>,
+    workspace: Workspace<A>,
     tokens: usize,
     workspace_rows: usize,
 }
 
-/// Memory between the products.
+/// Memory between the products, and rows of pairs.
 #[derive(Debug)]
-enum Workspace {
-    Numbers(Box<DecodeWorkspace>),
-    Words(Box<WordWorkspace>),
+enum Workspace<A: HalfElement> {
+    Numbers(Box<DecodeWorkspace>, DeviceBuffer<A>),
+    Words(Box<WordWorkspace>, DeviceBuffer<A>),
+    Streamed(Box<StreamedWorkspace<A>>),
 }
 
 impl<A: HalfElement> DirectMemory<A> {
@@ -121,14 +131,16 @@ impl<A: HalfElement> DirectMemory<A> {
         let rows = match &chain.experts {
             Experts::Numbers { experts, .. } => experts.workspace_rows(tokens),
             Experts::Words { experts, .. } => experts.rows(tokens)[1],
+            Experts::Streamed { .. } => tokens,
         };
         let workspace_rows = rows.max(known_rows);
         if (tokens, workspace_rows) != (known_tokens, known_rows) {
             let ExpertsShape { top_k, hidden_size, .. } = chain.sizes;
+            let rows = || context.buffer(tokens * top_k * hidden_size);
             let workspace = match &chain.experts {
                 Experts::Numbers { shape, .. } => {
                     let workspace = DecodeWorkspace::new(context, shape, tokens, workspace_rows)?;
-                    Workspace::Numbers(Box::new(workspace))
+                    Workspace::Numbers(Box::new(workspace), rows()?)
                 }
                 Experts::Words { shape, .. } => {
                     let workspace = WordWorkspace::new(
@@ -137,15 +149,14 @@ impl<A: HalfElement> DirectMemory<A> {
                         RowForm::Parts,
                         [tokens, workspace_rows],
                     )?;
-                    Workspace::Words(Box::new(workspace))
+                    Workspace::Words(Box::new(workspace), rows()?)
+                }
+                Experts::Streamed { shape, .. } => {
+                    let workspace = StreamedWorkspace::new(context, shape, tokens)?;
+                    Workspace::Streamed(Box::new(workspace))
                 }
             };
-            *memory = Some(Self {
-                workspace,
-                rows: context.buffer(tokens * top_k * hidden_size)?,
-                tokens,
-                workspace_rows,
-            });
+            *memory = Some(Self { workspace, tokens, workspace_rows });
         }
         Ok(())
     }

@@ -73,7 +73,7 @@ impl<A: HalfElement> SortedChain<A> {
                 let form = match first {
                     GemmFamily::Decode => WordForm::Aligned,
                     GemmFamily::Prefill => WordForm::Widened,
-                    GemmFamily::Warpgroup => return Err(sizes.without_kernels()),
+                    _ => return Err(sizes.without_kernels()),
                 };
                 let experts = WordExperts::load(kernels, shape, form, tiles)?;
                 Products::Words(Box::new(experts))

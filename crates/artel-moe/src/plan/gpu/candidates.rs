@@ -7,7 +7,7 @@ use super::work::ExpertsShape;
 use crate::MoeError;
 use crate::assignment::{AssignmentPath, PathQuery, choose_path};
 use crate::config::{MoeConfig, Parallelism};
-use crate::grouped_gemm::decode::DecodeTile;
+use crate::grouped_gemm::decode::{DecodeTile, streamed as in_one_launch};
 use crate::grouped_gemm::prefill::{PrefillTile, warpgroup as by_warpgroup};
 use crate::grouped_gemm::words::{WordFormat, WordTile};
 use crate::quant::{BLOCK, Format};
@@ -53,7 +53,7 @@ pub(super) fn all(
 ) -> Vec<Way> {
     let shape = ExpertsShape::of(config, format);
     let mut ways = Vec::new();
-    if let Some(rows) = direct_rows(config, tokens) {
+    if let Some(rows) = direct_rows(config, tokens).filter(|_| !is_streamed(gpu, &shape)) {
         ways.extend(decode(&shape, GpuPath::Direct, rows));
     }
     let split = shape.word_shape().is_none().then_some(&SPLIT_ROWS);
@@ -91,7 +91,10 @@ pub(super) fn favourites(
     tokens: usize,
 ) -> Vec<Way> {
     let shape = ExpertsShape::of(config, format);
-    let direct = direct_rows(config, tokens).and_then(|_| usual(&shape, true, tokens).ok());
+    let direct = direct_rows(config, tokens).and_then(|_| match is_streamed(gpu, &shape) {
+        true => streamed(&shape, tokens),
+        false => usual(&shape, true, tokens).ok(),
+    });
     let aligned = usual(&shape, false, tokens).ok();
     let ways = direct.into_iter().chain(aligned).chain(usual_prefill(&shape, tokens));
     let ways = ways.chain(warpgroup(gpu, &shape));
@@ -195,6 +198,23 @@ fn warpgroup(gpu: &GpuCeilings, shape: &ExpertsShape) -> Option<Way> {
     }
     let path = GpuPath::Aligned { block_size: by_warpgroup::BLOCK_ROWS };
     Some(way(path, kernel(GpuProduct::GateUp)?, kernel(GpuProduct::Down)?))
+}
+
+/// Whether the direct form is that of one launch: tiles would be less exact.
+fn is_streamed(gpu: &GpuCeilings, shape: &ExpertsShape) -> bool {
+    let served = shape.decode_shape().is_some_and(|shape| in_one_launch::serves(&shape));
+    served && gpu.architecture == in_one_launch::ARCHITECTURE
+}
+
+/// The way of both products in one launch, up to as many tokens as it takes.
+fn streamed(shape: &ExpertsShape, tokens: usize) -> Option<Way> {
+    let tasks = in_one_launch::tasks(&shape.decode_shape()?)?;
+    let rows = in_one_launch::TOKENS_MAX;
+    let [first, second] = tasks.map(|[columns, depth]| GemmKernel {
+        family: GemmFamily::Streamed,
+        tile: Tile { rows, columns, depth, warps: 8, occupancy: 1 },
+    });
+    (tokens <= rows).then(|| way(GpuPath::Direct, first, second))
 }
 
 /// Rows of the tiles of the direct form; none where it does not serve the batch.

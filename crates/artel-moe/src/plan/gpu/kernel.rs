@@ -57,18 +57,21 @@ pub enum GemmFamily {
     Prefill,
     /// Tiles as high as an expert has rows: many 16-bit rows on Hopper.
     Warpgroup,
+    /// Both products in one launch: few tokens on FP8 weights on Hopper.
+    Streamed,
 }
 
 impl GemmFamily {
     /// All of them.
-    pub const ALL: [Self; 3] = [Self::Decode, Self::Prefill, Self::Warpgroup];
+    pub const ALL: [Self; 4] = [Self::Decode, Self::Prefill, Self::Warpgroup, Self::Streamed];
 
-    /// `decode`, `prefill` or `warpgroup`.
+    /// `decode`, `prefill`, `warpgroup` or `streamed`.
     pub fn name(self) -> &'static str {
         match self {
             Self::Decode => "decode",
             Self::Prefill => "prefill",
             Self::Warpgroup => "warpgroup",
+            Self::Streamed => "streamed",
         }
     }
 }

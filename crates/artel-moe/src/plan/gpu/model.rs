@@ -31,6 +31,9 @@ const STEP_BYTES: f64 = 16384.0;
 const UNHIDDEN: f64 = 0.25;
 /// What their ring of stages reaches of the memory's rate.
 const WARPGROUP_READ: f64 = 0.97;
+/// Of the kernel of both products: its start and its end, and what it reaches of the memory's rate.
+const STREAMED_ENDS: f64 = 4.8e-6;
+const STREAMED_READ: f64 = 0.89;
 /// Sorting pairs by expert, its launch included.
 const ALIGN: f64 = 4.0e-6;
 
@@ -63,9 +66,10 @@ fn steps_seconds(gpu: &GpuCeilings, shape: &ExpertsShape, way: Way, tokens: usiz
     let row_out = (shape.hidden_size * 2) as f64;
     let combine = LAUNCH + pairs * row_out / gpu.read;
     match (way.path, way.kernels.first.family) {
+        (GpuPath::Direct, GemmFamily::Streamed) => 0.0,
         // The second product sums; its input is quantised by a launch of its own.
         (GpuPath::Direct, _) => 2.0 * quantise,
-        (GpuPath::Aligned { .. }, GemmFamily::Decode) => {
+        (GpuPath::Aligned { .. }, GemmFamily::Decode | GemmFamily::Streamed) => {
             ALIGN + quantise + quantise_inner + combine
         }
         (GpuPath::Aligned { .. }, GemmFamily::Prefill | GemmFamily::Warpgroup) => {
@@ -103,8 +107,16 @@ fn product_seconds(
     let rows = rows_of_block(kernel);
     let operations = 2.0 * blocks * (rows * features_out * features_in) as f64;
     let (reading, peak) = (bytes / gpu.read, shape.arithmetic(gpu)?);
-    Ok(LAUNCH
+    let launch = match (kernel.family, product) {
+        (GemmFamily::Streamed, GpuProduct::Down) => 0.0,
+        _ => LAUNCH,
+    };
+    Ok(launch
         + match kernel.family {
+            GemmFamily::Streamed => {
+                let ends = if product == GpuProduct::GateUp { STREAMED_ENDS } else { 0.0 };
+                reading / STREAMED_READ + ends
+            }
             GemmFamily::Decode => decode(
                 gpu,
                 shape,
@@ -166,8 +178,8 @@ fn parts(shape: &ExpertsShape, product: GpuProduct, family: GemmFamily) -> usize
         (GemmFamily::Prefill | GemmFamily::Warpgroup, _) => {
             shape.prefill_form(product, family).parts()
         }
-        (GemmFamily::Decode, GpuProduct::GateUp) => 2,
-        (GemmFamily::Decode, GpuProduct::Down) => 1,
+        (GemmFamily::Decode | GemmFamily::Streamed, GpuProduct::GateUp) => 2,
+        (GemmFamily::Decode | GemmFamily::Streamed, GpuProduct::Down) => 1,
     }
 }
 
@@ -219,7 +231,7 @@ fn row_blocks(shape: &ExpertsShape, path: GpuPath, kernel: GemmKernel, tokens: u
 fn rows_of_block(kernel: GemmKernel) -> usize {
     match kernel.family {
         GemmFamily::Warpgroup => warpgroup::BLOCK_ROWS,
-        GemmFamily::Decode | GemmFamily::Prefill => kernel.tile.rows,
+        _ => kernel.tile.rows,
     }
 }
 
@@ -275,6 +287,10 @@ mod tests {
                 256,
                 440.7,
             ),
+            (MINIMAX_TP2, "direct: streamed 8x16x3072 w8 o1 + streamed 8x64x768 w8 o1", 1, 20.9),
+            (MINIMAX_TP2, "direct: streamed 8x16x3072 w8 o1 + streamed 8x64x768 w8 o1", 2, 34.9),
+            (MINIMAX_TP2, "direct: streamed 8x16x3072 w8 o1 + streamed 8x64x768 w8 o1", 4, 60.1),
+            (MINIMAX_TP2, "direct: streamed 8x16x3072 w8 o1 + streamed 8x64x768 w8 o1", 8, 111.3),
             (QWEN3, "direct: decode 8x32x128 w4 o4 + decode 8x64x64 w4 o4", 1, 22.5),
             (QWEN3, "direct: decode 8x32x128 w4 o3 + decode 8x128x128 w4 o2", 4, 72.3),
             (QWEN3, "aligned/8: decode 8x64x128 w4 o1 + decode 8x128x64 w4 o3", 8, 120.2),

@@ -24,7 +24,7 @@ fn h200() -> &'static GpuCeilings {
 }
 
 fn hashes(hash: &str) -> BTreeMap<String, String> {
-    ["decode", "prefill", "warpgroup", "steps"]
+    ["decode", "prefill", "warpgroup", "streamed", "steps"]
         .map(|name| (name.to_owned(), hash.to_owned()))
         .into()
 }

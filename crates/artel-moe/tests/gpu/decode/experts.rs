@@ -88,8 +88,8 @@ fn aligned_tiles(shape: &DecodeShape) -> Vec<[DecodeTile; 2]> {
     few.into_iter().chain(many.into_iter().flatten()).collect()
 }
 
-/// Spread, all on one expert (every token lists it again and again), and some that do not exist.
-fn id_patterns(sizes: Sizes, tokens: usize) -> [Vec<i32>; 3] {
+/// Ids of some tokens: spread, all on one expert (every token lists it again and again), and some that do not exist.
+pub fn id_patterns(sizes: Sizes, tokens: usize) -> [Vec<i32>; 3] {
     let pairs = tokens * sizes.top_k;
     let spread = |pair: usize| (pair * 7 + pair / sizes.top_k) as i32 % sizes.experts as i32;
     let holes = |pair: usize| match pair % 5 {
@@ -101,23 +101,26 @@ fn id_patterns(sizes: Sizes, tokens: usize) -> [Vec<i32>; 3] {
 }
 
 /// Weights of a layer on the device.
-struct OnDevice {
+pub struct OnDevice {
     w13: (DeviceBuffer<u8>, DeviceBuffer<f32>),
     w2: (DeviceBuffer<u8>, DeviceBuffer<f32>),
+    input_scales: [Option<f32>; 2],
 }
 
 impl OnDevice {
-    fn new<F: TestFormat>(gpu: &Gpu, layer: &Layer<F>) -> Self {
+    pub fn new<F: TestFormat>(gpu: &Gpu, layer: &Layer<F>) -> Self {
         let upload =
             |(numbers, scales): (Vec<u8>, Vec<f32>)| (gpu.upload(&numbers), gpu.upload(&scales));
         let w13 = upload(Layer::<F>::stack(&layer.w13));
-        Self { w13, w2: upload(Layer::<F>::stack(&layer.w2)) }
+        let input_scales = [layer.w13.input_scale(), layer.w2.input_scale()];
+        Self { w13, w2: upload(Layer::<F>::stack(&layer.w2)), input_scales }
     }
 
-    fn slices(&self) -> ExpertSlices<'_> {
+    pub fn slices(&self) -> ExpertSlices<'_> {
+        let [w13, w2] = self.input_scales;
         ExpertSlices {
-            w13: weight_slices(&self.w13.0, &self.w13.1),
-            w2: weight_slices(&self.w2.0, &self.w2.1),
+            w13: WeightSlices { input_scale: w13, ..weight_slices(&self.w13.0, &self.w13.1) },
+            w2: WeightSlices { input_scale: w2, ..weight_slices(&self.w2.0, &self.w2.1) },
         }
     }
 }

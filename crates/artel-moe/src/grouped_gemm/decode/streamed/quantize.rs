@@ -1,0 +1,394 @@
+//! Activations to FP8 codes in shared memory, as every block of threads needs them.
+//!
+//! A warp takes 128 columns of a token at a time, four a lane. Scales are of such groups, or of rows;
+//! see [`activations`](crate::quant::activations). Hidden states are the work of all warps that
+//! multiply, before they do; activations of an expert that of the coders, a row each.
+
+use std::fmt::Write as _;
+
+use super::layout::{
+    CODERS, CodePlaces, FIRST_CODER, Product, ScaleForm, Sizes, TOKENS_MAX, WARPS,
+};
+use super::multiply::NEXT_BUFFER;
+use super::text::{ACTIVATED_BYTES, advance, arrive, read_note, wait};
+use crate::quant::BLOCK;
+
+/// Groups that a warp has under way.
+const HIDDEN_AT_ONCE: usize = 6;
+const INNER_AT_ONCE: usize = 12;
+/// Where all warps that multiply meet.
+const MEET: &str = "bar.sync 1, 256;\n";
+
+/// Codes of all tokens' hidden states, and their scales.
+pub(super) fn hidden_codes(sizes: &Sizes) -> String {
+    let (product, places) = (&sizes.first, sizes.places().hidden_codes);
+    let mut text = format!("{{\n{}", registers(HIDDEN_AT_ONCE));
+    let _ = writeln!(
+        text,
+        "ld.param.f32 least, [least_of_x];
+ld.param.f32 most, [most_of_x];
+mul.lo.u32 items, tokens, {};",
+        product.groups()
+    );
+    if sizes.scales == ScaleForm::Blocks {
+        text.push_str(&walk(sizes, "HIDDEN_CODES", |n| {
+            let mut text = scale_of(n, n);
+            text.push_str(&codes_of(places.codes, n, n));
+            let at = places.group_scales;
+            let _ = writeln!(text, "@stores{n} st.shared.f32 [scales_at{n}+{at}], scale{n};");
+            text
+        }));
+    } else {
+        let at = places.group_scales;
+        text.push_str(&walk(sizes, "HIDDEN_LARGEST", |n| {
+            format!("@stores{n} st.shared.f32 [scales_at{n}+{at}], largest{n};\n")
+        }));
+        text.push_str(MEET);
+        text.push_str(&walk(sizes, "HIDDEN_CODES", |n| {
+            let mut text = largest_of_row(product, &places, n);
+            text.push_str(&scale_of(n, n));
+            text.push_str(&codes_of(places.codes, n, n));
+            // Each group of a row stores the same.
+            let _ = writeln!(
+                text,
+                "shl.b32 x, token{n}, 2;
+add.u32 x, x, base;
+@stores{n} st.shared.f32 [x+{}], scale{n};",
+                places.row_scales
+            );
+            text
+        }));
+    }
+    text.push_str(MEET);
+    text.push_str("}\n");
+    text
+}
+
+fn registers(count: usize) -> String {
+    let mut text = String::from(
+        ".reg .b32 items, item, group;
+.reg .f32 near, rest, inverse, other, least, most;
+.reg .b16 code0, code1;
+.reg .pred is_finite;
+",
+    );
+    for n in 0..count {
+        let _ = writeln!(
+            text,
+            ".reg .b32 token{n}, codes_at{n}, scales_at{n}, raw{n}_0, raw{n}_1;
+.reg .f32 v{n}_0, v{n}_1, v{n}_2, v{n}_3, largest{n}, scale{n};
+.reg .pred has{n}, stores{n};"
+        );
+    }
+    text
+}
+
+/// Every group of every token's hidden states, dealt out to warps: loaded, its largest magnitude
+/// found, and then `each`.
+fn walk(sizes: &Sizes, name: &str, each: impl Fn(usize) -> String) -> String {
+    let product = &sizes.first;
+    let groups = product.groups();
+    let mut text = format!(
+        "mov.u32 item, warp;
+{name}: setp.ge.u32 p, item, items;
+@p bra {name}_DONE;
+"
+    );
+    for n in 0..HIDDEN_AT_ONCE {
+        let _ = writeln!(
+            text,
+            "add.u32 x, item, {ahead};
+setp.lt.u32 has{n}, x, items;
+and.pred stores{n}, has{n}, is_first_lane;
+div.u32 token{n}, x, {groups};
+mul.lo.u32 y, token{n}, {groups};
+sub.u32 group, x, y;
+shl.b32 scales_at{n}, x, 2;
+add.u32 scales_at{n}, scales_at{n}, base;
+shl.b32 y, group, 7;
+mad.lo.u32 y, lane, 4, y;
+mad.lo.u32 codes_at{n}, token{n}, {stride}, y;
+add.u32 codes_at{n}, codes_at{n}, base;
+mad.lo.u32 y, token{n}, {columns}, y;
+mul.wide.u32 pointer, y, 2;
+add.u64 pointer, pointer, hidden;
+mov.b32 raw{n}_0, 0;
+mov.b32 raw{n}_1, 0;
+@has{n} ld.global.v2.b32 {{raw{n}_0, raw{n}_1}}, [pointer];",
+            ahead = WARPS * n,
+            stride = product.code_stride(),
+            columns = product.columns,
+        );
+    }
+    for n in 0..HIDDEN_AT_ONCE {
+        text.push_str(&unpack(sizes.element, n));
+        text.push_str(&largest_of_lane(n));
+    }
+    let all: Vec<usize> = (0..HIDDEN_AT_ONCE).collect();
+    text.push_str(&largest_of_warp(&all));
+    (0..HIDDEN_AT_ONCE).for_each(|n| text.push_str(&each(n)));
+    let step = WARPS * HIDDEN_AT_ONCE;
+    let _ = writeln!(text, "add.u32 item, item, {step};\nbra {name};\n{name}_DONE:");
+    text
+}
+
+/// The warps that make codes of activations: those of an expert when all parts are there, in the
+/// order of tasks.
+pub(super) fn coder(sizes: &Sizes) -> String {
+    let places = sizes.places();
+    let mut text = format!(
+        "CODER:
+{{
+{}.reg .b32 buffer, buffer_phase, code_base, known_place, own_row, token;
+.reg .b64 source, row;
+.reg .f32 zero;
+mov.f32 zero, 0f00000000;
+mov.u32 buffer, 0;
+mov.u32 buffer_phase, 0;
+mov.u32 known_place, -1;
+ld.param.f32 least, [least_of_inner];
+ld.param.f32 most, [most_of_inner];
+",
+        registers(INNER_AT_ONCE)
+    );
+    text.push_str(&arrive("base", places.empty + 8 * (places.stages - 1)));
+    text.push_str("CODE:\n");
+    text.push_str(&read_note(sizes, "CODE_NOTE"));
+    text.push_str(&arrive("barrier", places.empty));
+    text.push_str(&advance(sizes));
+    let _ = writeln!(
+        text,
+        "setp.eq.u32 p, kind, 2;
+@p bra EXIT;
+setp.ne.u32 p, kind, 1;
+@p bra CODE;
+setp.eq.u32 p, place, known_place;
+@p bra CODE;
+mov.u32 known_place, place;
+mad.lo.u32 code_base, buffer, {}, base;
+xor.b32 x, buffer_phase, 1;
+mad.lo.u32 z, buffer, 8, base;",
+        places.codes_bytes
+    );
+    text.push_str(&wait("CODES_READ", "z", places.codes_empty, "x"));
+    text.push_str(&wait_for_inner(sizes));
+    text.push_str(&inner_codes(sizes));
+    text.push_str(&arrive("z", places.codes_full));
+    text.push_str(NEXT_BUFFER);
+    text.push_str("bra CODE;\n}\n");
+    text
+}
+
+/// `source` = the rows of the expert, all parts of which are there.
+fn wait_for_inner(sizes: &Sizes) -> String {
+    format!(
+        "mul.wide.u32 pointer, place, 4;
+add.u64 pointer, pointer, counters;
+WAIT_INNER: ld.acquire.gpu.global.u32 x, [pointer+{ACTIVATED_BYTES}];
+setp.lt.u32 p, x, {parts};
+@p bra WAIT_INNER;
+bar.warp.sync 0xffffffff;
+mul.lo.u32 x, place, tokens;
+mul.wide.u32 source, x, {row_bytes};
+add.u64 source, source, inner;
+",
+        parts = sizes.tasks()[0],
+        row_bytes = 4 * sizes.second.columns,
+    )
+}
+
+/// Codes of the rows of this warp, as many at a time as it has registers for; few tokens are not kept
+/// waiting by rows that nobody has.
+fn inner_codes(sizes: &Sizes) -> String {
+    let groups = sizes.second.groups();
+    let rows = TOKENS_MAX / CODERS;
+    let at_once = (INNER_AT_ONCE / groups).clamp(1, rows);
+    let all: String =
+        (0..rows).step_by(at_once).map(|row| inner_rows(sizes, row, at_once)).collect();
+    format!(
+        "sub.u32 own_row, warp, {FIRST_CODER};
+setp.ge.u32 p, own_row, tokens;
+@p bra CODED;
+setp.gt.u32 p, tokens, {CODERS};
+@p bra CODE_ALL;
+{}bra CODED;
+CODE_ALL:
+{all}CODED:
+",
+        inner_rows(sizes, 0, 1)
+    )
+}
+
+/// Codes of some rows.
+fn inner_rows(sizes: &Sizes, first: usize, count: usize) -> String {
+    let product = &sizes.second;
+    let (groups, places) = (product.groups(), sizes.places().codes);
+    let mut text = String::new();
+    for n in 0..count * groups {
+        let (row, group) = (n / groups, n % groups);
+        if group == 0 {
+            let _ = writeln!(
+                text,
+                "add.u32 token, own_row, {};
+mul.wide.u32 row, token, {};
+add.u64 row, row, source;
+mul.wide.u32 pointer, lane, 16;
+add.u64 row, row, pointer;",
+                (first + row) * CODERS,
+                4 * product.columns,
+            );
+        }
+        for i in 0..4 {
+            let _ = writeln!(text, "mov.f32 v{n}_{i}, zero;");
+        }
+        let _ = writeln!(
+            text,
+            "mov.u32 token{n}, token;
+setp.lt.u32 has{n}, token, tokens;
+and.pred stores{n}, has{n}, is_first_lane;
+mad.lo.u32 codes_at{n}, token, {stride}, code_base;
+mad.lo.u32 codes_at{n}, lane, 4, codes_at{n};
+mad.lo.u32 scales_at{n}, token, {of_token}, code_base;
+@has{n} ld.relaxed.gpu.global.v4.f32 {{v{n}_0, v{n}_1, v{n}_2, v{n}_3}}, [row+{at}];",
+            stride = product.code_stride(),
+            of_token = 4 * groups,
+            at = 4 * BLOCK * group,
+        );
+    }
+    (0..count * groups).for_each(|n| text.push_str(&largest_of_lane(n)));
+    if sizes.scales == ScaleForm::Blocks {
+        text.push_str(&largest_of_warp(&(0..count * groups).collect::<Vec<_>>()));
+        for n in 0..count * groups {
+            let group = n % groups;
+            text.push_str(&scale_of(n, n));
+            text.push_str(&codes_of(places.codes + BLOCK * group, n, n));
+            let at = places.group_scales + 4 * group;
+            let _ = writeln!(text, "@stores{n} st.shared.f32 [scales_at{n}+{at}], scale{n};");
+        }
+        return text;
+    }
+    // The first group of a row has what is of the row.
+    let rows: Vec<usize> = (0..count).map(|row| row * groups).collect();
+    for &row in &rows {
+        for n in row + 1..row + groups {
+            let _ = writeln!(text, "max.f32 largest{row}, largest{row}, largest{n};");
+        }
+    }
+    text.push_str(&largest_of_warp(&rows));
+    for &row in &rows {
+        text.push_str(&scale_of(row, row));
+        for n in row..row + groups {
+            text.push_str(&codes_of(places.codes + BLOCK * (n - row), n, row));
+        }
+        let _ = writeln!(
+            text,
+            "mad.lo.u32 x, token{row}, 4, code_base;
+@stores{row} st.shared.f32 [x+{}], scale{row};",
+            places.row_scales
+        );
+    }
+    text
+}
+
+/// The largest magnitude of a lane's four numbers.
+fn largest_of_lane(n: usize) -> String {
+    let mut text = format!("abs.f32 largest{n}, v{n}_0;\n");
+    for i in 1..4 {
+        let _ = writeln!(text, "abs.f32 other, v{n}_{i};\nmax.f32 largest{n}, largest{n}, other;");
+    }
+    text
+}
+
+/// The largest of all lanes, of several numbers.
+fn largest_of_warp(of: &[usize]) -> String {
+    let mut text = String::new();
+    for distance in [16, 8, 4, 2, 1] {
+        for n in of {
+            let _ = writeln!(
+                text,
+                "shfl.sync.bfly.b32 other, largest{n}, {distance}, 31, 0xffffffff;
+max.f32 largest{n}, largest{n}, other;"
+            );
+        }
+    }
+    text
+}
+
+/// Sixteen bits to float32.
+fn unpack(element: &str, n: usize) -> String {
+    let mut text = String::new();
+    for word in 0..2 {
+        let (low, high) = (2 * word, 2 * word + 1);
+        let _ = if element == "bf16" {
+            writeln!(
+                text,
+                "shl.b32 x, raw{n}_{word}, 16;
+mov.b32 v{n}_{low}, x;
+and.b32 x, raw{n}_{word}, 0xffff0000;
+mov.b32 v{n}_{high}, x;"
+            )
+        } else {
+            writeln!(
+                text,
+                "mov.b32 {{code0, code1}}, raw{n}_{word};
+cvt.f32.f16 v{n}_{low}, code0;
+cvt.f32.f16 v{n}_{high}, code1;"
+            )
+        };
+    }
+    text
+}
+
+/// The largest of the largest of all groups of the row, of which there are at most 32.
+fn largest_of_row(product: &Product, places: &CodePlaces, n: usize) -> String {
+    let groups = product.groups();
+    let mut text = format!(
+        "mad.lo.u32 x, token{n}, {groups}, lane;
+shl.b32 x, x, 2;
+add.u32 x, x, base;
+mov.f32 largest{n}, zero;
+setp.lt.and.u32 p, lane, {groups}, has{n};
+@p ld.shared.f32 largest{n}, [x+{}];
+",
+        places.group_scales
+    );
+    text.push_str(&largest_of_warp(&[n]));
+    text
+}
+
+/// `scale` = the largest magnitude over 448 within bounds. The quotient by a reciprocal becomes the
+/// rounded one with a step of its remainder; an infinite one has none.
+fn scale_of(largest: usize, n: usize) -> String {
+    format!(
+        "mul.f32 near, largest{largest}, 0f3B124925;
+fma.rn.f32 rest, near, 0fC3E00000, largest{largest};
+fma.rn.f32 rest, rest, 0f3B124925, near;
+setp.lt.f32 is_finite, near, 0f7F800000;
+selp.f32 scale{n}, rest, near, is_finite;
+max.f32 scale{n}, scale{n}, least;
+min.f32 scale{n}, scale{n}, most;
+"
+    )
+}
+
+/// Stores the codes of four numbers with the scale of number `of`.
+fn codes_of(codes: usize, n: usize, of: usize) -> String {
+    let mut text = format!("rcp.approx.ftz.f32 inverse, scale{of};\n");
+    for i in 0..4 {
+        let _ = writeln!(
+            text,
+            "mul.f32 near, v{n}_{i}, inverse;
+neg.f32 rest, near;
+fma.rn.f32 rest, rest, scale{of}, v{n}_{i};
+fma.rn.f32 v{n}_{i}, rest, inverse, near;"
+        );
+    }
+    let _ = writeln!(
+        text,
+        "cvt.rn.satfinite.e4m3x2.f32 code0, v{n}_1, v{n}_0;
+cvt.rn.satfinite.e4m3x2.f32 code1, v{n}_3, v{n}_2;
+mov.b32 word, {{code0, code1}};
+@has{n} st.shared.b32 [codes_at{n}+{codes}], word;"
+    );
+    text
+}
