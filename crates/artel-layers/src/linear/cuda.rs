@@ -165,6 +165,11 @@ impl LinearWorkspace {
         PartSums { sums: self.sums.slice(), rows }
     }
 
+    /// Where parts go.
+    pub(super) fn sums_mut(&mut self) -> DeviceSliceMut<'_, f32> {
+        self.sums.slice_mut()
+    }
+
     fn check(&self, tokens: usize) -> Result<(), LayersError> {
         if tokens > self.tokens_max {
             let allowed = format!("at most {}, as declared for the workspace", self.tokens_max);

@@ -12,6 +12,8 @@ pub(crate) mod parts;
 #[cfg(feature = "cuda")]
 mod product;
 pub mod reference;
+#[cfg(feature = "cuda")]
+pub mod single;
 #[cfg(test)]
 mod tests;
 

@@ -5,6 +5,7 @@ mod decode;
 mod heads;
 mod prefill;
 mod project;
+mod single;
 
 use artel_device::cuda::DeviceBuffer;
 use artel_gpu_test::{Case, Gpu};
@@ -15,7 +16,7 @@ use artel_moe::quant::Element;
 use crate::numbers::{numbers, widened};
 
 pub fn cases() -> Vec<Case> {
-    [decode::cases(), prefill::cases(), heads::cases(), project::cases()]
+    [decode::cases(), prefill::cases(), heads::cases(), project::cases(), single::cases()]
         .into_iter()
         .flatten()
         .collect()

@@ -10,7 +10,9 @@ use artel_layers::linear::cuda::{
 use artel_layers::linear::{Linear as HostLinear, reference};
 use artel_moe::grouped_gemm::prefill::cuda::HalfElement;
 use artel_moe::quant::activations::{Granularity, reference as quantized};
-use artel_moe::quant::{AnyMatrix, DenseMatrix, Fp8BlockMatrix, e4m3_from_f32, e4m3_to_f32};
+use artel_moe::quant::{
+    AnyMatrix, DenseMatrix, Element, Fp8BlockMatrix, e4m3_from_f32, e4m3_to_f32,
+};
 use half::{bf16, f16};
 
 use crate::numbers::{assert_close, numbers, rounding, widened};
@@ -65,15 +67,15 @@ fn case<A: HalfElement>(shape: LinearShape, tokens: &'static [usize]) -> Case {
 }
 
 /// A weight as it is stored and as the reference knows it.
-struct Weight {
-    bytes: Vec<u8>,
-    scales: Vec<f32>,
+pub struct Weight {
+    pub bytes: Vec<u8>,
+    pub scales: Vec<f32>,
     bias: Vec<f32>,
-    host: HostLinear,
+    pub host: HostLinear,
 }
 
 impl Weight {
-    fn new<A: HalfElement>(shape: LinearShape) -> Self {
+    pub fn new<A: HalfElement>(shape: LinearShape) -> Self {
         let LinearShape { outputs, inputs, .. } = shape;
         let values: Vec<A> = numbers(outputs * inputs, 5);
         let (bytes, scales, matrix) = match shape.numbers {
@@ -193,7 +195,7 @@ fn check<A: HalfElement>(
 /// Every number within `tolerance` of what is expected, relative to itself and to the numbers of the
 /// same block of scales: matrix units keep sums of FP8 products to 13 bits of the largest.
 #[track_caller]
-fn assert_near<A: HalfElement>(found: &[A], expected: &[f64], (outputs, tolerance): (usize, f64)) {
+pub fn assert_near<A: Element>(found: &[A], expected: &[f64], (outputs, tolerance): (usize, f64)) {
     for first in (0..outputs).step_by(128) {
         let block = first..(first + 128).min(outputs);
         let rows = found.chunks_exact(outputs).zip(expected.chunks_exact(outputs));

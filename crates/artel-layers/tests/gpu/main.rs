@@ -8,6 +8,7 @@ mod numbers;
 mod rms_norm;
 mod rope;
 mod sample;
+mod single;
 
 use std::process::ExitCode;
 
@@ -23,6 +24,7 @@ fn cases() -> Vec<Case> {
         embedding::cases(),
         feed::cases(),
         sample::cases(),
+        single::cases(),
     ]
     .into_iter()
     .flatten()

@@ -25,6 +25,7 @@ use super::linear::{
 };
 use super::norm::{Added, InputNorm};
 use super::rows::{Rows, Widths};
+use super::single::SingleKernels;
 use super::upload::Upload;
 use crate::decoder::GroupedQueryAttention;
 use crate::{ModelError, Result};
@@ -65,6 +66,25 @@ struct WholeNorms {
     of_parts: Option<NormalizeProjection<bf16>>,
 }
 
+impl WholeNorms {
+    /// Asks for the norms of queries and keys in rows of `row_width`, which may come in `parts` parts.
+    fn load(
+        kernels: &mut Kernels,
+        row_width: usize,
+        norms: [&RmsNorm; 2],
+        parts: Option<usize>,
+    ) -> Result<Self> {
+        let (widths, epsilons) = (norms.map(RmsNorm::width), norms.map(RmsNorm::epsilon));
+        let columns = |first, width| NormColumns { row_width, first, heads: 1, width };
+        let of_queries = NormalizeColumns::load(kernels, columns(0, widths[0]), epsilons[0])?;
+        let of_keys = columns(widths[0], widths[1]);
+        let of_keys = NormalizeColumns::load(kernels, of_keys, epsilons[1])?;
+        let of_parts =
+            parts.map(|parts| NormalizeProjection::load(kernels, widths, parts, epsilons));
+        Ok(Self { of_rows: [of_queries, of_keys], of_parts: of_parts.transpose()? })
+    }
+}
+
 /// The kernels.
 #[derive(Debug, Clone)]
 pub(super) struct AttentionKernels {
@@ -77,6 +97,8 @@ pub(super) struct AttentionKernels {
     /// Of what the last map reads, where it reads codes.
     quantize: Option<Quantize<bf16>>,
     output: Linear<bf16>,
+    /// Of a step with one token.
+    single: SingleKernels,
     pub(super) widths: Widths,
 }
 
@@ -96,23 +118,13 @@ impl AttentionKernels {
         let (inputs, output) = (shape_of(&inputs_of(attention)), shape_of(&[&attention.output]));
         let load = |kernels: &mut Kernels, shape| linear::load(kernels, shape, limits.tokens_max);
         let (of_inputs, of_output) = (load(kernels, inputs)?, load(kernels, output)?);
-        let columns =
-            |first, width| NormColumns { row_width: inputs.outputs, first, heads: 1, width };
         let (head_norm, whole_norms) = match norms_of(attention)? {
             Norms::None => (HeadNorm::None, None),
             Norms::ByHead(query, _) => (HeadNorm::ByHead { epsilon: query.epsilon() }, None),
             Norms::Whole(query, key) => {
-                let (of_queries, of_keys) =
-                    (columns(0, query.width()), columns(query.width(), key.width()));
-                let epsilons = [query.epsilon(), key.epsilon()];
-                let of_queries = NormalizeColumns::load(kernels, of_queries, epsilons[0])?;
-                let of_keys = NormalizeColumns::load(kernels, of_keys, epsilons[1])?;
-                let widths = [query.width(), key.width()];
-                let of_parts = of_inputs
-                    .parts()
-                    .map(|parts| NormalizeProjection::load(kernels, widths, parts, epsilons));
-                let of_rows = [of_queries, of_keys];
-                (HeadNorm::None, Some(WholeNorms { of_rows, of_parts: of_parts.transpose()? }))
+                let of_parts = of_inputs.parts();
+                let norms = WholeNorms::load(kernels, inputs.outputs, [query, key], of_parts)?;
+                (HeadNorm::None, Some(norms))
             }
         };
         let rotate = RotateShape {
@@ -134,8 +146,17 @@ impl AttentionKernels {
         let quantize = |kernels: &mut Kernels| {
             Quantize::load(kernels, output.inputs, Granularity::Groups, Placement::InPlace)
         };
+        let of_attention = (&shape, has_sinks);
+        let single = SingleKernels::load(
+            kernels,
+            (norm, added),
+            [inputs, output],
+            of_attention,
+            &of_output,
+        )?;
         Ok(Self {
             norm: InputNorm::load(kernels, norm, added, reads_codes(&inputs))?,
+            single,
             inputs: of_inputs,
             whole_norms,
             rotate: RotateAndCache::load(kernels, rotate)?,
@@ -167,8 +188,17 @@ impl AttentionKernels {
         rows: &mut Rows,
     ) -> Result<Left> {
         let tokens = inputs.step.tokens;
-        self.norm.launch(stream, (tokens, Left::Rows), &weights.norm, rows)?; // [T, H]
-        let left = self.project(stream, tokens, weights, rows)?; // [T, (Q + 2 KV) D]
+        let is_single = tokens == 1 && inputs.step.decode == 1;
+        let single = &self.single;
+        let maps = (&weights.norm, &weights.inputs);
+        let projected = match is_single && single.project(stream, maps, rows)? {
+            true => Left::Rows,
+            false => {
+                self.norm.launch(stream, (tokens, Left::Rows), &weights.norm, rows)?; // [T, H]
+                self.project(stream, tokens, weights, rows)? // [T, (Q + 2 KV) D]
+            }
+        };
+        let left = self.normalize(stream, tokens, (projected, weights), rows)?;
         let norm_weights = match &weights.qk_norms {
             QkWeights::ByHead([query, key]) => Some([query.slice(), key.slice()]),
             QkWeights::None | QkWeights::Whole(_) => None,
@@ -181,6 +211,13 @@ impl AttentionKernels {
         let turned = RotateInputs { rows: projected, tokens, angles, norm_weights, slots };
         let mut cache = cache.slices();
         self.rotate.launch(stream, &turned, &mut rows.queries.slice_mut(), &mut cache)?;
+        if is_single {
+            let sequences = (&inputs.decoded(), &cache);
+            let operands = (&weights.parameters(), &weights.output);
+            if let Some(left) = single.attend(stream, sequences, operands, rows)? {
+                return Ok(left);
+            }
+        }
         self.attend(stream, inputs, weights, &cache, rows)?; // [T, Q D]
         let mut products = Products { stream, workspace: &mut rows.linear, tokens };
         let mixed = match self.quantize {
@@ -191,7 +228,7 @@ impl AttentionKernels {
         products.launch_in_parts((&self.output, &weights.output), mixed, out) // [T, H]
     }
 
-    /// Queries, keys and values of the normed rows, with the norms over all heads.
+    /// Queries, keys and values of the normed rows.
     fn project(
         &self,
         stream: &Stream,
@@ -203,7 +240,18 @@ impl AttentionKernels {
         let mut projected = rows.projected.slice_mut();
         let input = self.norm.input(&rows.normed, &rows.codes);
         let map = (&self.inputs, &weights.inputs);
-        let left = products.launch_in_parts(map, input, &mut projected)?;
+        products.launch_in_parts(map, input, &mut projected)
+    }
+
+    /// The norms over all heads of what was projected.
+    fn normalize(
+        &self,
+        stream: &Stream,
+        tokens: usize,
+        (left, weights): (Left, &AttentionWeights),
+        rows: &mut Rows,
+    ) -> Result<Left> {
+        let mut projected = rows.projected.slice_mut();
         let (Some(kernels), QkWeights::Whole(norms)) = (&self.whole_norms, &weights.qk_norms)
         else {
             return Ok(left);

@@ -96,7 +96,8 @@ impl MapWeights {
         self.numbers.slice().cast()
     }
 
-    fn slices(&self) -> LinearWeight<'_> {
+    /// What a kernel reads.
+    pub(super) fn slices(&self) -> LinearWeight<'_> {
         LinearWeight {
             numbers: self.numbers.slice(),
             scales: self.scales.slice(),

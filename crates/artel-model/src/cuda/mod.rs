@@ -19,6 +19,7 @@ mod latent;
 mod linear;
 mod norm;
 mod rows;
+mod single;
 pub mod step;
 #[cfg(test)]
 mod tests;

@@ -75,6 +75,8 @@ pub(super) struct Rows {
     pub(super) linear: LinearWorkspace,
     /// The residual stream `[T, H]`.
     pub(super) hidden: DeviceBuffer<f32>,
+    /// Where a launch that may not change the residual stream leaves the next one, `[T, H]`.
+    pub(super) next_hidden: DeviceBuffer<f32>,
     /// What a block reads, `[T, H]`.
     pub(super) normed: DeviceBuffer<bf16>,
     /// What it adds, `[T, H]`.
@@ -122,6 +124,7 @@ impl Rows {
         Ok(Self {
             linear: LinearWorkspace::new(context, tokens.max(logits))?,
             hidden: context.buffer(limits.tokens_max * widths.hidden)?,
+            next_hidden: context.buffer(limits.tokens_max * widths.hidden)?,
             normed: zeros(widths.hidden)?,
             delta: zeros(widths.hidden)?,
             codes,

@@ -17,8 +17,8 @@ use artel_device::cuda::{
 use artel_moe::grouped_gemm::prefill::cuda::HalfElement;
 
 use super::Cut;
-pub use super::sum::cuda::DecodeOut;
-use super::sum::cuda::{DecodeSum, Parts};
+use super::sum::cuda::DecodeSum;
+pub use super::sum::cuda::{DecodeOut, DecodeParts};
 use crate::LayersError;
 use crate::attention::cuda::{AttentionParameters, CacheSlices, LOG2_E, SequenceSlices, head_dim};
 use crate::attention::latent::{self, LatentSizes};
@@ -274,6 +274,20 @@ impl DecodeWorkspace {
             rows,
         })
     }
+
+    /// Where the parts of the first sequence go, whose numbers besides are given.
+    pub(super) fn parts<'a>(
+        &'a mut self,
+        shape: &AttentionShape,
+        lengths: DeviceSlice<'a, i32>,
+        sinks: Option<DeviceSlice<'a, f32>>,
+        window: i32,
+    ) -> Result<DecodeParts<'a>, LayersError> {
+        let rows = shape.query_heads * Cut::of(shape).parts_max;
+        LayersError::check_shape("parts of attention", rows.max(self.rows), self.rows)?;
+        let (sums, largests) = (self.sums.slice(), self.largests.slice());
+        Ok(DecodeParts { sums, largests, totals: self.totals.slice(), lengths, sinks, window })
+    }
 }
 
 /// Attention of one token a sequence.
@@ -362,7 +376,7 @@ impl<A: HalfElement> DecodeAttention<A> {
         // SAFETY: the arguments are the kernel's, with the lengths checked above; the caller vouches
         // for tables and lengths.
         unsafe { self.parts.launch(stream, [pairs, sharing, 1], arguments) }?;
-        let parts = Parts {
+        let parts = DecodeParts {
             sums: workspace.sums.slice(),
             largests: workspace.largests.slice(),
             totals: workspace.totals.slice(),

@@ -11,6 +11,7 @@
 //! Sources: Dao et al., "Flash-Decoding", 2023; Milakov and Gimelshein, 2018.
 
 pub mod cuda;
+pub mod single;
 pub(super) mod sum;
 
 use super::{AttentionShape, ValueStorage};

@@ -299,15 +299,15 @@ pub enum DecodeOut<'a, 'b, A: HalfElement> {
     Codes(&'a mut QuantizedRows<'b>),
 }
 
-/// What the parts are.
+/// What attention left in parts.
 #[derive(Debug, Clone, Copy)]
-pub(in crate::attention) struct Parts<'a> {
-    pub(in crate::attention) sums: DeviceSlice<'a, f32>,
-    pub(in crate::attention) largests: DeviceSlice<'a, f32>,
-    pub(in crate::attention) totals: DeviceSlice<'a, f32>,
-    pub(in crate::attention) lengths: DeviceSlice<'a, i32>,
-    pub(in crate::attention) sinks: Option<DeviceSlice<'a, f32>>,
-    pub(in crate::attention) window: i32,
+pub struct DecodeParts<'a> {
+    pub(crate) sums: DeviceSlice<'a, f32>,
+    pub(crate) largests: DeviceSlice<'a, f32>,
+    pub(crate) totals: DeviceSlice<'a, f32>,
+    pub(crate) lengths: DeviceSlice<'a, i32>,
+    pub(crate) sinks: Option<DeviceSlice<'a, f32>>,
+    pub(crate) window: i32,
 }
 
 /// The sum of parts.
@@ -344,7 +344,7 @@ impl<A: HalfElement> DecodeSum<A> {
         &self,
         stream: &Stream,
         count: usize,
-        parts: Parts<'_>,
+        parts: DecodeParts<'_>,
         out: DecodeOut<'_, '_, A>,
     ) -> Result<(), LayersError> {
         let AttentionShape { query_heads, .. } = self.shape;
