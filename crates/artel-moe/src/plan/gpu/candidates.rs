@@ -91,10 +91,10 @@ pub(super) fn favourites(
     tokens: usize,
 ) -> Vec<Way> {
     let shape = ExpertsShape::of(config, format);
-    let direct = direct_rows(config, tokens).and_then(|_| match is_streamed(gpu, &shape) {
-        true => streamed(&shape, tokens),
-        false => usual(&shape, true, tokens).ok(),
-    });
+    let direct = match is_streamed(gpu, &shape) {
+        true => streamed(config, &shape, tokens),
+        false => direct_rows(config, tokens).and_then(|_| usual(&shape, true, tokens).ok()),
+    };
     let aligned = usual(&shape, false, tokens).ok();
     let ways = direct.into_iter().chain(aligned).chain(usual_prefill(&shape, tokens));
     let ways = ways.chain(warpgroup(gpu, &shape));
@@ -206,15 +206,16 @@ fn is_streamed(gpu: &GpuCeilings, shape: &ExpertsShape) -> bool {
     served && gpu.architecture == in_one_launch::ARCHITECTURE
 }
 
-/// The way of both products in one launch, up to as many tokens as it takes.
-fn streamed(shape: &ExpertsShape, tokens: usize) -> Option<Way> {
+/// The way of both products in one launch, up to as many tokens as it takes, also where tiles would sort.
+fn streamed(config: &MoeConfig, shape: &ExpertsShape, tokens: usize) -> Option<Way> {
     let tasks = in_one_launch::tasks(&shape.decode_shape()?)?;
     let rows = in_one_launch::TOKENS_MAX;
     let [first, second] = tasks.map(|[columns, depth]| GemmKernel {
         family: GemmFamily::Streamed,
         tile: Tile { rows, columns, depth, warps: 8, occupancy: 1 },
     });
-    (tokens <= rows).then(|| way(GpuPath::Direct, first, second))
+    let serves = tokens <= rows && !matches!(config.parallelism(), Parallelism::Expert(_));
+    serves.then(|| way(GpuPath::Direct, first, second))
 }
 
 /// Rows of the tiles of the direct form; none where it does not serve the batch.

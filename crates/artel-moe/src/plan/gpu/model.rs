@@ -205,9 +205,9 @@ fn prefill_share(shape: &ExpertsShape, tile: Tile, columns: usize, features_in: 
 fn warpgroup_share(format: Format) -> (f64, f64) {
     match format {
         Format::F32 | Format::F16 | Format::Bf16 => (1.0, 1.2),
-        // Every group of columns has scales of its rows.
+        // Every group of columns has scales of its rows; without them sums are shorter.
         Format::Fp8Block128 => (0.63, 0.45),
-        _ => (0.86, 1.9),
+        _ => (0.64, 0.0),
     }
 }
 
@@ -339,8 +339,8 @@ mod tests {
             (MINIMAX_TP2, GpuProduct::Down, "warpgroup 144x128x128 w8 o1", 1024, 166.7),
             (MINIMAX_TP2, GpuProduct::Down, "warpgroup 144x128x128 w8 o1", 4096, 253.3),
             (MINIMAX_TP2, GpuProduct::Down, "warpgroup 144x128x128 w8 o1", 8192, 458.8),
-            (CHANNEL, GpuProduct::GateUp, "warpgroup 144x64x128 w8 o1", 4096, 366.1),
-            (CHANNEL, GpuProduct::GateUp, "warpgroup 144x64x128 w8 o1", 8192, 664.7),
+            (CHANNEL, GpuProduct::GateUp, "warpgroup 144x64x128 w8 o1", 4096, 449.3),
+            (CHANNEL, GpuProduct::GateUp, "warpgroup 144x64x128 w8 o1", 8192, 816.6),
             (CHANNEL, GpuProduct::Down, "warpgroup 144x128x128 w8 o1", 4096, 235.8),
             (CHANNEL, GpuProduct::Down, "warpgroup 144x128x128 w8 o1", 8192, 418.4),
         ] {

@@ -87,7 +87,12 @@ impl<A: Element> WarpgroupFp8Gemm<A> {
         };
         let scales = Scales { features, grouped: RowScales::of(layout) == RowScales::Groups };
         let is_coded = form == PrefillForm::SiluAndMultiply || size_of::<A>() == size_of::<f32>();
-        let summed = if is_coded { EXACT_DEPTH } else { GROUP };
+        let summed = match (is_coded, scales.grouped) {
+            (false, _) => GROUP,
+            (true, true) => EXACT_DEPTH,
+            // Scales that come last leave time for shorter sums.
+            (true, false) => EXACT_DEPTH / 2,
+        };
         let product = Product::load::<A>(kernels, layout, form, Numbers::Codes { scales, summed })?;
         Ok(Self { product, layout: *layout, element: PhantomData })
     }
