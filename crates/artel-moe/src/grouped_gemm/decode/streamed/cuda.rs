@@ -7,9 +7,9 @@ use artel_device::cuda::{
     Kernels, Stream,
 };
 
-use super::layout::{COUNTERS, ScaleForm, THREADS, TOKENS_MAX};
-use super::sizes;
+use super::layout::{COUNTERS, ScaleForm, THREADS};
 use super::text::source;
+use super::{TOKENS_MAX, sizes};
 use crate::MoeError;
 use crate::assignment::cuda::IdForm;
 use crate::grouped_gemm::decode::DecodeShape;

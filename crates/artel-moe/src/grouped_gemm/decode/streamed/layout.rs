@@ -1,5 +1,6 @@
 //! What the kernel is made for, how its work is cut, and where everything lies in shared memory.
 
+pub(super) use super::TOKENS_MAX;
 use crate::quant::BLOCK;
 
 /// Warps that multiply. Behind them one loads, some finish tasks, and some make codes.
@@ -9,8 +10,6 @@ pub(super) const CODERS: usize = 4;
 pub(super) const FIRST_FINISHER: usize = WARPS + 1;
 pub(super) const FIRST_CODER: usize = FIRST_FINISHER + FINISHERS;
 pub(super) const THREADS: usize = 32 * (FIRST_CODER + CODERS);
-/// Columns of the matrix instruction, each of which is a token.
-pub(super) const TOKENS_MAX: usize = 8;
 /// Shared memory that a block of threads may have on Hopper.
 const SHARED_BYTES_MAX: usize = 232_448;
 /// Stages of the ring. A fourth one does not help: a single token takes 21.9 us instead of 20.9.

@@ -39,12 +39,12 @@ mod text;
 use super::{DecodeShape, WeightNumbers};
 use crate::activation::Gating;
 use crate::quant::BLOCK;
-use layout::{ScaleForm, Sizes, TOKENS_MAX as TOKENS};
+use layout::{ScaleForm, Sizes};
 
 /// The only architecture that has the instructions.
 pub(crate) const ARCHITECTURE: &str = "sm_90";
-/// Most tokens of a batch.
-pub const TOKENS_MAX: usize = TOKENS;
+/// Most tokens of a batch: columns of the matrix instruction.
+pub const TOKENS_MAX: usize = 8;
 
 /// Whether there is a kernel for these experts.
 pub(crate) fn serves(shape: &DecodeShape) -> bool {
