@@ -156,7 +156,6 @@ impl AttentionKernels {
         )?;
         Ok(Self {
             norm: InputNorm::load(kernels, norm, added, reads_codes(&inputs))?,
-            single,
             inputs: of_inputs,
             whole_norms,
             rotate: RotateAndCache::load(kernels, rotate)?,
@@ -165,11 +164,13 @@ impl AttentionKernels {
             quantize: reads_codes(&output).then(|| quantize(kernels)).transpose()?,
             output: of_output,
             widths: Widths {
+                next_hidden: if single.moves_hidden() { inputs.inputs } else { 0 },
                 projected: inputs.outputs,
                 codes: codes_width(&inputs).max(codes_width(&output)),
                 rotary: rope.rotary_dim(),
                 ..Widths::default()
             },
+            single,
         })
     }
 

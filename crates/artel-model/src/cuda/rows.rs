@@ -17,6 +17,8 @@ use crate::Result;
 pub(super) struct Widths {
     /// Hidden states, `H`.
     pub(super) hidden: usize,
+    /// Hidden states that a launch leaves beside those that it reads; 0 where none does.
+    pub(super) next_hidden: usize,
     /// Outputs of a joint projection.
     pub(super) projected: usize,
     /// What a dense MLP's last map reads.
@@ -38,6 +40,7 @@ impl Widths {
     pub(super) fn max(self, other: Self) -> Self {
         Self {
             hidden: self.hidden.max(other.hidden),
+            next_hidden: self.next_hidden.max(other.next_hidden),
             projected: self.projected.max(other.projected),
             activated: self.activated.max(other.activated),
             latents: self.latents.max(other.latents),
@@ -124,7 +127,7 @@ impl Rows {
         Ok(Self {
             linear: LinearWorkspace::new(context, tokens.max(logits))?,
             hidden: context.buffer(limits.tokens_max * widths.hidden)?,
-            next_hidden: context.buffer(limits.tokens_max * widths.hidden)?,
+            next_hidden: context.buffer(limits.tokens_max * widths.next_hidden)?,
             normed: zeros(widths.hidden)?,
             delta: zeros(widths.hidden)?,
             codes,

@@ -44,6 +44,11 @@ impl SingleKernels {
         Ok(Self { inputs, output })
     }
 
+    /// Whether hidden states are left beside those that are read.
+    pub(super) fn moves_hidden(&self) -> bool {
+        self.inputs.is_some()
+    }
+
     /// Adds what is left to the residual stream and projects its norm; `false` where there is no kernel.
     pub(super) fn project(
         &self,

@@ -275,15 +275,16 @@ impl DecodeWorkspace {
         })
     }
 
-    /// Where the parts of the first sequence go, whose numbers besides are given.
+    /// Where the parts of `sequences` sequences go, whose numbers besides are given.
     pub(super) fn parts<'a>(
         &'a mut self,
         shape: &AttentionShape,
+        sequences: usize,
         lengths: DeviceSlice<'a, i32>,
         sinks: Option<DeviceSlice<'a, f32>>,
         window: i32,
     ) -> Result<DecodeParts<'a>, LayersError> {
-        let rows = shape.query_heads * Cut::of(shape).parts_max;
+        let rows = sequences * shape.query_heads * Cut::of(shape).parts_max;
         LayersError::check_shape("parts of attention", rows.max(self.rows), self.rows)?;
         let (sums, largests) = (self.sums.slice(), self.largests.slice());
         Ok(DecodeParts { sums, largests, totals: self.totals.slice(), lengths, sinks, window })
@@ -351,23 +352,22 @@ impl<A: HalfElement> DecodeAttention<A> {
         workspace: &mut DecodeWorkspace,
         out: DecodeOut<'_, '_, A>,
     ) -> Result<(), LayersError> {
-        let AttentionShape { query_heads, .. } = self.shape;
         let count = sequences.sequences;
         sequences.check()?;
         cache.check(&self.shape)?;
         queries.expect_len("queries", count * self.shape.query_width())?;
-        let rows = count * query_heads * self.cut.parts_max;
-        LayersError::check_shape("parts of attention", rows.max(workspace.rows), workspace.rows)?;
         let window = parameters.window()?;
+        let (lengths, sinks) = (sequences.lengths, parameters.sinks);
+        let parts = workspace.parts(&self.shape, count, lengths, sinks, window)?;
         let arguments = Arguments::new()
             .slice(queries)
             .slice_mut(&cache.keys)
             .slice_mut(&cache.values)
             .slice(sequences.tables)
             .slice(sequences.lengths)
-            .slice_mut(&workspace.sums.slice_mut())
-            .slice_mut(&workspace.largests.slice_mut())
-            .slice_mut(&workspace.totals.slice_mut())
+            .slice(parts.sums)
+            .slice(parts.largests)
+            .slice(parts.totals)
             .size(sequences.table_stride)
             .i32(window)
             .f32(parameters.scale * LOG2_E);
@@ -376,14 +376,6 @@ impl<A: HalfElement> DecodeAttention<A> {
         // SAFETY: the arguments are the kernel's, with the lengths checked above; the caller vouches
         // for tables and lengths.
         unsafe { self.parts.launch(stream, [pairs, sharing, 1], arguments) }?;
-        let parts = DecodeParts {
-            sums: workspace.sums.slice(),
-            largests: workspace.largests.slice(),
-            totals: workspace.totals.slice(),
-            lengths: sequences.lengths,
-            sinks: parameters.sinks,
-            window,
-        };
         self.sum.launch(stream, count, parts, out)
     }
 }

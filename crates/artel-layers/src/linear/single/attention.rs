@@ -3,14 +3,14 @@
 use std::fmt::Write as _;
 
 use super::text::{Cut, GROUP, add, head, multiply, round, to_codes, weights};
-use crate::attention::decode::single::PartsForm;
+use crate::attention::decode::Cut as KeyCut;
 
 /// Parts whose sums are under way at once, at most.
 const PARTS_AT_ONCE: usize = 9;
 
 /// `out[part, n]` = the product of a part of the heads, which are the means of parts of attention, and the
 /// weights: `project_entry`. A head is a group.
-pub(super) fn of_attention(cut: &Cut, form: PartsForm) -> String {
+pub(super) fn of_attention(cut: &Cut, keys: KeyCut) -> String {
     let parameters =
         ".param .u64 sums_pointer, .param .u64 largests_pointer, .param .u64 totals_pointer,
     .param .u64 lengths_pointer, .param .u64 weights_pointer, .param .u64 scales_pointer,
@@ -41,14 +41,14 @@ add.u32 table, table, {table_at};
 griddepcontrol.launch_dependents;
 griddepcontrol.wait;
 ",
-        form.cut(),
-        table_bytes = 4 * form.room,
+        keys.text(),
+        table_bytes = 4 * keys.parts_max,
         table_at = cut.shared_bytes(),
     );
     for unit in 0..cut.groups {
-        text.push_str(&first_parts(cut, form, unit));
-        text.push_str(&weights_of_parts(form, unit));
-        text.push_str(&mean_of_parts(form, unit));
+        text.push_str(&first_parts(cut, keys, unit));
+        text.push_str(&weights_of_parts(keys, unit));
+        text.push_str(&mean_of_parts(keys, unit));
         text.push_str(&round(unit));
         text.push_str(&to_codes(unit));
     }
@@ -67,14 +67,14 @@ st.global.f32 [address], sum;",
 }
 
 /// Bytes of shared memory of [`of_attention`].
-pub(super) fn attention_bytes(cut: &Cut, form: PartsForm) -> usize {
-    cut.shared_bytes() + cut.warps() * 4 * form.room
+pub(super) fn attention_bytes(cut: &Cut, keys: KeyCut) -> usize {
+    cut.shared_bytes() + cut.warps() * 4 * keys.parts_max
 }
 
 /// The weights of the parts of a head, zero for those that are not in use, to the warp's table; `seen` is
 /// the total weight.
-fn weights_of_parts(form: PartsForm, unit: usize) -> String {
-    let chunks = form.room.div_ceil(32);
+fn weights_of_parts(keys: KeyCut, unit: usize) -> String {
+    let chunks = keys.parts_max.div_ceil(32);
     let mut text = format!(
         ".reg .f32 top{unit}_<{chunks}>, total{unit}_<{chunks}>;
 mov.f32 top, 0fFF800000;
@@ -133,14 +133,14 @@ add.rn.f32 seen, seen, other;"
     text
 }
 
-fn at_once(form: PartsForm) -> usize {
-    PARTS_AT_ONCE.min(form.room)
+fn at_once(keys: KeyCut) -> usize {
+    PARTS_AT_ONCE.min(keys.parts_max)
 }
 
 /// Asks for the sums of parts from `next` on, four columns a lane.
-fn load_parts(form: PartsForm, unit: usize) -> String {
+fn load_parts(keys: KeyCut, unit: usize) -> String {
     let mut text = String::new();
-    for part in 0..at_once(form) {
+    for part in 0..at_once(keys) {
         let name = format!("of{unit}_{part}");
         for i in 0..4 {
             let _ = writeln!(text, "mov.f32 {name}_{i}, 0f00000000;");
@@ -157,7 +157,7 @@ setp.lt.s32 is_part, share, count;
 }
 
 /// Asks for the first sums; `pair0` is the first part of the head.
-fn first_parts(cut: &Cut, form: PartsForm, unit: usize) -> String {
+fn first_parts(cut: &Cut, keys: KeyCut, unit: usize) -> String {
     let mut text = format!(
         ".reg .f32 value{unit}_<4>;
 add.u32 pair0, group, {};
@@ -170,21 +170,21 @@ mov.b64 of_parts, address;
 mov.s32 next, 0;
 ",
         unit * cut.across,
-        form.room,
+        keys.parts_max,
     );
     for i in 0..4 {
         let _ = writeln!(text, "mov.f32 value{unit}_{i}, 0f00000000;");
     }
-    for part in 0..at_once(form) {
+    for part in 0..at_once(keys) {
         let _ = writeln!(text, ".reg .f32 of{unit}_{part}_<4>, share{unit}_{part};");
     }
-    text.push_str(&load_parts(form, unit));
+    text.push_str(&load_parts(keys, unit));
     text
 }
 
 /// The mean of the values that a head has seen, four columns a lane: `value{unit}_0` and on.
-fn mean_of_parts(form: PartsForm, unit: usize) -> String {
-    let at_once = at_once(form);
+fn mean_of_parts(keys: KeyCut, unit: usize) -> String {
+    let at_once = at_once(keys);
     let mut text = format!("mov.u32 from, table;\nPARTS{unit}:\n");
     for part in 0..at_once {
         let _ = writeln!(text, "ld.shared.f32 share{unit}_{part}, [from+{}];", part * 4);
@@ -210,7 +210,7 @@ SUMMED{unit}:
 setp.eq.f32 p, seen, 0f00000000;",
         at_once * GROUP * 4,
         at_once * 4,
-        load_parts(form, unit),
+        load_parts(keys, unit),
     );
     for i in 0..4 {
         let _ = writeln!(

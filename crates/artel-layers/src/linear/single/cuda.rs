@@ -12,8 +12,8 @@ use super::norm::of_norm;
 use super::text::{Cut, GROUP};
 use crate::LayersError;
 use crate::attention::AttentionShape;
+use crate::attention::decode::Cut as KeyCut;
 use crate::attention::decode::cuda::DecodeParts;
-use crate::attention::decode::single::PartsForm;
 use crate::attention::decode::single::cuda::SingleAttention;
 use crate::linear::cuda::{LinearNumbers, LinearShape, LinearWeight, LinearWorkspace};
 
@@ -120,7 +120,7 @@ pub struct ProjectAttention {
     kernel: Kernel,
     cut: Cut,
     heads: usize,
-    form: PartsForm,
+    keys: KeyCut,
 }
 
 impl ProjectAttention {
@@ -141,12 +141,12 @@ impl ProjectAttention {
         if !is_known(kernels, &shape) || !is_heads {
             return Ok(None);
         }
-        let form = SingleAttention::form(attention);
-        let (text, bytes) = (of_attention(&cut, form), attention_bytes(&cut, form));
-        let PartsForm { room, step, keys_min } = form;
+        let keys = SingleAttention::cut(attention);
+        let (text, bytes) = (of_attention(&cut, keys), attention_bytes(&cut, keys));
+        let KeyCut { parts_max, step_keys, part_keys_min } = keys;
         let spec = spec("linear/project_attention", text, &cut, bytes)
-            .generics([room, step, keys_min].map(|size| size as i32));
-        Ok(Some(Self { kernel: kernels.get(&spec)?, cut, heads, form }))
+            .generics([parts_max, step_keys, part_keys_min].map(|size| size as i32));
+        Ok(Some(Self { kernel: kernels.get(&spec)?, cut, heads, keys }))
     }
 
     /// Leaves weight x codes of the sum of the parts of one token, in the parts of `workspace`, one row each.
@@ -165,7 +165,7 @@ impl ProjectAttention {
     ) -> Result<(), LayersError> {
         check_weight(&weight, &self.cut)?;
         assert!(attention.sinks.is_none(), "this is a bug: sinks have no kernel here");
-        let rows = self.heads * self.form.room;
+        let rows = self.heads * self.keys.parts_max;
         attention.sums.expect_len("sums of parts of attention", rows * GROUP)?;
         attention.largests.expect_len("largest logits of parts", rows)?;
         attention.totals.expect_len("weights of parts", rows)?;

@@ -7,8 +7,8 @@ use half::bf16;
 
 use super::super::Cut;
 use super::super::cuda::{DecodeParts, DecodeWorkspace};
+use super::STEP;
 use super::text::{HEAD, HEADS_MAX, SHARED_BYTES, WARPS, source};
-use super::{PartsForm, STEP};
 use crate::LayersError;
 use crate::attention::AttentionShape;
 use crate::attention::cuda::{AttentionParameters, CacheSlices, LOG2_E, SequenceSlices};
@@ -36,13 +36,13 @@ impl SingleAttention {
         if !is_known {
             return Ok(None);
         }
-        let form = Self::form(shape);
+        let cut = Self::cut(shape);
         let assembly = Assembly {
-            text: source(shape.kv_heads, heads, form).into(),
+            text: source(shape.kv_heads, heads, cut).into(),
             threads: 32 * WARPS,
             shared_bytes: SHARED_BYTES,
         };
-        let sizes = [shape.kv_heads, heads, form.room, form.step, form.keys_min];
+        let sizes = [shape.kv_heads, heads, cut.parts_max, cut.step_keys, cut.part_keys_min];
         let name = "attention/single";
         let spec = KernelSpec::assembly(name, assembly, "attend", Architecture::Sm90)
             .generics(sizes.map(|size| size as i32))
@@ -50,9 +50,9 @@ impl SingleAttention {
         Ok(Some(Self { kernel: kernels.get(&spec)?, shape: *shape }))
     }
 
-    /// How the parts of heads of `shape` lie.
-    pub(crate) fn form(shape: &AttentionShape) -> PartsForm {
-        PartsForm { room: Cut::of(shape).parts_max, step: STEP, keys_min: STEP }
+    /// How keys are cut for heads of `shape`: as many parts as others have room for, which may be shorter.
+    pub(crate) fn cut(shape: &AttentionShape) -> Cut {
+        Cut { step_keys: STEP, part_keys_min: STEP, ..Cut::of(shape) }
     }
 
     /// Attends for the one token of the first sequence: `queries` are `[query_heads * D]`. Its key and value
@@ -70,12 +70,11 @@ impl SingleAttention {
         parameters: &AttentionParameters<'a>,
         workspace: &'a mut DecodeWorkspace,
     ) -> Result<DecodeParts<'a>, LayersError> {
-        let form = Self::form(&self.shape);
         sequences.check()?;
         cache.check(&self.shape)?;
         queries.expect_len("queries", self.shape.query_width())?;
         let window = parameters.window()?;
-        let parts = workspace.parts(&self.shape, sequences.lengths, parameters.sinks, window)?;
+        let parts = workspace.parts(&self.shape, 1, sequences.lengths, parameters.sinks, window)?;
         let arguments = Arguments::new()
             .slice(queries)
             .slice_mut(&cache.keys)
@@ -87,7 +86,7 @@ impl SingleAttention {
             .slice(parts.totals)
             .i32(window)
             .f32(parameters.scale * LOG2_E);
-        let grid = [self.shape.kv_heads, form.room, 1];
+        let grid = [self.shape.kv_heads, Self::cut(&self.shape).parts_max, 1];
         // SAFETY: the arguments are the kernel's, with the lengths checked above; the caller vouches for
         // the table and the length.
         unsafe { self.kernel.launch(stream, grid, arguments) }?;

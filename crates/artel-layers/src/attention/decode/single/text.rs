@@ -9,7 +9,7 @@
 
 use std::fmt::Write as _;
 
-use super::PartsForm;
+use super::Cut;
 
 /// Elements of a head.
 pub(super) const HEAD: usize = 128;
@@ -30,10 +30,10 @@ const WEIGHTS: usize = SUMS + WARPS * HEADS_MAX * HEAD * 4;
 pub(super) const SHARED_BYTES: usize = WEIGHTS + WARPS * WEIGHTS_BYTES;
 
 /// The kernel for `heads` query heads of each of `kv_heads`, `attend_entry`.
-pub(super) fn source(kv_heads: usize, heads: usize, form: PartsForm) -> String {
+pub(super) fn source(kv_heads: usize, heads: usize, cut: Cut) -> String {
     let mut text = String::from(HEADER);
     declare(&mut text);
-    text.push_str(&form.cut());
+    text.push_str(&cut.text());
     let _ = write!(
         text,
         "mov.u32 part, %ctaid.y;
@@ -72,7 +72,7 @@ MERGE:
 }}
 ",
         load(kv_heads, "seen"),
-        merge(heads, form.room),
+        merge(heads, cut.parts_max),
         step = WARPS * KEYS,
     );
     text

@@ -12,7 +12,7 @@
 //! features each. Gate and up alternate by 8 features, so that a thread has both of a number.
 //!
 //! FP8 codes have two sums for each number: what the matrix units sum is added to float32 sums,
-//! times its scales, every 64 or 128 input features.
+//! times its scales, every 32 to 128 input features. Scales that cover all of these come last.
 
 #[cfg(feature = "cuda")]
 pub mod cuda;
