@@ -1,5 +1,7 @@
 //! The definition, in float64: every logit, then softmax, then the weighted sum.
 
+use rayon::prelude::*;
+
 use super::{Attention, ValueStorage};
 
 /// Attention of the last `queries.len() / query_width` tokens of one sequence over all its `keys`
@@ -7,24 +9,23 @@ use super::{Attention, ValueStorage};
 pub fn forward(attention: &Attention, queries: &[f32], keys: &[f32], values: &[f32]) -> Vec<f64> {
     let shape = attention.shape;
     let cached = keys.len() / shape.key_width() - queries.len() / shape.query_width();
-    let mut out = Vec::new();
-    for (token, query_row) in queries.chunks_exact(shape.query_width()).enumerate() {
-        for (head, query) in query_row.chunks_exact(shape.key_dim).enumerate() {
-            let kv_head = head / (shape.query_heads / shape.kv_heads);
-            let key = |j: usize| &keys[(j * shape.kv_heads + kv_head) * shape.key_dim..];
-            let value = |j: usize| match shape.values {
-                ValueStorage::Own => &values[(j * shape.kv_heads + kv_head) * shape.value_dim..],
-                ValueStorage::KeyPrefix => key(j),
-            };
-            let position = cached + token;
-            let visible = (0..=position).filter(|j| position - j < attention.window);
-            let logits: Vec<(usize, f64)> =
-                visible.map(|j| (j, f64::from(attention.scale) * product(query, key(j)))).collect();
-            let sink = attention.sinks.get(head).map(|&sink| f64::from(sink));
-            out.extend(weighted(&logits, sink, value, shape.value_dim));
-        }
-    }
-    out
+    let rows = queries.par_chunks_exact(shape.key_dim).enumerate();
+    let attended = rows.flat_map_iter(|(row, query)| {
+        let (token, head) = (row / shape.query_heads, row % shape.query_heads);
+        let kv_head = head / (shape.query_heads / shape.kv_heads);
+        let key = |j: usize| &keys[(j * shape.kv_heads + kv_head) * shape.key_dim..];
+        let value = |j: usize| match shape.values {
+            ValueStorage::Own => &values[(j * shape.kv_heads + kv_head) * shape.value_dim..],
+            ValueStorage::KeyPrefix => key(j),
+        };
+        let position = cached + token;
+        let visible = (0..=position).filter(|j| position - j < attention.window);
+        let logits: Vec<(usize, f64)> =
+            visible.map(|j| (j, f64::from(attention.scale) * product(query, key(j)))).collect();
+        let sink = attention.sinks.get(head).map(|&sink| f64::from(sink));
+        weighted(&logits, sink, value, shape.value_dim)
+    });
+    attended.collect()
 }
 
 fn product(a: &[f32], b: &[f32]) -> f64 {

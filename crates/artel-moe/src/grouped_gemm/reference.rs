@@ -1,5 +1,7 @@
 //! The definition, in float64, one number at a time.
 
+use rayon::prelude::*;
+
 use super::GroupedGemm;
 use crate::quant::{
     Element, NumberFormat, WeightMatrix,
@@ -11,23 +13,23 @@ use crate::weights::ExpertMatrices;
 pub fn grouped_gemm<F: NumberFormat>(gemm: &GroupedGemm<'_, F>, out: &mut [f64]) {
     let (rows, columns) = (gemm.weights.rows(), gemm.weights.columns());
     let assignment = gemm.assignment;
+    let mut expert_of_pair = vec![None; assignment.num_pairs];
     for position in 0..assignment.num_tokens_post_padded {
         let pair = assignment.sorted_token_ids[position] as usize;
-        if pair >= assignment.num_pairs {
-            continue;
+        if pair < assignment.num_pairs {
+            expert_of_pair[pair] = Some(assignment.expert_ids[position / assignment.block_size]);
         }
-        let out = &mut out[pair * rows..(pair + 1) * rows];
-        let Ok(expert) = usize::try_from(assignment.expert_ids[position / assignment.block_size])
-        else {
-            out.fill(0.0);
-            continue;
-        };
+    }
+    let pairs = out.par_chunks_mut(rows).zip(expert_of_pair).enumerate();
+    pairs.for_each(|(pair, (out, expert))| {
+        let Some(expert) = expert else { return };
+        let Ok(expert) = usize::try_from(expert) else { return out.fill(0.0) };
         let row = pair / gemm.pairs_per_row;
         let x = &gemm.rows[row * columns..(row + 1) * columns];
         let x = operand::<F>(x, gemm.weights.input_scale());
         expert_row(gemm.weights, expert, &x, out);
         out.iter_mut().for_each(|out| *out *= f64::from(gemm.row_weights.of(pair)));
-    }
+    });
 }
 
 /// One row, as the product sees it, times one expert's weights, plus its bias.

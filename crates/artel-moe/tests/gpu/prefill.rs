@@ -197,11 +197,7 @@ fn fp8_warpgroup<F: NumberFormat<Activation = bf16>, O: Element>(
             let weights = experts::<F>(matrices, rows, columns);
             let (numbers, scales) = stack(&weights);
             let (numbers, scales) = (gpu.upload(&numbers), gpu.upload(&scales));
-            // The reference of many rows is slow: all heights of what layers store, of few weights.
-            let is_stored = (form.parts() == 2) == (O::NAME == f32::NAME);
-            let heights: &[Routing] =
-                if is_stored && rows * columns <= 400_000 { &HEIGHTS } else { &[] };
-            let routings = [&ROUTINGS[..], heights].concat();
+            let routings = [&ROUTINGS[..], &HEIGHTS].concat();
             check(gpu, &weights, form, BLOCK_ROWS, &routings, |sorted, blocks, out| {
                 let (codes, row_scales) = quantized(&layout, sorted);
                 let (codes, row_scales) = (gpu.upload(&codes), gpu.upload(&row_scales));
