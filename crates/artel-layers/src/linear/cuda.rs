@@ -15,17 +15,16 @@ use artel_device::cuda::{
     Arguments, Context, DeviceBuffer, DeviceSlice, DeviceSliceMut, Kernel, KernelSpec, Kernels,
     Stream,
 };
-use artel_moe::grouped_gemm::prefill::cuda::{
-    Blocks, Fp8Operand, HalfElement, PrefillFp8Gemm, PrefillGemm,
-};
-use artel_moe::grouped_gemm::prefill::{PrefillForm, PrefillTile};
+use artel_moe::grouped_gemm::prefill::cuda::{Blocks, HalfElement};
+use artel_moe::grouped_gemm::prefill::warpgroup::BLOCK_ROWS;
 use artel_moe::quant::BLOCK;
 use artel_moe::weights::StackLayout;
 
+use super::many::cuda::Many;
 pub use super::parts::cuda::PartSums;
 pub use super::product::FEW_ROWS_MAX;
 use super::product::cuda::Product;
-use super::product::{BLOCKS_WANTED, ProductTile, SUMS_MAX};
+use super::product::{ProductTile, SUMS_MAX};
 use crate::LayersError;
 
 #[cutile::module]
@@ -118,7 +117,8 @@ impl LinearShape {
         (self.numbers == LinearNumbers::Fp8Block128).then_some([BLOCK, BLOCK])
     }
 
-    fn layout(&self) -> StackLayout {
+    /// The weight as a stack of one expert.
+    pub(super) fn layout(&self) -> StackLayout {
         StackLayout {
             experts: 1,
             rows: self.outputs,
@@ -135,7 +135,7 @@ impl LinearShape {
 #[derive(Debug)]
 pub struct LinearWorkspace {
     sums: DeviceBuffer<f32>,
-    /// Zeros, one for each block of any size.
+    /// Zeros, one for each block of the smallest size.
     experts: DeviceBuffer<i32>,
     /// `128 * n` at `4 n`: pointers are aligned to four numbers.
     padded: DeviceBuffer<i32>,
@@ -154,7 +154,7 @@ impl LinearWorkspace {
             (0..=blocks as i32).flat_map(|block| [block * ROWS_MULTIPLE as i32, 0, 0, 0]).collect();
         Ok(Self {
             sums: DeviceBuffer::new(context, SUMS_MAX)?,
-            experts: DeviceBuffer::zeroed(context, blocks)?,
+            experts: DeviceBuffer::zeroed(context, tokens_max / BLOCK_ROWS)?,
             padded: DeviceBuffer::from_host(context, &padded)?,
             tokens_max,
         })
@@ -217,12 +217,6 @@ pub struct LinearWeight<'a> {
     pub bias: Option<DeviceSlice<'a, f32>>,
 }
 
-#[derive(Debug, Clone)]
-enum Many<A> {
-    Plain(PrefillGemm<A>),
-    Fp8(PrefillFp8Gemm<A>),
-}
-
 /// The kernels of one shape.
 #[derive(Debug, Clone)]
 pub struct Linear<A> {
@@ -231,7 +225,7 @@ pub struct Linear<A> {
     few: Vec<Product<A>>,
     /// Small tiles, for up to so many tokens, and large ones.
     more: Option<(Product<A>, usize, Product<A>)>,
-    /// With the tokens from which on its tiles fill the GPU.
+    /// With the tokens from which on it is the fastest.
     many: Option<(usize, Many<A>)>,
     bias: Option<Kernel>,
     element: PhantomData<A>,
@@ -263,11 +257,7 @@ impl<A: HalfElement> Linear<A> {
             }
             false => None,
         };
-        let many_from = many_from(&shape)?;
-        let many = match tokens_max >= many_from {
-            true => Some((many_from, load_many(kernels, shape)?)),
-            false => None,
-        };
+        let many = Many::load(kernels, &shape, tokens_max)?;
         let bias = match shape.bias && many.is_some() {
             true => Some(kernels.get(&bias_spec(A::NAME, shape.outputs))?),
             false => None,
@@ -310,7 +300,8 @@ impl<A: HalfElement> Linear<A> {
         match &self.many {
             Some((from, many)) if tokens >= *from => {
                 let blocks = workspace.blocks(tokens)?;
-                self.launch_many(stream, many, (blocks, tokens), (rows, weight), out)?;
+                let mut rows_out = out.range_mut(0, padded(tokens) * self.shape.outputs)?;
+                many.launch(stream, blocks, (rows, weight), &mut rows_out)?;
                 self.launch_bias(stream, tokens, weight.bias, out)
             }
             _ => {
@@ -369,29 +360,6 @@ impl<A: HalfElement> Linear<A> {
         }
     }
 
-    fn launch_many(
-        &self,
-        stream: &Stream,
-        many: &Many<A>,
-        (blocks, tokens): (Blocks<'_>, usize),
-        (rows, weight): (LinearRows<'_, A>, LinearWeight<'_>),
-        out: &mut DeviceSliceMut<'_, A>,
-    ) -> Result<(), LayersError> {
-        let mut out = out.range_mut(0, padded(tokens) * self.shape.outputs)?;
-        let LinearWeight { numbers, scales, .. } = weight;
-        match (many, rows) {
-            (Many::Plain(product), LinearRows::Plain(x)) => {
-                product.launch(stream, blocks, x, numbers.cast(), &mut out)?;
-            }
-            (Many::Fp8(product), LinearRows::Fp8 { codes, scales: x_scales }) => {
-                let rows = Fp8Operand { numbers: codes, scales: x_scales };
-                product.launch(stream, blocks, rows, Fp8Operand { numbers, scales }, &mut out)?;
-            }
-            _ => panic!("this is a bug: rows of another linear map"),
-        }
-        Ok(())
-    }
-
     fn launch_bias(
         &self,
         stream: &Stream,
@@ -411,43 +379,6 @@ impl<A: HalfElement> Linear<A> {
         unsafe { kernel.launch(stream, grid, arguments) }?;
         Ok(())
     }
-}
-
-fn load_many<A: HalfElement>(
-    kernels: &mut Kernels,
-    shape: LinearShape,
-) -> Result<Many<A>, LayersError> {
-    let (layout, tile) = (shape.layout(), many_tile(&shape)?);
-    Ok(match shape.numbers {
-        LinearNumbers::Plain => {
-            let form = PrefillForm::Sums;
-            Many::Plain(PrefillGemm::load(kernels, &layout, form, tile, ROWS_MULTIPLE)?)
-        }
-        LinearNumbers::Fp8Block128 => Many::Fp8(PrefillFp8Gemm::load(
-            kernels,
-            &layout,
-            PrefillForm::Sums,
-            tile,
-            ROWS_MULTIPLE,
-        )?),
-    })
-}
-
-/// The tile for many rows of one matrix.
-fn many_tile(shape: &LinearShape) -> Result<PrefillTile, LayersError> {
-    Ok(PrefillTile::fastest(&shape.layout(), PrefillForm::Sums, usize::MAX)?)
-}
-
-/// Tokens from which on the product of the experts is the fastest: its large tiles of 16-bit numbers
-/// have to fill the GPU twice, those of FP8 three quarters of it.
-fn many_from(shape: &LinearShape) -> Result<usize, LayersError> {
-    let tile = many_tile(shape)?;
-    let tiles = match shape.numbers {
-        LinearNumbers::Plain => 2 * BLOCKS_WANTED,
-        LinearNumbers::Fp8Block128 => BLOCKS_WANTED * 3 / 4,
-    };
-    let row_tiles = tiles.div_ceil(shape.outputs.div_ceil(tile.columns));
-    Ok(((row_tiles - 1) * tile.rows).max(FEW_ROWS_MAX) + 1)
 }
 
 fn bias_spec(element: &str, outputs: usize) -> KernelSpec {

@@ -10,6 +10,8 @@ pub mod cuda;
 #[cfg(feature = "cuda")]
 pub(crate) mod parts;
 #[cfg(feature = "cuda")]
+mod many;
+#[cfg(feature = "cuda")]
 mod product;
 pub mod reference;
 #[cfg(feature = "cuda")]

@@ -142,6 +142,7 @@ pub fn sources(specs: &[KernelSpec]) -> BTreeMap<String, String> {
     for spec in specs {
         let name = match spec.operation().strip_prefix("grouped_gemm/") {
             Some(product) if product.starts_with("prefill") => GemmFamily::Prefill.name(),
+            Some("warpgroup_fp8_long") => GemmFamily::Long.name(),
             Some(product) if product.starts_with("warpgroup") => GemmFamily::Warpgroup.name(),
             Some(product) if product.starts_with("streamed") => GemmFamily::Streamed.name(),
             Some(_) => GemmFamily::Decode.name(),

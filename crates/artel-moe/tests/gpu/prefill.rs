@@ -191,9 +191,11 @@ fn fp8_warpgroup<F: NumberFormat<Activation = bf16>, O: Element>(
             continue;
         }
         let out = O::NAME;
-        let name = format!("prefill::{what}{}_{rows}x{columns}_warpgroup_{out}", suffix(form));
-        let load = move |kernels: &mut _| WarpgroupFp8Gemm::load(kernels, &layout, form);
-        cases.push(Case::new(name, load, move |gpu, gemm: &WarpgroupFp8Gemm<O>| {
+        let name = format!("prefill::{what}{}_{rows}x{columns}_warpgroup", suffix(form));
+        // Both sides that rows may stand on.
+        let short = move |kernels: &mut _| WarpgroupFp8Gemm::load(kernels, &layout, form);
+        let long = move |kernels: &mut _| WarpgroupFp8Gemm::load_long(kernels, &layout, form);
+        let run = move |gpu: &Gpu, gemm: &WarpgroupFp8Gemm<O>| {
             let weights = experts::<F>(matrices, rows, columns);
             let (numbers, scales) = stack(&weights);
             let (numbers, scales) = (gpu.upload(&numbers), gpu.upload(&scales));
@@ -205,7 +207,11 @@ fn fp8_warpgroup<F: NumberFormat<Activation = bf16>, O: Element>(
                 let weights = Fp8Operand { numbers: numbers.slice(), scales: scales.slice() };
                 gemm.launch(&gpu.stream, blocks, rows, weights, out)
             })
-        }));
+        };
+        cases.push(Case::new(format!("{name}_{out}"), short, run));
+        if warpgroup::check_long(&layout, form).is_ok() && (form.parts() == 1 || out == f32::NAME) {
+            cases.push(Case::new(format!("{name}_long_{out}"), long, run));
+        }
     }
 }
 

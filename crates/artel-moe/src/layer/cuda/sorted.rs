@@ -83,9 +83,10 @@ impl<A: HalfElement> SortedChain<A> {
                 let shape = decode_shape(config, format)?;
                 Products::Decode(Box::new(AlignedExperts::load(kernels, shape, tiles)?))
             }
-            ([first @ (GemmFamily::Prefill | GemmFamily::Warpgroup), second], None)
-                if first == second =>
-            {
+            (
+                [first @ (GemmFamily::Prefill | GemmFamily::Warpgroup | GemmFamily::Long), second],
+                None,
+            ) if first == second => {
                 Products::Prefill(Box::new(PrefillChain::load(kernels, &sizes, way, block_size)?))
             }
             _ => return Err(MoeError::config("kernels of a way", way, "of one family")),

@@ -97,7 +97,7 @@ pub(super) fn favourites(
     };
     let aligned = usual(&shape, false, tokens).ok();
     let ways = direct.into_iter().chain(aligned).chain(usual_prefill(&shape, tokens));
-    let ways = ways.chain(warpgroup(gpu, &shape));
+    let ways = ways.chain(warpgroup(gpu, &shape)).chain(long(gpu, &shape));
     ways.filter(|_| shape.is_copied_by_tiles()).collect()
 }
 
@@ -192,6 +192,24 @@ fn warpgroup(gpu: &GpuCeilings, shape: &ExpertsShape) -> Option<Way> {
         let depth = by_warpgroup::depth(layout.number_bytes);
         let tile = Tile { rows, columns, depth, warps: 8, occupancy: 1 };
         Some(GemmKernel { family: GemmFamily::Warpgroup, tile })
+    };
+    if gpu.architecture != by_warpgroup::ARCHITECTURE {
+        return None;
+    }
+    let path = GpuPath::Aligned { block_size: by_warpgroup::BLOCK_ROWS };
+    Some(way(path, kernel(GpuProduct::GateUp)?, kernel(GpuProduct::Down)?))
+}
+
+/// The way of rows on the long side, likewise.
+fn long(gpu: &GpuCeilings, shape: &ExpertsShape) -> Option<Way> {
+    let kernel = |product| {
+        let form = shape.prefill_form(product, GemmFamily::Long);
+        let layout = shape.stack_layout(product)?;
+        by_warpgroup::check_long(&layout, form).ok()?;
+        let columns = by_warpgroup::LONG_FEATURES / form.parts();
+        let (rows, depth) = (by_warpgroup::LONG_ROWS, by_warpgroup::depth(layout.number_bytes));
+        let tile = Tile { rows, columns, depth, warps: 8, occupancy: 1 };
+        Some(GemmKernel { family: GemmFamily::Long, tile })
     };
     if gpu.architecture != by_warpgroup::ARCHITECTURE {
         return None;

@@ -57,20 +57,24 @@ pub enum GemmFamily {
     Prefill,
     /// Tiles as high as an expert has rows: many 16-bit rows on Hopper.
     Warpgroup,
+    /// Tiles of 128 rows on the long side of the matrix instructions: very many FP8 rows on Hopper.
+    Long,
     /// Both products in one launch: few tokens on FP8 weights on Hopper.
     Streamed,
 }
 
 impl GemmFamily {
     /// All of them.
-    pub const ALL: [Self; 4] = [Self::Decode, Self::Prefill, Self::Warpgroup, Self::Streamed];
+    pub const ALL: [Self; 5] =
+        [Self::Decode, Self::Prefill, Self::Warpgroup, Self::Long, Self::Streamed];
 
-    /// `decode`, `prefill`, `warpgroup` or `streamed`.
+    /// `decode`, `prefill`, `warpgroup`, `long` or `streamed`.
     pub fn name(self) -> &'static str {
         match self {
             Self::Decode => "decode",
             Self::Prefill => "prefill",
             Self::Warpgroup => "warpgroup",
+            Self::Long => "long",
             Self::Streamed => "streamed",
         }
     }

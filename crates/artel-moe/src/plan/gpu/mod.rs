@@ -34,8 +34,8 @@ use crate::quant::Format;
 const CLOSE: f64 = 1.02;
 
 /// Tokens that pass through the layer at a time unless the caller wants otherwise: enough to keep
-/// the matrix units busy, few enough for intermediates of less than a gigabyte.
-pub const TOKENS_PER_STEP: usize = 8192;
+/// the matrix units busy, few enough for intermediates of a few gigabytes.
+pub const TOKENS_PER_STEP: usize = 16384;
 
 /// How one range of batch sizes is served.
 #[derive(Debug, Clone, PartialEq)]

@@ -18,7 +18,7 @@ use super::kernel::{ExpertKernels, GemmFamily, GemmKernel, GpuPath, GpuProduct, 
 use super::work::ExpertsShape;
 use crate::MoeError;
 use crate::grouped_gemm::prefill::{PrefillForm, warpgroup};
-use crate::quant::Format;
+use crate::quant::{BLOCK, Format};
 
 /// Between two kernels of one graph, seconds.
 const LAUNCH: f64 = 1.5e-6;
@@ -31,6 +31,8 @@ const STEP_BYTES: f64 = 16384.0;
 const UNHIDDEN: f64 = 0.25;
 /// What their ring of stages reaches of the memory's rate.
 const WARPGROUP_READ: f64 = 0.97;
+/// What the kernel with rows on the long side makes of the matrix units.
+const LONG_SHARE: f64 = 0.77;
 /// Of the kernel of both products: its start and its end, and what it reaches of the memory's rate.
 const STREAMED_ENDS: f64 = 4.8e-6;
 const STREAMED_READ: f64 = 0.89;
@@ -72,7 +74,10 @@ fn steps_seconds(gpu: &GpuCeilings, shape: &ExpertsShape, way: Way, tokens: usiz
         (GpuPath::Aligned { .. }, GemmFamily::Decode | GemmFamily::Streamed) => {
             ALIGN + quantise + quantise_inner + combine
         }
-        (GpuPath::Aligned { .. }, GemmFamily::Prefill | GemmFamily::Warpgroup) => {
+        (
+            GpuPath::Aligned { .. },
+            GemmFamily::Prefill | GemmFamily::Warpgroup | GemmFamily::Long,
+        ) => {
             let permuted = 2.0 * shape.row_bytes(GpuProduct::GateUp);
             let permute = LAUNCH + pairs * permuted / gpu.read;
             // What FP8 rows of the second product are made of: gate and up in float32, or one number.
@@ -129,13 +134,14 @@ fn product_seconds(
                     operations / (peak * 0.5 * (kernel.tile.rows as f64 / 32.0).min(1.0)),
                 ],
             ),
-            GemmFamily::Prefill | GemmFamily::Warpgroup => {
+            GemmFamily::Prefill | GemmFamily::Warpgroup | GemmFamily::Long => {
                 let columns = parts(shape, product, kernel.family) * kernel.tile.columns;
                 let (share, reading) = match kernel.family {
                     GemmFamily::Warpgroup => {
                         let (inner, end) = warpgroup_share(shape.format);
                         (ended(inner, end, features_in), reading / WARPGROUP_READ)
                     }
+                    GemmFamily::Long => (LONG_SHARE, reading / WARPGROUP_READ),
                     _ => (prefill_share(shape, kernel.tile, columns, features_in), reading),
                 };
                 let multiplying = operations / peak / share;
@@ -175,7 +181,7 @@ fn decode(
 /// Sums that become one number of the output.
 fn parts(shape: &ExpertsShape, product: GpuProduct, family: GemmFamily) -> usize {
     match (family, product) {
-        (GemmFamily::Prefill | GemmFamily::Warpgroup, _) => {
+        (GemmFamily::Prefill | GemmFamily::Warpgroup | GemmFamily::Long, _) => {
             shape.prefill_form(product, family).parts()
         }
         (GemmFamily::Decode | GemmFamily::Streamed, GpuProduct::GateUp) => 2,
@@ -192,6 +198,8 @@ fn prefill_share(shape: &ExpertsShape, tile: Tile, columns: usize, features_in: 
         (Format::F32 | Format::F16 | Format::Bf16, 64, _) => (0.66, 0.0),
         (Format::F32 | Format::F16 | Format::Bf16, _, 1) => (1.0, 0.6),
         (Format::F32 | Format::F16 | Format::Bf16, ..) => (0.8, 0.0),
+        // Half as many columns are summed at once, and twice as often.
+        _ if tile.depth < BLOCK && tile.occupancy == 1 => (0.6, 3.0),
         // Measured with 128-blocks; other scales only come later.
         (_, _, 1) => (0.94, 3.0),
         _ => (0.72, 1.2),
@@ -231,6 +239,8 @@ fn row_blocks(shape: &ExpertsShape, path: GpuPath, kernel: GemmKernel, tokens: u
 fn rows_of_block(kernel: GemmKernel) -> usize {
     match kernel.family {
         GemmFamily::Warpgroup => warpgroup::BLOCK_ROWS,
+        // Each of two warpgroups has half of a tile.
+        GemmFamily::Long => warpgroup::LONG_ROWS / 2,
         _ => kernel.tile.rows,
     }
 }
@@ -260,6 +270,8 @@ mod tests {
         gating: Gating::SILU,
     };
 
+    const MINIMAX: ExpertsShape = ExpertsShape { intermediate_size: 1536, ..MINIMAX_TP2 };
+    const QWEN3_FP8: ExpertsShape = ExpertsShape { format: Format::Fp8Block128, ..QWEN3 };
     const CHANNEL: ExpertsShape = ExpertsShape { format: Format::Fp8Channel, ..MINIMAX_TP2 };
 
     fn h200() -> &'static GpuCeilings {
@@ -339,6 +351,17 @@ mod tests {
             (MINIMAX_TP2, GpuProduct::Down, "warpgroup 144x128x128 w8 o1", 1024, 166.7),
             (MINIMAX_TP2, GpuProduct::Down, "warpgroup 144x128x128 w8 o1", 4096, 253.3),
             (MINIMAX_TP2, GpuProduct::Down, "warpgroup 144x128x128 w8 o1", 8192, 458.8),
+            (QWEN3_FP8, GpuProduct::GateUp, "long 128x96x128 w8 o1", 4096, 273.0),
+            (QWEN3_FP8, GpuProduct::GateUp, "long 128x96x128 w8 o1", 8192, 473.0),
+            (QWEN3_FP8, GpuProduct::Down, "long 128x192x128 w8 o1", 4096, 143.2),
+            (QWEN3_FP8, GpuProduct::Down, "long 128x192x128 w8 o1", 8192, 258.4),
+            (QWEN3_FP8, GpuProduct::Down, "long 128x192x128 w8 o1", 16384, 488.8),
+            (MINIMAX, GpuProduct::GateUp, "long 128x96x128 w8 o1", 8192, 1562.1),
+            (MINIMAX, GpuProduct::GateUp, "long 128x96x128 w8 o1", 16384, 2764.5),
+            (MINIMAX, GpuProduct::Down, "long 128x192x128 w8 o1", 8192, 748.0),
+            (MINIMAX, GpuProduct::Down, "long 128x192x128 w8 o1", 16384, 1286.9),
+            (QWEN3_FP8, GpuProduct::GateUp, "prefill 128x64x64 w8 o1", 8192, 663.8),
+            (MINIMAX, GpuProduct::GateUp, "prefill 128x64x64 w8 o1", 8192, 2351.2),
             (CHANNEL, GpuProduct::GateUp, "warpgroup 144x64x128 w8 o1", 4096, 449.3),
             (CHANNEL, GpuProduct::GateUp, "warpgroup 144x64x128 w8 o1", 8192, 816.6),
             (CHANNEL, GpuProduct::Down, "warpgroup 144x128x128 w8 o1", 4096, 235.8),

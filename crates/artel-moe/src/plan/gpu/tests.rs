@@ -24,7 +24,7 @@ fn h200() -> &'static GpuCeilings {
 }
 
 fn hashes(hash: &str) -> BTreeMap<String, String> {
-    ["decode", "prefill", "warpgroup", "streamed", "steps"]
+    ["decode", "prefill", "warpgroup", "long", "streamed", "steps"]
         .map(|name| (name.to_owned(), hash.to_owned()))
         .into()
 }
@@ -123,6 +123,7 @@ fn assert_covers(plan: &GpuPlan, limit: usize) {
                     assert!([1, 2].map(warpgroup::rows_max).contains(&rows[0]), "{plan}");
                     assert_eq!(rows[0], rows[1]);
                 }
+                GemmFamily::Long => assert_eq!(rows, [warpgroup::LONG_ROWS; 2]),
                 _ => assert_eq!(rows, [block_size; 2]),
             }
         }
@@ -131,8 +132,8 @@ fn assert_covers(plan: &GpuPlan, limit: usize) {
 
 #[test]
 fn small_batches_go_direct_and_large_ones_to_prefill() {
-    let (tiles, high) = (GemmFamily::Prefill, GemmFamily::Warpgroup);
-    let layers = [(minimax(), Format::Fp8Block128, tiles), (qwen3(), Format::Bf16, high)];
+    let (long, high) = (GemmFamily::Long, GemmFamily::Warpgroup);
+    let layers = [(minimax(), Format::Fp8Block128, long), (qwen3(), Format::Bf16, high)];
     for (config, format, family) in layers {
         let plan = GpuPlan::new(h200(), &config, format, None, 8192).unwrap();
         assert_covers(&plan, 8192);

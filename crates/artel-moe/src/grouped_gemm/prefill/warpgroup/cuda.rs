@@ -9,7 +9,7 @@ use artel_device::cuda::{
 use bytemuck::Pod;
 
 use super::text::{Numbers, Sizes, source};
-use super::{BLOCK_ROWS, GROUP, Scales, THREADS, check};
+use super::{BLOCK_ROWS, GROUP, Scales, Side, THREADS, check, check_long};
 use crate::MoeError;
 use crate::grouped_gemm::EXACT_DEPTH;
 use crate::grouped_gemm::prefill::cuda::{Blocks, Fp8Operand, HalfElement};
@@ -45,7 +45,8 @@ impl<A: HalfElement> WarpgroupGemm<A> {
         if layout.scale_block.is_some() {
             return Err(MoeError::config("weights", format!("{layout:?}"), "without scales"));
         }
-        let product = Product::load::<A>(kernels, layout, form, Numbers::Halves(A::NAME))?;
+        let product =
+            Product::load::<A>(kernels, layout, form, (Numbers::Halves(A::NAME), Side::Short))?;
         Ok(Self { product, element: PhantomData })
     }
 
@@ -82,6 +83,31 @@ impl<A: Element> WarpgroupFp8Gemm<A> {
         layout: &StackLayout,
         form: PrefillForm,
     ) -> Result<Self, MoeError> {
+        Self::load_with(kernels, layout, form, Side::Short)
+    }
+
+    /// The same with rows on the [long side](Side::Long).
+    ///
+    /// # Errors
+    /// As there; [`check_long`] says for which weights. What is activated is stored in float32.
+    pub fn load_long(
+        kernels: &mut Kernels,
+        layout: &StackLayout,
+        form: PrefillForm,
+    ) -> Result<Self, MoeError> {
+        check_long(layout, form)?;
+        if form == PrefillForm::SiluAndMultiply && A::NAME != f32::NAME {
+            return Err(MoeError::config("an activated product", A::NAME, f32::NAME));
+        }
+        Self::load_with(kernels, layout, form, Side::Long)
+    }
+
+    fn load_with(
+        kernels: &mut Kernels,
+        layout: &StackLayout,
+        form: PrefillForm,
+        side: Side,
+    ) -> Result<Self, MoeError> {
         let Some([features, _]) = layout.scale_block else {
             return Err(MoeError::config("weights", format!("{layout:?}"), "with scales"));
         };
@@ -93,7 +119,8 @@ impl<A: Element> WarpgroupFp8Gemm<A> {
             // Scales that come last leave time for shorter sums.
             (true, false) => EXACT_DEPTH / 2,
         };
-        let product = Product::load::<A>(kernels, layout, form, Numbers::Codes { scales, summed })?;
+        let numbers = Numbers::Codes { scales, summed };
+        let product = Product::load::<A>(kernels, layout, form, (numbers, side))?;
         Ok(Self { product, layout: *layout, element: PhantomData })
     }
 
@@ -142,13 +169,13 @@ impl Product {
         kernels: &mut Kernels,
         layout: &StackLayout,
         form: PrefillForm,
-        numbers: Numbers,
+        (numbers, side): (Numbers, Side),
     ) -> Result<Self, MoeError> {
         check(layout, form)?;
         let StackLayout { experts, rows, columns, .. } = *layout;
         let parts = form.parts();
-        let sizes =
-            Sizes { experts, features: rows / parts, columns, parts, numbers, out: A::NAME };
+        let features = rows / parts;
+        let sizes = Sizes { experts, features, columns, parts, numbers, side, out: A::NAME };
         let assembly = Assembly {
             text: source(&sizes).into(),
             threads: THREADS,
@@ -158,7 +185,11 @@ impl Product {
             Numbers::Halves(_) => ("grouped_gemm/warpgroup", None),
             Numbers::Codes { scales, summed } => {
                 let Scales { features, grouped } = scales;
-                ("grouped_gemm/warpgroup_fp8", Some([features, usize::from(grouped), summed]))
+                let name = match side {
+                    Side::Short => "grouped_gemm/warpgroup_fp8",
+                    Side::Long => "grouped_gemm/warpgroup_fp8_long",
+                };
+                (name, Some([features, usize::from(grouped), summed]))
             }
         };
         let generics = [experts, sizes.features, columns, parts].into_iter();

@@ -13,6 +13,10 @@
 //!
 //! FP8 codes have two sums for each number: what the matrix units sum is added to float32 sums,
 //! times its scales, every 32 to 128 input features. Scales that cover all of these come last.
+//!
+//! Where an expert has many hundred rows, as a linear map has, and scales stand in blocks, rows take
+//! the side of 64: a thread then has two rows and many features, so few scales, and registers for
+//! tiles of 192 weights.
 
 #[cfg(feature = "cuda")]
 pub mod cuda;
@@ -36,12 +40,26 @@ pub(crate) const WEIGHTS: usize = 128;
 /// Threads: one warpgroup that loads and two that multiply.
 #[cfg(feature = "cuda")]
 const THREADS: usize = 384;
+/// Most rows of a tile whose rows stand on the long side.
+pub const LONG_ROWS: usize = 128;
+/// Weights of such a tile, gates and ups together.
+pub const LONG_FEATURES: usize = 192;
 /// Most experts whose table fits beside the stages.
 const EXPERTS_MAX: usize = 512;
 
 /// Most rows of a tile: what the accumulators hold. Codes have two sums for each.
 pub fn rows_max(number_bytes: usize) -> usize {
     if number_bytes == 1 { 144 } else { 288 }
+}
+
+/// Where the rows of a product stand in the matrix instructions.
+#[cfg(feature = "cuda")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Side {
+    /// On the side of any multiple of 8, so that tiles are as high as an expert has rows.
+    Short,
+    /// On the side of 64: faster where an expert has many hundred.
+    Long,
 }
 
 /// Input features of a stage.
@@ -93,6 +111,18 @@ pub fn check(layout: &StackLayout, form: PrefillForm) -> Result<(), MoeError> {
     Err(MoeError::config("weights", format!("{layout:?}"), allowed))
 }
 
+/// Whether there is a kernel for these weights with rows on the [long side](Side::Long).
+///
+/// # Errors
+/// [`MoeError::Config`] with what they must be.
+pub fn check_long(layout: &StackLayout, form: PrefillForm) -> Result<(), MoeError> {
+    check(layout, form)?;
+    if RowScales::of(layout) == RowScales::Groups {
+        return Ok(());
+    }
+    Err(MoeError::config("weights", format!("{layout:?}"), "FP8 in blocks"))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -126,6 +156,12 @@ mod tests {
             ] {
                 let error = check(&layout, form).unwrap_err().to_string();
                 assert!(error.contains("features by 8"), "{error}");
+                assert!(check_long(&layout, form).is_err());
+            }
+            assert_eq!(check_long(&codes([128, 128]), form), Ok(()));
+            for layout in [HALVES, codes([1, 2048])] {
+                let error = check_long(&layout, form).unwrap_err().to_string();
+                assert!(error.contains("FP8 in blocks"), "{error}");
             }
         }
     }

@@ -26,7 +26,7 @@ pub(super) enum PlainGemm<A> {
 pub(super) enum ScaledGemm<A> {
     /// In tiles of a fixed height.
     Tiles(PrefillFp8Gemm<A>),
-    /// In tiles as high as an expert has rows.
+    /// In tiles as high as an expert has rows, or with rows on the long side.
     Warpgroup(WarpgroupFp8Gemm<A>),
 }
 
@@ -73,6 +73,9 @@ impl<A: Element> ScaledGemm<A> {
         Ok(match kernel.family {
             GemmFamily::Warpgroup => {
                 Self::Warpgroup(WarpgroupFp8Gemm::load(kernels, layout, form)?)
+            }
+            GemmFamily::Long => {
+                Self::Warpgroup(WarpgroupFp8Gemm::load_long(kernels, layout, form)?)
             }
             _ => {
                 let tile = prefill_tile(kernel.tile);

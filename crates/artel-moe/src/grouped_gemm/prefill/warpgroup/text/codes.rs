@@ -11,7 +11,7 @@ use super::epilogue::own_feature;
 use super::{Scales, Sizes, advance};
 
 /// Input features of an instruction.
-const INSTRUCTION_DEPTH: usize = 32;
+pub(super) const INSTRUCTION_DEPTH: usize = 32;
 
 /// The loop over input features for tiles of `height` blocks, `summed` features at once, from sums of
 /// zero. Each height has registers of its own for parts: if they shared them, the assembler would take them

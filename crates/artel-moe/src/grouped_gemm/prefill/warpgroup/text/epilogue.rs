@@ -129,7 +129,7 @@ ld.shared.v4.b32 {{packed0, packed1, packed2, packed3}}, [from+{buffer}];
 }
 
 /// `result` = `silu(gate) * up`.
-fn activated(result: &str, gate: &str, up: &str) -> String {
+pub(super) fn activated(result: &str, gate: &str, up: &str) -> String {
     // 1 / (1 + 2^(-log2(e) * gate)) * (gate * up)
     format!(
         "mul.f32 {result}, {gate}, 0fBFB8AA3B;

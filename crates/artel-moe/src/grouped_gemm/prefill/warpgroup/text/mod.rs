@@ -5,18 +5,17 @@
 mod codes;
 mod epilogue;
 mod halves;
+mod long;
 mod producer;
 mod tiles;
 
 use std::fmt::Write as _;
 
-use super::{BLOCK_ROWS, ROW_BYTES, Scales, WEIGHTS};
+use super::{BLOCK_ROWS, LONG_FEATURES, LONG_ROWS, ROW_BYTES, Scales, Side, WEIGHTS};
 
-/// Bytes of the weights of a stage.
-const WEIGHT_BYTES: usize = WEIGHTS * ROW_BYTES;
 /// Bytes of a block of rows in a stage.
 const BLOCK_BYTES: usize = BLOCK_ROWS * ROW_BYTES;
-/// Bytes in which each of the eight warps that multiply turns its results around.
+/// Bytes in which each of the eight warps that multiply turns its results around, two blocks in turn.
 const TURNED_BYTES: usize = 1024;
 
 /// Registers of a thread that multiplies, and of one that loads: together what a multiprocessor has.
@@ -43,14 +42,28 @@ pub(super) struct Sizes {
     /// 2 where gate and up become one number.
     pub(super) parts: usize,
     pub(super) numbers: Numbers,
+    /// Where rows stand.
+    pub(super) side: Side,
     /// What is stored: `bf16`, `f16` or `f32`.
     pub(super) out: &'static str,
 }
 
 impl Sizes {
+    /// Weights of a tile, gate and up together.
+    fn weights(&self) -> usize {
+        match self.side {
+            Side::Short => WEIGHTS,
+            Side::Long => LONG_FEATURES,
+        }
+    }
+
+    fn weight_bytes(&self) -> usize {
+        self.weights() * ROW_BYTES
+    }
+
     /// Features of a tile's result.
     pub(super) fn tile_features(&self) -> usize {
-        WEIGHTS / self.parts
+        self.weights() / self.parts
     }
 
     pub(super) fn column_tiles(&self) -> usize {
@@ -74,7 +87,10 @@ impl Sizes {
     }
 
     fn rows_max(&self) -> usize {
-        super::rows_max(self.number_bytes())
+        match self.side {
+            Side::Short => super::rows_max(self.number_bytes()),
+            Side::Long => LONG_ROWS,
+        }
     }
 
     /// Blocks of a tile of the greatest height.
@@ -104,23 +120,32 @@ impl Sizes {
 
     /// Stages of the ring.
     fn stages(&self) -> usize {
-        match self.numbers {
-            Numbers::Halves(_) => 4,
-            Numbers::Codes { .. } => 5,
+        match (self.numbers, self.side) {
+            (Numbers::Halves(_), _) => 4,
+            // Results stand beside them.
+            (_, Side::Long) if long::row_pitch(self) > 0 => 4,
+            _ => 5,
         }
     }
 
     fn stage_bytes(&self) -> usize {
-        WEIGHT_BYTES + self.rows_max() * ROW_BYTES
+        self.weight_bytes() + self.rows_max() * ROW_BYTES
     }
 
-    /// Where the scales of the stages stand: of gates and of ups, and sixteen bytes on, of rows.
+    /// Where the scales of the stages stand: of weights, and behind them of rows.
     fn scales(&self) -> usize {
         self.stages() * self.stage_bytes()
     }
 
+    fn weight_scale_bytes(&self) -> usize {
+        match self.side {
+            Side::Short => 16,
+            Side::Long => long::SCALE_BYTES,
+        }
+    }
+
     fn stage_scale_bytes(&self) -> usize {
-        self.group_scales().map_or(0, |_| 16 + 4 * self.rows_max())
+        self.group_scales().map_or(0, |_| self.weight_scale_bytes() + 4 * self.rows_max())
     }
 
     /// Where warps turn results around.
@@ -128,9 +153,17 @@ impl Sizes {
         self.scales() + self.stages() * self.stage_scale_bytes()
     }
 
+    /// Bytes of this of each of eight warps.
+    fn turned_bytes(&self) -> usize {
+        match self.side {
+            Side::Short => TURNED_BYTES,
+            Side::Long => LONG_ROWS / 8 * long::row_pitch(self),
+        }
+    }
+
     /// Barriers of stages that are full.
     fn full(&self) -> usize {
-        self.turned() + 8 * TURNED_BYTES
+        self.turned() + 8 * self.turned_bytes()
     }
 
     /// And of those that are empty.
@@ -175,7 +208,11 @@ pub(super) fn source(sizes: &Sizes) -> String {
     text.push_str(&tiles::count_tiles(sizes));
     text.push_str(&producer::producer(sizes));
     text.push_str(&consumer(sizes));
-    text.push_str("EXIT: ret;\n}\n");
+    text.push_str("EXIT: ");
+    if sizes.side == Side::Long {
+        text.push_str("cp.async.bulk.wait_group.read 0;\n");
+    }
+    text.push_str("ret;\n}\n");
     text
 }
 
@@ -207,6 +244,9 @@ fn head(sizes: &Sizes) -> String {
 .reg .f32 gate0, gate1, first_scale, second_scale, scale, shared_scale;
 "
     );
+    if sizes.side == Side::Long {
+        return text + &long::registers();
+    }
     let mut registers = |name: &str, count: usize| {
         let _ = writeln!(text, ".reg .f32 {name}<{count}>;");
     };
@@ -276,39 +316,65 @@ xor.b32 phase, phase, x;
     )
 }
 
-/// The warpgroups that multiply: a loop for each height, and the end of a tile.
+/// The warpgroups that multiply: what comes before all tiles, the products, and the end of a tile.
 fn consumer(sizes: &Sizes) -> String {
-    let heights: Vec<_> =
-        (1..=sizes.blocks_max()).map(|height| format!("HEIGHT{height}")).collect();
+    // Two warpgroups share what stands on the long side.
+    let (weights, of_group) = (sizes.weight_bytes(), sizes.weight_bytes() / 2);
+    let (first_a, first_b, of_group) = match sizes.side {
+        Side::Short => (String::new(), weights, of_group),
+        Side::Long => (format!("add.u32 x, x, {weights};\n"), 0, LONG_ROWS / 2 * ROW_BYTES),
+    };
     let mut text = format!(
-        "CONSUMER: setmaxnreg.inc.sync.aligned.u32 {registers};
+        "CONSUMER: setmaxnreg.inc.sync.aligned.u32 {CONSUMER_REGISTERS};
 sub.u32 group, group, 1;
 and.b32 warp, warp, 3;
 // Matrices in shared memory: rows of 128 swizzled bytes, 8 rows every 1024 bytes.
 mov.b64 offset, 0x4000004000010000;
-mad.lo.u32 x, group, {group_bytes}, base;
-shr.u32 x, x, 4;
+mad.lo.u32 x, group, {of_group}, base;
+{first_a}shr.u32 x, x, 4;
 cvt.u64.u32 first_a, x;
 or.b64 first_a, first_a, offset;
-add.u32 x, base, {WEIGHT_BYTES};
+add.u32 x, base, {first_b};
 shr.u32 x, x, 4;
 cvt.u64.u32 first_b, x;
 or.b64 first_b, first_b, offset;
 mad.lo.u32 turned, group, 4, warp;
-mad.lo.u32 turned, turned, {TURNED_BYTES}, base;
+mad.lo.u32 turned, turned, {turned_bytes}, base;
 add.u32 turned, turned, {turned};
-CONSUME: setp.ge.u32 p, tile, tiles;
+{own_row}CONSUME: setp.ge.u32 p, tile, tiles;
 @p bra EXIT;
 {find}mov.u32 step, 0;
-sub.u32 x, height, 1;
-HEIGHTS: .branchtargets {heights};
+",
+        turned_bytes = sizes.turned_bytes(),
+        turned = sizes.turned(),
+        own_row = if sizes.side == Side::Long { long::OWN_ROW } else { "" },
+        find = tiles::find(sizes),
+    );
+    match (sizes.side, sizes.numbers) {
+        (Side::Long, Numbers::Codes { summed, .. }) => {
+            text.push_str(&long::multiply(sizes, summed));
+            text.push_str(&long::epilogue(sizes));
+        }
+        _ => {
+            text.push_str(&heights(sizes));
+            text.push_str("MULTIPLIED:\n");
+            text.push_str(&epilogue::epilogue(sizes));
+        }
+    }
+    text.push_str("STORED: add.u32 tile, tile, stride;\nbra CONSUME;\n");
+    text
+}
+
+/// A loop for each height.
+fn heights(sizes: &Sizes) -> String {
+    let heights: Vec<_> =
+        (1..=sizes.blocks_max()).map(|height| format!("HEIGHT{height}")).collect();
+    let mut text = format!(
+        "sub.u32 x, height, 1;
+HEIGHTS: .branchtargets {};
 brx.idx x, HEIGHTS;
 ",
-        registers = CONSUMER_REGISTERS,
-        group_bytes = WEIGHT_BYTES / 2,
-        turned = sizes.turned(),
-        find = tiles::find(sizes),
-        heights = heights.join(", "),
+        heights.join(", ")
     );
     for height in 1..=sizes.blocks_max() {
         text.push_str(&match sizes.numbers {
@@ -316,8 +382,5 @@ brx.idx x, HEIGHTS;
             Numbers::Codes { summed, .. } => codes::multiply(sizes, summed, height),
         });
     }
-    text.push_str("MULTIPLIED:\n");
-    text.push_str(&epilogue::epilogue(sizes));
-    text.push_str("STORED: add.u32 tile, tile, stride;\nbra CONSUME;\n");
     text
 }

@@ -1,14 +1,19 @@
 //! The warp that loads.
 
-use super::super::BLOCK_ROWS;
-use super::{BLOCK_BYTES, PRODUCER_REGISTERS, Scales, Sizes, WEIGHT_BYTES, advance, tiles};
+use super::super::{BLOCK_ROWS, Side};
+use super::{BLOCK_BYTES, PRODUCER_REGISTERS, Scales, Sizes, advance, long, tiles};
+
+/// What the scales of a product need.
+type Text = fn(&Sizes, Scales) -> String;
 
 /// Lane 0 loads weights, and each lane a block of rows. Scales of weights are read by all lanes, one step
 /// each, before they are needed; those of rows lie side by side and are copied by lane 0.
 pub(super) fn producer(sizes: &Sizes) -> String {
     let scales = sizes.group_scales();
-    let of = |text: fn(&Sizes, Scales) -> String| {
-        scales.map_or_else(String::new, |scales| text(sizes, scales))
+    let of = |text: Text| scales.map_or_else(String::new, |scales| text(sizes, scales));
+    let (of_first, of_step): (Text, Text) = match sizes.side {
+        Side::Short => (first_scales, step_scales),
+        Side::Long => (long::first_scales, long::step_scales),
     };
     format!(
         "setp.ne.u32 p, group, 0;
@@ -18,7 +23,7 @@ setp.ne.u32 p, warp, 0;
 @p bra EXIT;
 PRODUCE: setp.ge.u32 p, tile, tiles;
 @p bra EXIT;
-{find}mad.lo.u32 bytes, height, {row_bytes}, {WEIGHT_BYTES};
+{find}mad.lo.u32 bytes, height, {row_bytes}, {weight_bytes};
 mad.lo.u32 y, lane, {BLOCK_ROWS}, row;
 setp.lt.u32 is_live, lane, height;
 mul.lo.u32 z, column, {feature_groups};
@@ -37,7 +42,7 @@ mul.lo.u32 x, step, {depth};
 @is_first_lane cp.async.bulk.tensor.5d.shared::cluster.global.tile.mbarrier::complete_tx::bytes
     [target], [weights, {{x, i, i, z, expert}}], [barrier];
 mad.lo.u32 target, lane, {BLOCK_BYTES}, target;
-add.u32 target, target, {WEIGHT_BYTES};
+add.u32 target, target, {weight_bytes};
 @is_live cp.async.bulk.tensor.2d.shared::cluster.global.tile.mbarrier::complete_tx::bytes
     [target], [row_tensor, {{x, y}}], [barrier];
 {row_scales}bar.warp.sync 0xffffffff;
@@ -48,12 +53,13 @@ add.u32 tile, tile, stride;
 bra PRODUCE;
 ",
         find = tiles::find(sizes),
+        weight_bytes = sizes.weight_bytes(),
         row_bytes = BLOCK_BYTES + scales.map_or(0, |_| BLOCK_ROWS * 4),
         feature_groups = sizes.tile_features() / 8,
-        first_scales = of(first_scales),
+        first_scales = of(of_first),
         empty = sizes.empty(),
         full = sizes.full(),
-        step_scales = of(step_scales),
+        step_scales = of(of_step),
         stage_bytes = sizes.stage_bytes(),
         depth = sizes.depth(),
         row_scales = of(row_scales),
@@ -125,6 +131,6 @@ fn row_scales(sizes: &Sizes, _: Scales) -> String {
 mul.wide.u32 offset, positions, 4;
 add.u64 next_rows, next_rows, offset;
 ",
-        first = sizes.scales() + 16,
+        first = sizes.scales() + sizes.weight_scale_bytes(),
     )
 }

@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use super::super::{BLOCK_ROWS, THREADS};
+use super::super::{BLOCK_ROWS, Side, THREADS};
 use super::Sizes;
 
 /// Where the blocks of each expert begin and end.
@@ -170,7 +170,6 @@ selp.b32 low, middle, low, p;
 selp.b32 high, high, middle, p;"
         );
     }
-    // Of `high` tiles of the expert this is number `middle`; the first ones are a block higher.
     let _ = writeln!(
         text,
         "mov.u32 expert, low;
@@ -182,8 +181,20 @@ ld.shared.b32 z, [at+{first_tiles}];
 ld.shared.b32 high, [at+{}];
 sub.u32 y, y, row;
 sub.u32 high, high, z;
-sub.u32 middle, row_tile, z;
-div.u32 height, y, high;
+sub.u32 middle, row_tile, z;",
+        first_tiles + 4,
+    );
+    text.push_str(&match sizes.side {
+        Side::Short => equal_heights(),
+        Side::Long => whole_heights(sizes),
+    });
+    text
+}
+
+/// Of the `high` tiles of `y` blocks from `row` on tile number `middle`: the first ones are a block higher.
+fn equal_heights() -> String {
+    format!(
+        "div.u32 height, y, high;
 mul.lo.u32 z, height, high;
 sub.u32 z, y, z;
 mad.lo.u32 row, middle, height, row;
@@ -191,9 +202,22 @@ min.u32 x, middle, z;
 add.u32 row, row, x;
 shl.b32 row, row, {};
 setp.lt.u32 p, middle, z;
-@p add.u32 height, height, 1;",
-        first_tiles + 4,
+@p add.u32 height, height, 1;
+",
         BLOCK_ROWS.ilog2()
-    );
-    text
+    )
+}
+
+/// The same where only the last tile is lower than others: those are multiplied whole.
+fn whole_heights(sizes: &Sizes) -> String {
+    let blocks_max = sizes.blocks_max();
+    format!(
+        "mul.lo.u32 x, middle, {blocks_max};
+add.u32 row, row, x;
+shl.b32 row, row, {};
+sub.u32 x, y, x;
+min.u32 height, x, {blocks_max};
+",
+        BLOCK_ROWS.ilog2()
+    )
 }
