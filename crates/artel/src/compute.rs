@@ -21,6 +21,10 @@ use crate::{ranks, source};
 /// Tokens of a step on a GPU, unless the user wants otherwise: enough to keep it busy.
 const GPU_STEP_TOKENS: usize = 8192;
 
+/// The same where nobody waits for the next token of an answer meanwhile: experts have more rows each, and
+/// fewer steps end with the rest of a prompt.
+const GPU_BATCH_TOKENS: usize = 16384;
+
 /// Where a model comes from and what computes it.
 #[derive(Debug, Clone, Copy)]
 pub struct Subject<'a> {
@@ -34,9 +38,18 @@ pub struct Subject<'a> {
 
 /// `config` with the usual size of a step of the device.
 pub fn usual_steps(args: &ComputeArgs, config: EngineConfig) -> EngineConfig {
+    with_steps(args, config, GPU_STEP_TOKENS)
+}
+
+/// The same for batches whose requests are all there from the beginning.
+pub fn batch_steps(args: &ComputeArgs, config: EngineConfig) -> EngineConfig {
+    with_steps(args, config, GPU_BATCH_TOKENS)
+}
+
+fn with_steps(args: &ComputeArgs, config: EngineConfig, gpu_tokens: usize) -> EngineConfig {
     let tokens = match args.device.device {
         Device::Cpu => config.max_num_batched_tokens,
-        Device::Cuda(_) => GPU_STEP_TOKENS,
+        Device::Cuda(_) => gpu_tokens,
     };
     EngineConfig { max_num_batched_tokens: tokens.max(config.max_num_seqs), ..config }
 }

@@ -85,7 +85,7 @@ impl Subject {
     fn load(model: &ModelArgs, args: &ComputeArgs, batch_size: usize) -> anyhow::Result<Self> {
         let checkpoint = source::open(model)?;
         let tokenizer = Tokenizer::read(&checkpoint)?;
-        let config = compute::usual_steps(args, EngineConfig::offline(batch_size));
+        let config = compute::batch_steps(args, EngineConfig::offline(batch_size));
         let subject = compute::Subject { model, compute: args, checkpoint: &checkpoint };
         let (model, engine) = compute::engine(subject, &tokenizer, config)?;
         let engine = engine.spawn()?;

@@ -52,7 +52,7 @@ impl Subject {
             false => Texts::read(&checkpoint)?,
         };
         let sequences = sequences.map_or(EngineConfig::default().max_num_seqs, usize::from);
-        let mut config = compute::usual_steps(compute, EngineConfig::offline(sequences));
+        let mut config = compute::batch_steps(compute, EngineConfig::offline(sequences));
         if let Some(tokens) = step_tokens {
             config.max_num_batched_tokens = tokens.get();
         }
