@@ -18,7 +18,7 @@ use rayon::prelude::*;
 use super::Stacked;
 use crate::MoeError;
 use crate::grouped_gemm::words::{WordCode, WordFormat};
-use crate::quant::{BLOCK, ScaleGrid, Scales, WeightMatrix};
+use crate::quant::{BLOCK, ScaleGrid, Scales, WeightMatrix, e8m0_to_f32};
 
 /// Largest exponent of a group of MXFP4: scales beyond leave what kernels hold them with.
 const EXPONENT_MAX: u8 = 192;
@@ -84,7 +84,10 @@ impl WordLayout {
             MoeError::check_shape("columns of a part", self.columns, part.columns())?;
             self.write_codes(part, codes);
             self.write_scales(part, scales)?;
-            out.globals.push(part.global_scale().unwrap_or(1.0));
+            out.globals.push(match part.scales() {
+                Scales::E8m0(all) => e8m0_to_f32(all.iter().copied().max().unwrap_or(0)),
+                _ => part.global_scale().unwrap_or(1.0),
+            });
         }
         Ok(())
     }
@@ -220,7 +223,7 @@ pub struct ExpertWords {
     pub codes: Vec<u32>,
     /// `[parts, words of scales, rows]`.
     pub scales: Vec<u32>,
-    /// `[parts]`.
+    /// `[parts]`: scales of the matrices, or the largest of their groups' scales (MXFP4).
     pub globals: Vec<f32>,
 }
 
@@ -351,7 +354,10 @@ mod tests {
                 let word = (index * layout.scale_words() + at / per_word) * rows + row;
                 words.scales[word] |= scale << (8 * (at % per_word));
             }
-            words.globals.push(part.global_scale().unwrap_or(1.0));
+            words.globals.push(match part.scales() {
+                Scales::E8m0(all) => all.iter().map(|&code| e8m0_to_f32(code)).fold(0.0, f32::max),
+                _ => part.global_scale().unwrap_or(1.0),
+            });
         }
         words.codes = bytemuck::pod_collect_to_vec(&codes);
         words
@@ -418,10 +424,10 @@ mod tests {
                     _ => {
                         let scale = word.to_le_bytes()[place % 4];
                         let scale = match code {
-                            WordCode::Mxfp4 => crate::quant::e8m0_to_f32(scale),
-                            _ => crate::quant::e4m3_to_f32(scale),
+                            WordCode::Mxfp4 => e8m0_to_f32(scale),
+                            _ => crate::quant::e4m3_to_f32(scale) * words.globals[part],
                         };
-                        e2m1_of(byte, plane == 1) * scale * words.globals[part]
+                        e2m1_of(byte, plane == 1) * scale
                     }
                 };
                 // Behind the last column activations are zero; codes are too, whatever they stand for.

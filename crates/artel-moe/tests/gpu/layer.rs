@@ -20,7 +20,7 @@ use artel_moe::weights::cuda::DeviceExperts;
 use artel_moe::weights::{ExpertMatrices, ExpertWeights};
 
 use crate::cuda::replay;
-use crate::decode::layer::{Layer, Sizes, TestFormat};
+use crate::decode::layer::{Layer, Sizes, TestFormat, config_of};
 
 pub const SMALL: Sizes = Sizes { experts: 16, top_k: 4, hidden: 256, inner: 128 };
 /// A shard whose gate and up begin inside a scale block.
@@ -137,10 +137,7 @@ where
 }
 
 fn config(sizes: Sizes) -> MoeConfig {
-    let Sizes { experts, top_k, hidden, inner } = sizes;
-    let shape =
-        MoeShape { hidden_size: hidden, intermediate_size: inner, num_experts: experts, top_k };
-    MoeConfig::new(shape, Activation::Silu).expect("sizes of a layer")
+    config_of(sizes, Activation::Silu)
 }
 
 /// The plan, or one form of assignment for 8 tokens, with its kernels.

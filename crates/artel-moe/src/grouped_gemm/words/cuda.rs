@@ -147,7 +147,7 @@ impl<A: Element> WordExperts<A> {
             workspace.inner.slice().expect_len("activations", positions * inner)?;
         }
         workspace.inner_parts.expect_rows(positions)?;
-        self.check_weights(&step.experts)?;
+        self.shape.check_weights(&step.experts)?;
         if step.tokens == 0 || positions == 0 {
             return Ok(());
         }
@@ -259,20 +259,7 @@ impl<A: Element> WordExperts<A> {
         workspace.inner.slice().expect_len("activations", rows * intermediate_size)?;
         let counters = self.column_blocks(Product::Second);
         workspace.counters.slice().expect_len("counters of columns", counters)?;
-        self.check_weights(&step.experts)
-    }
-
-    fn check_weights(&self, weights: &ExpertSlices<'_>) -> Result<(), MoeError> {
-        let WordShape { experts, hidden_size, intermediate_size, gating, .. } = self.shape;
-        weights.check_biases(&gating, experts, [2 * intermediate_size, hidden_size])?;
-        for (product, weights) in [(Product::First, weights.w13), (Product::Second, weights.w2)] {
-            let layout = layout(&self.shape, product);
-            let bytes = 4 * experts * layout.words_per_expert();
-            weights.numbers.expect_len("words of the experts (bytes)", bytes)?;
-            let scales = experts * (layout.scales_per_expert() + layout.parts);
-            weights.scales.expect_len("scales of the experts", scales)?;
-        }
-        Ok(())
+        self.shape.check_weights(&step.experts)
     }
 
     /// `arguments` with activations and weights.
@@ -298,6 +285,25 @@ impl<A: Element> WordExperts<A> {
         let tile = self.tiles[product as usize];
         let layout = layout(&self.shape, product);
         (layout.parts * layout.rows).div_ceil(tile.columns)
+    }
+}
+
+impl WordShape {
+    /// Whether these are as many weights, scales and biases as the layer has.
+    pub(in crate::grouped_gemm) fn check_weights(
+        &self,
+        weights: &ExpertSlices<'_>,
+    ) -> Result<(), MoeError> {
+        let Self { experts, hidden_size, intermediate_size, gating, .. } = *self;
+        weights.check_biases(&gating, experts, [2 * intermediate_size, hidden_size])?;
+        for (product, weights) in [(Product::First, weights.w13), (Product::Second, weights.w2)] {
+            let layout = layout(self, product);
+            let bytes = 4 * experts * layout.words_per_expert();
+            weights.numbers.expect_len("words of the experts (bytes)", bytes)?;
+            let scales = experts * (layout.scales_per_expert() + layout.parts);
+            weights.scales.expect_len("scales of the experts", scales)?;
+        }
+        Ok(())
     }
 }
 

@@ -11,6 +11,9 @@
 //! weights share a product, a row has a copy for each, with zeros in the columns of the others, so
 //! that their sums stay apart until each meets its scale.
 //!
+//! Few tokens on Hopper take both products in one launch, on float16; see
+//! [`decode::streamed`](crate::grouped_gemm::decode::streamed).
+//!
 //! Where an expert has many rows, weights are widened to bfloat16 instead, two with one instruction and
 //! once for all rows of a block, with the scales of FP4 as part of them.
 //!

@@ -11,6 +11,7 @@ use crate::grouped_gemm::decode::DecodeShape;
 use crate::grouped_gemm::decode::cuda::{
     DecodeWorkspace, DirectExperts, DirectForm, DirectOut, DirectStep,
 };
+use crate::grouped_gemm::decode::streamed::StreamedShape;
 use crate::grouped_gemm::decode::streamed::cuda::{StreamedExperts, StreamedWorkspace};
 use crate::grouped_gemm::prefill::cuda::HalfElement;
 use crate::grouped_gemm::words::WordShape;
@@ -32,8 +33,8 @@ enum Experts<A: HalfElement> {
     Numbers { shape: DecodeShape, experts: DirectExperts<A> },
     /// On weights in words.
     Words { shape: WordShape, experts: WordExperts<A> },
-    /// On weights as they are stored, in one launch.
-    Streamed { shape: DecodeShape, experts: StreamedExperts<A> },
+    /// Both products in one launch.
+    Streamed { shape: StreamedShape, experts: StreamedExperts<A> },
 }
 
 impl<A: HalfElement> DirectChain<A> {
@@ -48,17 +49,22 @@ impl<A: HalfElement> DirectChain<A> {
         let tiles = [way.kernels.first.tile, way.kernels.second.tile];
         // The experts of one token differ, so its pairs have nothing to share.
         let shared = tokens_max > 1;
+        let is_streamed = way.kernels.first.family == GemmFamily::Streamed;
         let experts = match sizes.word_shape() {
+            words if is_streamed => {
+                check(config)?;
+                let shape = match words {
+                    Some(shape) => shape.into(),
+                    None => decode_shape(config, format)?.into(),
+                };
+                let experts = StreamedExperts::load(kernels, shape, tiles[0].columns, ids)?;
+                Experts::Streamed { shape, experts }
+            }
             Some(shape) => {
                 check(config)?;
                 let form = WordForm::Direct { shared, ids };
                 let experts = WordExperts::load(kernels, shape, form, tiles.map(word_tile))?;
                 Experts::Words { shape, experts }
-            }
-            None if way.kernels.first.family == GemmFamily::Streamed => {
-                let shape = decode_shape(config, format)?;
-                let experts = StreamedExperts::load(kernels, shape, ids)?;
-                Experts::Streamed { shape, experts }
             }
             None => {
                 let shape = decode_shape(config, format)?;
@@ -152,7 +158,7 @@ impl<A: HalfElement> DirectMemory<A> {
                     Workspace::Words(Box::new(workspace), rows()?)
                 }
                 Experts::Streamed { shape, .. } => {
-                    let workspace = StreamedWorkspace::new(context, shape, tokens)?;
+                    let workspace = StreamedWorkspace::new(context, *shape, tokens)?;
                     Workspace::Streamed(Box::new(workspace))
                 }
             };

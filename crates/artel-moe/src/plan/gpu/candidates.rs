@@ -7,7 +7,8 @@ use super::work::ExpertsShape;
 use crate::MoeError;
 use crate::assignment::{AssignmentPath, PathQuery, choose_path};
 use crate::config::{MoeConfig, Parallelism};
-use crate::grouped_gemm::decode::{DecodeTile, streamed as in_one_launch};
+use crate::grouped_gemm::decode::DecodeTile;
+use crate::grouped_gemm::decode::streamed::{self as in_one_launch, StreamedShape};
 use crate::grouped_gemm::prefill::{PrefillTile, warpgroup as by_warpgroup};
 use crate::grouped_gemm::words::{WordFormat, WordTile};
 use crate::quant::{BLOCK, Format};
@@ -53,7 +54,7 @@ pub(super) fn all(
 ) -> Vec<Way> {
     let shape = ExpertsShape::of(config, format);
     let mut ways = Vec::new();
-    if let Some(rows) = direct_rows(config, tokens).filter(|_| !is_streamed(gpu, &shape)) {
+    if let Some(rows) = direct_rows(config, tokens).filter(|_| has_direct_tiles(gpu, &shape)) {
         ways.extend(decode(&shape, GpuPath::Direct, rows));
     }
     let split = shape.word_shape().is_none().then_some(&SPLIT_ROWS);
@@ -73,6 +74,7 @@ pub(super) fn all(
         let same_rows = seconds.iter().filter(|second| second.rows == first.rows);
         ways.extend(same_rows.map(|&second| prefill(first, second)));
     }
+    ways.extend(streamed(gpu, config, &shape, tokens));
     // What a plan without times chooses must get times.
     for favourite in favourites(gpu, config, format, tokens) {
         if !ways.contains(&favourite) {
@@ -91,10 +93,10 @@ pub(super) fn favourites(
     tokens: usize,
 ) -> Vec<Way> {
     let shape = ExpertsShape::of(config, format);
-    let direct = match is_streamed(gpu, &shape) {
-        true => streamed(config, &shape, tokens),
-        false => direct_rows(config, tokens).and_then(|_| usual(&shape, true, tokens).ok()),
-    };
+    let direct = streamed(gpu, config, &shape, tokens).into_iter().next().or_else(|| {
+        direct_rows(config, tokens).filter(|_| has_direct_tiles(gpu, &shape))?;
+        usual(&shape, true, tokens).ok()
+    });
     let aligned = usual(&shape, false, tokens).ok();
     let ways = direct.into_iter().chain(aligned).chain(usual_prefill(&shape, tokens));
     let ways = ways.chain(warpgroup(gpu, &shape)).chain(long(gpu, &shape));
@@ -218,22 +220,51 @@ fn long(gpu: &GpuCeilings, shape: &ExpertsShape) -> Option<Way> {
     Some(way(path, kernel(GpuProduct::GateUp)?, kernel(GpuProduct::Down)?))
 }
 
-/// Whether the direct form is that of one launch: tiles would be less exact.
+/// The experts as the kernel of both products in one launch takes them.
+fn streamed_shape(shape: &ExpertsShape) -> Option<StreamedShape> {
+    let of_words = shape.word_shape().map(StreamedShape::from);
+    of_words.or_else(|| shape.decode_shape().map(StreamedShape::from))
+}
+
+/// Whether the direct form has one launch for few tokens.
 fn is_streamed(gpu: &GpuCeilings, shape: &ExpertsShape) -> bool {
-    let served = shape.decode_shape().is_some_and(|shape| in_one_launch::serves(&shape));
+    let served = streamed_shape(shape).is_some_and(|shape| shape.is_served());
     served && gpu.architecture == in_one_launch::ARCHITECTURE
 }
 
-/// The way of both products in one launch, up to as many tokens as it takes, also where tiles would sort.
-fn streamed(config: &MoeConfig, shape: &ExpertsShape, tokens: usize) -> Option<Way> {
-    let tasks = in_one_launch::tasks(&shape.decode_shape()?)?;
+/// Whether the direct form has tiles, too: those of FP8 would be less exact than one launch.
+fn has_direct_tiles(gpu: &GpuCeilings, shape: &ExpertsShape) -> bool {
+    shape.word_shape().is_some() || !is_streamed(gpu, shape)
+}
+
+/// The ways of both products in one launch, up to as many tokens as it takes, also where tiles would sort;
+/// the fastest first: tasks of one or two tokens are small.
+fn streamed(
+    gpu: &GpuCeilings,
+    config: &MoeConfig,
+    shape: &ExpertsShape,
+    tokens: usize,
+) -> Vec<Way> {
     let rows = in_one_launch::TOKENS_MAX;
-    let [first, second] = tasks.map(|[columns, depth]| GemmKernel {
+    let is_spread = matches!(config.parallelism(), Parallelism::Expert(_));
+    if tokens > rows || is_spread || !is_streamed(gpu, shape) {
+        return Vec::new();
+    }
+    let kernel = |[columns, depth]: [usize; 2]| GemmKernel {
         family: GemmFamily::Streamed,
         tile: Tile { rows, columns, depth, warps: 8, occupancy: 1 },
-    });
-    let serves = tokens <= rows && !matches!(config.parallelism(), Parallelism::Expert(_));
-    serves.then(|| way(GpuPath::Direct, first, second))
+    };
+    let way =
+        |[first, second]: [[usize; 2]; 2]| way(GpuPath::Direct, kernel(first), kernel(second));
+    let mut ways: Vec<Way> = streamed_shape(shape)
+        .map_or_else(Vec::new, |shape| shape.cuts())
+        .into_iter()
+        .map(way)
+        .collect();
+    if tokens > 2 {
+        ways.reverse();
+    }
+    ways
 }
 
 /// Rows of the tiles of the direct form; none where it does not serve the batch.

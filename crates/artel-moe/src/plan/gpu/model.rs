@@ -33,9 +33,11 @@ const UNHIDDEN: f64 = 0.25;
 const WARPGROUP_READ: f64 = 0.97;
 /// What the kernel with rows on the long side makes of the matrix units.
 const LONG_SHARE: f64 = 0.77;
-/// Of the kernel of both products: its start and its end, and what it reaches of the memory's rate.
+/// Of the kernel of both products: its start and its end, and what it reaches of the memory's rate, on
+/// weights of eight and of four bits.
 const STREAMED_ENDS: f64 = 4.8e-6;
 const STREAMED_READ: f64 = 0.89;
+const STREAMED_WORDS_READ: f64 = 0.77;
 /// Sorting pairs by expert, its launch included.
 const ALIGN: f64 = 4.0e-6;
 
@@ -120,7 +122,11 @@ fn product_seconds(
         + match kernel.family {
             GemmFamily::Streamed => {
                 let ends = if product == GpuProduct::GateUp { STREAMED_ENDS } else { 0.0 };
-                reading / STREAMED_READ + ends
+                let share = match shape.word_formats() {
+                    Some(_) => STREAMED_WORDS_READ,
+                    None => STREAMED_READ,
+                };
+                reading / share + ends
             }
             GemmFamily::Decode => decode(
                 gpu,
@@ -274,6 +280,9 @@ mod tests {
     const QWEN3_FP8: ExpertsShape = ExpertsShape { format: Format::Fp8Block128, ..QWEN3 };
     const CHANNEL: ExpertsShape = ExpertsShape { format: Format::Fp8Channel, ..MINIMAX_TP2 };
 
+    const NVFP4: ExpertsShape = ExpertsShape { format: Format::Nvfp4, ..MINIMAX_TP2 };
+    const MXFP4: ExpertsShape = ExpertsShape { format: Format::Mxfp4, ..MINIMAX_TP2 };
+
     fn h200() -> &'static GpuCeilings {
         GpuCeilings::of_architecture("sm_90").unwrap()
     }
@@ -303,6 +312,11 @@ mod tests {
             (MINIMAX_TP2, "direct: streamed 8x16x3072 w8 o1 + streamed 8x64x768 w8 o1", 2, 34.9),
             (MINIMAX_TP2, "direct: streamed 8x16x3072 w8 o1 + streamed 8x64x768 w8 o1", 4, 60.1),
             (MINIMAX_TP2, "direct: streamed 8x16x3072 w8 o1 + streamed 8x64x768 w8 o1", 8, 111.3),
+            (NVFP4, "direct: streamed 8x16x3072 w8 o1 + streamed 8x64x768 w8 o1", 1, 16.3),
+            (NVFP4, "direct: streamed 8x32x3072 w8 o1 + streamed 8x128x768 w8 o1", 4, 41.7),
+            (NVFP4, "direct: streamed 8x32x3072 w8 o1 + streamed 8x128x768 w8 o1", 8, 74.7),
+            (MXFP4, "direct: streamed 8x16x3072 w8 o1 + streamed 8x64x768 w8 o1", 2, 25.0),
+            (MXFP4, "direct: streamed 8x32x3072 w8 o1 + streamed 8x128x768 w8 o1", 8, 71.8),
             (QWEN3, "direct: decode 8x32x128 w4 o4 + decode 8x64x64 w4 o4", 1, 22.5),
             (QWEN3, "direct: decode 8x32x128 w4 o3 + decode 8x128x128 w4 o2", 4, 72.3),
             (QWEN3, "aligned/8: decode 8x64x128 w4 o1 + decode 8x128x64 w4 o3", 8, 120.2),

@@ -13,7 +13,10 @@ use artel_moe::grouped_gemm::decode::{DecodeShape, DecodeTile};
 use artel_moe::packing::cuda::DeviceRouting;
 use artel_moe::packing::reference::pack;
 use artel_moe::packing::unpack;
+use artel_moe::plan::gpu::{ExpertsShape, GpuProduct};
 use artel_moe::quant::{Bf16, Element, F16, Fp8Block128, Fp8Channel};
+use artel_moe::weights::ExpertMatrices;
+use artel_moe::weights::words::ExpertWords;
 
 use super::layer::{Layer, Sizes, TestFormat, check_close, hidden_states, shape_of};
 
@@ -111,9 +114,33 @@ impl OnDevice {
     pub fn new<F: TestFormat>(gpu: &Gpu, layer: &Layer<F>) -> Self {
         let upload =
             |(numbers, scales): (Vec<u8>, Vec<f32>)| (gpu.upload(&numbers), gpu.upload(&scales));
-        let w13 = upload(Layer::<F>::stack(&layer.w13));
+        let stack = |product, weights| {
+            let words = Self::words(layer, product, weights);
+            upload(words.unwrap_or_else(|| Layer::<F>::stack(weights)))
+        };
         let input_scales = [layer.w13.input_scale(), layer.w2.input_scale()];
-        Self { w13, w2: upload(Layer::<F>::stack(&layer.w2)), input_scales }
+        let (w13, w2) = (GpuProduct::GateUp, GpuProduct::Down);
+        Self { w13: stack(w13, &layer.w13), w2: stack(w2, &layer.w2), input_scales }
+    }
+
+    /// Words of all experts, their scales, and the scales of matrices, if the format has words.
+    fn words<F: TestFormat>(
+        layer: &Layer<F>,
+        product: GpuProduct,
+        weights: &ExpertMatrices<F>,
+    ) -> Option<(Vec<u8>, Vec<f32>)> {
+        let shape = ExpertsShape::of(&layer.config(), F::NAME.parse().expect("a format's name"));
+        let layout = shape.stack_layout(product)?.word_layout()?;
+        let mut words = ExpertWords::new(&layout);
+        let (mut codes, mut scales, mut globals) = (Vec::new(), Vec::new(), Vec::new());
+        for expert in 0..layer.sizes.experts {
+            layout.write_words(weights.matrix(expert), &mut words).expect("words of a layer");
+            codes.extend_from_slice(bytemuck::cast_slice(&words.codes));
+            scales.extend(words.scales.iter().map(|&word| f32::from_bits(word)));
+            globals.extend_from_slice(&words.globals);
+        }
+        scales.extend(globals);
+        Some((codes, scales))
     }
 
     pub fn slices(&self) -> ExpertSlices<'_> {

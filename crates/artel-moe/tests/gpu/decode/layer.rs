@@ -2,7 +2,7 @@
 
 use artel_device::HostBuffer;
 use artel_moe::activation::reference::activate_row;
-use artel_moe::activation::{GateLayout, Gating};
+use artel_moe::activation::{Activation, GateLayout, Gating};
 use artel_moe::config::{MoeConfig, MoeShape, RouterWeight};
 use artel_moe::grouped_gemm::GemmFormat;
 use artel_moe::grouped_gemm::decode::{DecodeShape, WeightNumbers};
@@ -166,10 +166,7 @@ impl<F: TestFormat> Layer<F> {
 
     /// What the layer computes.
     pub fn config(&self) -> MoeConfig {
-        let Sizes { experts, top_k, hidden, inner } = self.sizes;
-        let shape =
-            MoeShape { hidden_size: hidden, intermediate_size: inner, num_experts: experts, top_k };
-        let config = MoeConfig::new(shape, self.gating.activation).expect("sizes of a layer");
+        let config = config_of(self.sizes, self.gating.activation);
         config.with_biases(self.gating.biases).with_router_weight(self.router_weight)
     }
 
@@ -204,6 +201,14 @@ impl<F: TestFormat> Layer<F> {
         let activated = kept::<F>(&activated, self.w2.input_scale(), 1.0 / (448.0 * 512.0));
         multiply(&self.w2, expert, &activated)
     }
+}
+
+/// What a layer of some sizes computes, without biases.
+pub fn config_of(sizes: Sizes, activation: Activation) -> MoeConfig {
+    let Sizes { experts, top_k, hidden, inner } = sizes;
+    let shape =
+        MoeShape { hidden_size: hidden, intermediate_size: inner, num_experts: experts, top_k };
+    MoeConfig::new(shape, activation).expect("sizes of a layer")
 }
 
 pub fn shape_of<F: TestFormat>(sizes: Sizes) -> DecodeShape {

@@ -3,18 +3,23 @@
 use artel_device::cuda::{Architecture, Graph, Kernels};
 use artel_gpu_test::{Case, Gpu};
 use artel_moe::MoeError;
+use artel_moe::activation::Activation;
 use artel_moe::assignment::cuda::IdForm;
+use artel_moe::config::MoeConfig;
 use artel_moe::grouped_gemm::decode::cuda::DirectStep;
-use artel_moe::grouped_gemm::decode::streamed::TOKENS_MAX;
 use artel_moe::grouped_gemm::decode::streamed::cuda::{StreamedExperts, StreamedWorkspace};
+use artel_moe::grouped_gemm::decode::streamed::{StreamedShape, TOKENS_MAX};
 use artel_moe::grouped_gemm::prefill::cuda::HalfElement;
 use artel_moe::packing::cuda::DeviceRouting;
 use artel_moe::packing::reference::pack;
 use artel_moe::packing::unpack;
-use artel_moe::quant::{Element, Fp8Block128, Fp8Channel, Fp8Tensor, NumberFormat};
+use artel_moe::plan::gpu::ExpertsShape;
+use artel_moe::quant::{
+    Element, Fp8Block128, Fp8Channel, Fp8Tensor, Int4W4A16, Mxfp4, NumberFormat, Nvfp4,
+};
 
 use super::experts::{OnDevice, id_patterns};
-use super::layer::{Layer, Sizes, TestFormat, check_close, hidden_states, shape_of};
+use super::layer::{Layer, Sizes, TestFormat, check_close, config_of, hidden_states, shape_of};
 use crate::cuda::replay;
 
 /// Sums of codes are exact, so what is left is the rounding of rows and of the result.
@@ -24,35 +29,52 @@ const SMALL: Sizes = Sizes { experts: 16, top_k: 4, hidden: 256, inner: 128 };
 /// All warps of the first product have the same weight rows; three groups in the second.
 const WIDE: Sizes = Sizes { experts: 12, top_k: 3, hidden: 1024, inner: 384 };
 const MINIMAX: Sizes = Sizes { experts: 12, top_k: 8, hidden: 3072, inner: 768 };
+/// Words have columns that the matrices have not; groups of 64 and 128.
+const RAGGED: Sizes = Sizes { experts: 8, top_k: 2, hidden: 384, inner: 192 };
 
 pub fn cases() -> Vec<Case> {
     // Other architectures have no such kernel.
     let mut cases = of_format::<Fp8Block128>();
     cases.extend(of_format::<Fp8Tensor>());
     cases.extend(of_format::<Fp8Channel>());
+    cases.extend(of_format::<Mxfp4>());
+    cases.extend(of_format::<Nvfp4>());
+    cases.extend(of_format::<Int4W4A16>());
     cases
+}
+
+/// The experts as their kernel takes them.
+fn streamed_shape<F: TestFormat>(config: &MoeConfig, sizes: Sizes) -> StreamedShape {
+    let format = F::NAME.parse().expect("a format has a name");
+    let of_words = ExpertsShape::of(config, format).word_shape();
+    of_words.map_or_else(|| shape_of::<F>(sizes).into(), StreamedShape::from)
 }
 
 fn of_format<F>() -> Vec<Case>
 where
     F: TestFormat + NumberFormat<Activation: HalfElement>,
 {
-    let all: [(&str, Sizes, &[usize]); 3] = [
+    let all: [(&str, Sizes, &[usize]); 4] = [
         ("small", SMALL, &[0, 1, 2, 3, 5, TOKENS_MAX]),
         ("wide", WIDE, &[1, 7]),
         ("minimax", MINIMAX, &[1, 2]),
+        ("ragged", RAGGED, &[1, 8]),
     ];
     let mut cases = Vec::new();
-    for (name, sizes, batches) in all {
-        for ids in [IdForm::Plain, IdForm::Packed] {
+    // FP8 has whole blocks.
+    let is_served =
+        |sizes| streamed_shape::<F>(&config_of(sizes, Activation::Silu), sizes).is_served();
+    for (name, sizes, batches) in all.into_iter().filter(|(_, sizes, _)| is_served(*sizes)) {
+        let shape = streamed_shape::<F>(&config_of(sizes, Activation::Silu), sizes);
+        let rows = shape.cuts().into_iter().map(|[[rows, _], _]| rows);
+        for (rows, ids) in rows.flat_map(|rows| [(rows, IdForm::Plain), (rows, IdForm::Packed)]) {
             let load = move |kernels: &mut Kernels| {
                 if kernels.architecture() != Architecture::Sm90 {
                     return Ok(None);
                 }
-                let shape = shape_of::<F>(sizes);
-                StreamedExperts::<F::Activation>::load(kernels, shape, ids).map(Some)
+                StreamedExperts::<F::Activation>::load(kernels, shape, rows, ids).map(Some)
             };
-            let name = format!("decode::streamed_{}_{name}_{ids:?}", F::NAME);
+            let name = format!("decode::streamed_{}_{name}_{rows}_{ids:?}", F::NAME);
             cases.push(Case::new(name, load, move |gpu, experts| {
                 let Some(experts) = experts else { return Ok(()) };
                 let layer = Layer::<F>::new(sizes);
@@ -92,8 +114,8 @@ where
     }
     let (x_device, given, weights_device) =
         (gpu.upload(&x), gpu.upload(&given), gpu.upload(&weights));
-    let mut workspace =
-        StreamedWorkspace::new(gpu.stream.context(), &layer.shape(), tokens.max(1))?;
+    let shape = streamed_shape::<F>(&layer.config(), layer.sizes);
+    let mut workspace = StreamedWorkspace::new(gpu.stream.context(), shape, tokens.max(1))?;
     let step = DirectStep {
         hidden_states: x_device.slice(),
         routing: match form {
@@ -145,7 +167,8 @@ where
 {
     let Sizes { top_k, hidden, .. } = layer.sizes;
     for (room, tokens) in [(1, 2), (TOKENS_MAX + 1, TOKENS_MAX + 1)] {
-        let mut workspace = StreamedWorkspace::new(gpu.stream.context(), &layer.shape(), room)?;
+        let shape = streamed_shape::<F>(&layer.config(), layer.sizes);
+        let mut workspace = StreamedWorkspace::new(gpu.stream.context(), shape, room)?;
         let x = gpu.upload(&hidden_states::<F>(tokens, hidden));
         let ids = gpu.upload(&vec![0i32; tokens * top_k]);
         let weights = gpu.upload(&vec![0f32; tokens * top_k]);

@@ -9,34 +9,41 @@ use artel_device::cuda::{
 
 use super::layout::{COUNTERS, ScaleForm, THREADS};
 use super::text::source;
-use super::{TOKENS_MAX, sizes};
+use super::{StreamedShape, TOKENS_MAX};
 use crate::MoeError;
 use crate::assignment::cuda::IdForm;
-use crate::grouped_gemm::decode::DecodeShape;
 use crate::grouped_gemm::decode::cuda::DirectStep;
 use crate::grouped_gemm::prefill::cuda::HalfElement;
+use crate::grouped_gemm::words::WordFormat;
 use crate::quant::activations::ScaleBounds;
 
 /// Both products of at most [`TOKENS_MAX`] tokens.
 #[derive(Debug, Clone)]
 pub struct StreamedExperts<A> {
-    shape: DecodeShape,
+    shape: StreamedShape,
     ids: IdForm,
     kernel: Kernel,
     element: PhantomData<A>,
 }
 
 impl<A: HalfElement> StreamedExperts<A> {
-    /// Asks for the kernel.
+    /// Asks for the kernel whose tasks of the first product have so many weight rows.
     ///
     /// # Errors
-    /// [`MoeError::Config`] for experts that it does not serve, [`MoeError::Cuda`] when it is missing and
+    /// [`MoeError::Config`] for experts or tasks that it does not serve, [`MoeError::Cuda`] when it is missing and
     /// cannot be made.
-    pub fn load(kernels: &mut Kernels, shape: DecodeShape, ids: IdForm) -> Result<Self, MoeError> {
-        let sizes = sizes(&shape, A::NAME, ids == IdForm::Packed).filter(|sizes| sizes.fits());
+    pub fn load(
+        kernels: &mut Kernels,
+        shape: impl Into<StreamedShape>,
+        task_rows: usize,
+        ids: IdForm,
+    ) -> Result<Self, MoeError> {
+        let shape = shape.into();
+        let all = shape.all_sizes(A::NAME, ids == IdForm::Packed);
+        let sizes = all.into_iter().find(|sizes| sizes.first.task_rows() == task_rows);
         let sizes = sizes.ok_or_else(|| {
-            let allowed = "FP8 experts with SiLU, sizes of whole blocks whose rows fit a ring";
-            MoeError::config("streamed experts", format!("{shape:?}"), allowed)
+            let allowed = "experts in FP8 or four bits with SiLU, whose tasks fit a ring";
+            MoeError::config("streamed experts", format!("{shape:?} by {task_rows} rows"), allowed)
         })?;
         let assembly = Assembly {
             text: source(&sizes).into(),
@@ -47,14 +54,20 @@ impl<A: HalfElement> StreamedExperts<A> {
             ScaleForm::Blocks => 0,
             ScaleForm::Channels => 1,
             ScaleForm::Matrices => 2,
+            ScaleForm::Words => 3,
         };
-        let DecodeShape { experts, top_k, hidden_size, intermediate_size, .. } = shape;
-        let generics = [experts, top_k, hidden_size, intermediate_size].map(|size| size as i32);
+        // Codes and groups of words, and how they are cut into tasks.
+        let words = [sizes.first, sizes.second].into_iter().filter_map(|product| {
+            let WordFormat { code, group } = product.format?;
+            Some([code as i32, group as i32, product.task_rows() as i32])
+        });
+        let generics = shape.lens().map(|size| size as i32);
         let name = "grouped_gemm/streamed";
         let spec = KernelSpec::assembly(name, assembly, "stream", Architecture::Sm90)
             .element(A::NAME)
             .generics(generics)
             .generics([form, ids.packed()])
+            .generics(words.flatten())
             .programmatic();
         Ok(Self { shape, ids, kernel: kernels.get(&spec)?, element: PhantomData })
     }
@@ -71,7 +84,7 @@ impl<A: HalfElement> StreamedExperts<A> {
         workspace: &mut StreamedWorkspace<A>,
         out: &mut DeviceSliceMut<'_, A>,
     ) -> Result<(), MoeError> {
-        let DecodeShape { top_k, hidden_size, .. } = self.shape;
+        let [_, top_k, hidden_size, _] = self.shape.lens();
         let tokens = step.tokens;
         if tokens > workspace.tokens {
             let allowed = format!("at most {}", workspace.tokens);
@@ -79,7 +92,10 @@ impl<A: HalfElement> StreamedExperts<A> {
         }
         step.hidden_states.expect_len("hidden states", tokens * hidden_size)?;
         step.routing.check(self.ids, tokens * top_k)?;
-        step.experts.check::<A>(&self.shape)?;
+        match &self.shape {
+            StreamedShape::Numbers(shape) => step.experts.check::<A>(shape)?,
+            StreamedShape::Words(shape) => shape.check_weights(&step.experts)?,
+        }
         workspace.check(&self.shape, tokens)?;
         out.expect_len("output hidden states", tokens * hidden_size)?;
         if tokens == 0 {
@@ -128,21 +144,27 @@ impl<A: HalfElement> StreamedWorkspace<A> {
     ///
     /// # Errors
     /// [`MoeError::Cuda`] when the device has no memory left.
-    pub fn new(context: &Context, shape: &DecodeShape, tokens: usize) -> Result<Self, MoeError> {
+    pub fn new(
+        context: &Context,
+        shape: impl Into<StreamedShape>,
+        tokens: usize,
+    ) -> Result<Self, MoeError> {
         let tokens = tokens.min(TOKENS_MAX);
-        let rows = tokens * shape.top_k * tokens;
+        let [_, top_k, hidden_size, intermediate_size] = shape.into().lens();
+        let rows = tokens * top_k * tokens;
         Ok(Self {
             tokens,
-            inner: DeviceBuffer::zeroed(context, rows * shape.intermediate_size)?,
-            rows: DeviceBuffer::zeroed(context, rows * shape.hidden_size)?,
+            inner: DeviceBuffer::zeroed(context, rows * intermediate_size)?,
+            rows: DeviceBuffer::zeroed(context, rows * hidden_size)?,
             counters: DeviceBuffer::zeroed(context, COUNTERS)?,
         })
     }
 
-    fn check(&self, shape: &DecodeShape, tokens: usize) -> Result<(), MoeError> {
-        let rows = tokens * shape.top_k * tokens;
-        self.inner.slice().expect_len("activations", rows * shape.intermediate_size)?;
-        self.rows.slice().expect_len("rows of experts", rows * shape.hidden_size)?;
+    fn check(&self, shape: &StreamedShape, tokens: usize) -> Result<(), MoeError> {
+        let [_, top_k, hidden_size, intermediate_size] = shape.lens();
+        let rows = tokens * top_k * tokens;
+        self.inner.slice().expect_len("activations", rows * intermediate_size)?;
+        self.rows.slice().expect_len("rows of experts", rows * hidden_size)?;
         Ok(())
     }
 }

@@ -3,8 +3,7 @@
 use std::fmt::Write as _;
 
 use super::layout::{
-    FINISHERS, FIRST_FINISHER, Product, SUM_BYTES, SUM_HEAD_BYTES, SUM_STAGE_BYTES, SUM_STAGES,
-    SUMMED, Sizes,
+    FINISHERS, FIRST_FINISHER, Product, SUM_BYTES, SUM_HEAD_BYTES, SUM_STAGES, SUMMED, Sizes,
 };
 use super::text::{ACTIVATED_BYTES, COLUMN_BYTES, arrive, wait};
 
@@ -38,13 +37,14 @@ FINISH: mad.lo.u32 barrier, ring, 8, base;
     text.push_str(&wait("WAIT_SUMS", "barrier", places.sums_full, "ring_phase"));
     let _ = writeln!(
         text,
-        "mad.lo.u32 at, ring, {SUM_STAGE_BYTES}, base;
+        "mad.lo.u32 at, ring, {}, base;
 ld.shared.v4.b32 {{kind, place, task, experts_in_use}}, [at+{}];
 mad.lo.u32 at, lane, 16, at;
 setp.eq.u32 p, kind, 2;
 @p bra EXIT;
 setp.eq.u32 p, kind, 1;
 @p bra FINISH_SECOND;",
+        sizes.sum_stage_bytes(),
         places.sums
     );
     text.push_str(&finish_first(sizes));

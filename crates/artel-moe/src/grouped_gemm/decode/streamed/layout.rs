@@ -1,6 +1,7 @@
 //! What the kernel is made for, how its work is cut, and where everything lies in shared memory.
 
 pub(super) use super::TOKENS_MAX;
+use crate::grouped_gemm::words::{WordCode, WordFormat};
 use crate::quant::BLOCK;
 
 /// Warps that multiply. Behind them one loads, some finish tasks, and some make codes.
@@ -14,6 +15,9 @@ pub(super) const THREADS: usize = 32 * (FIRST_CODER + CODERS);
 const SHARED_BYTES_MAX: usize = 232_448;
 /// Stages of the ring. A fourth one does not help: a single token takes 21.9 us instead of 20.9.
 const STAGES: usize = 3;
+/// Strips that a warp may have of a task of weights in words: tasks of one or two tokens are small, so
+/// that all blocks of threads have as many.
+pub(super) const WORD_STRIPS: [usize; 2] = [1, 2];
 /// Where each counter begins, in words of 4 bytes: tasks given out, blocks of threads that have all
 /// of theirs, column tiles that are summed, finished parts of the first product for each expert, and
 /// experts that have come to each column tile. All are 0 between launches.
@@ -29,7 +33,6 @@ pub(super) const COUNTERS: usize = 4096;
 /// Sums that warps leave for a finisher: what of, then four numbers a lane. So many lie in a ring.
 pub(super) const SUM_BYTES: usize = 512;
 pub(super) const SUM_HEAD_BYTES: usize = 128;
-pub(super) const SUM_STAGE_BYTES: usize = SUM_HEAD_BYTES + WARPS * SUM_BYTES;
 pub(super) const SUM_STAGES: usize = 4;
 /// Most groups of 128 columns of one row that a warp keeps in registers.
 const OWN_ROW_GROUPS: usize = 16;
@@ -45,6 +48,8 @@ pub(super) enum ScaleForm {
     Channels,
     /// Gate, up or the second matrix; activations have one a row.
     Matrices,
+    /// Groups of columns of weights in words; activations keep sixteen bits.
+    Words,
 }
 
 /// How one product is cut.
@@ -52,20 +57,25 @@ pub(super) enum ScaleForm {
 pub(super) struct Product {
     /// Input features.
     pub(super) columns: usize,
+    /// How weights lie that are no codes of FP8.
+    pub(super) format: Option<WordFormat>,
     /// Warps that share the input features of the same weight rows.
     pub(super) slices: usize,
+    /// Strips of 16 weight rows that a warp has of a task.
+    pub(super) own_strips: usize,
 }
 
 impl Product {
-    fn new(columns: usize) -> Self {
-        let groups = columns / BLOCK;
+    fn new(columns: usize, format: Option<WordFormat>, own_strips: usize) -> Self {
+        let product = Self { columns, format, slices: 1, own_strips };
+        let groups = product.groups();
         let slices = [8, 4, 2, 1].into_iter().find(|slices| groups.is_multiple_of(*slices));
-        Self { columns, slices: slices.unwrap_or(1) }
+        Self { slices: slices.unwrap_or(1), ..product }
     }
 
-    /// Groups of 128 input features.
+    /// Groups of 128 input features; of words with those that fill the last step.
     pub(super) fn groups(&self) -> usize {
-        self.columns / BLOCK
+        self.format.map_or(self.columns, |format| format.padded(self.columns)) / BLOCK
     }
 
     /// Groups of one warp.
@@ -75,7 +85,7 @@ impl Product {
 
     /// Strips of 16 weight rows that a task has.
     pub(super) fn strips(&self) -> usize {
-        WARPS / self.slices
+        WARPS / self.slices * self.own_strips
     }
 
     /// Weight rows of a task.
@@ -83,9 +93,24 @@ impl Product {
         16 * self.strips()
     }
 
-    /// Bytes from row to row of codes: two tokens that are read together lie in different banks.
+    /// Bytes of a weight row.
+    pub(super) fn row_bytes(&self) -> usize {
+        if self.format.is_some() { self.groups() * BLOCK / 2 } else { self.columns }
+    }
+
+    /// Bytes of the weights of a task.
+    pub(super) fn task_bytes(&self) -> usize {
+        self.task_rows() * self.row_bytes()
+    }
+
+    /// Words of scales that a weight row has.
+    pub(super) fn scale_words(&self) -> usize {
+        self.format.map_or(0, |format| self.groups() * format.scale_words_per_plane())
+    }
+
+    /// Bytes from row to row of activations: rows that are read together lie in different banks.
     pub(super) fn code_stride(&self) -> usize {
-        self.columns + 64
+        if self.format.is_some() { 2 * self.groups() * BLOCK + 16 } else { self.columns + 64 }
     }
 }
 
@@ -112,7 +137,8 @@ pub(super) struct Places {
     pub(super) stage_bytes: usize,
     /// The ring of sums.
     pub(super) sums: usize,
-    /// Codes of hidden states with their scales, in the last stage before it is used.
+    /// Codes of hidden states with their scales, in the last stage before it is used; there are none for
+    /// weights in words.
     pub(super) hidden_codes: CodePlaces,
     /// Codes of activations of two experts.
     pub(super) codes: CodePlaces,
@@ -148,7 +174,8 @@ pub(super) struct CodePlaces {
 impl CodePlaces {
     fn new(codes: usize, product: &Product) -> Self {
         let group_scales = codes + TOKENS_MAX * product.code_stride();
-        let row_scales = group_scales + 4 * TOKENS_MAX * product.groups();
+        let of_groups = if product.format.is_some() { 0 } else { product.groups() };
+        let row_scales = group_scales + 4 * TOKENS_MAX * of_groups;
         Self { codes, group_scales, row_scales, end: row_scales + 4 * TOKENS_MAX }
     }
 }
@@ -156,11 +183,14 @@ impl CodePlaces {
 impl Sizes {
     pub(super) fn new(
         [experts, top_k, hidden, inner]: [usize; 4],
-        scales: ScaleForm,
-        element: &'static str,
-        is_packed: bool,
+        (scales, formats): (ScaleForm, Option<[WordFormat; 2]>),
+        own_strips: usize,
+        (element, is_packed): (&'static str, bool),
     ) -> Self {
-        let (first, second) = (Product::new(hidden), Product::new(inner));
+        let product = |columns, product: usize| {
+            Product::new(columns, formats.map(|formats| formats[product]), own_strips)
+        };
+        let (first, second) = (product(hidden, 0), product(inner, 1));
         Self { experts, top_k, first, second, scales, element, is_packed }
     }
 
@@ -168,21 +198,40 @@ impl Sizes {
     pub(super) fn fits(&self) -> bool {
         let Self { first, second, .. } = self;
         let [hidden, inner] = [first.columns, second.columns];
-        let narrow = |product: &Product| product.groups() <= 32 && product.own_groups() <= 8;
+        let fits = match self.scales {
+            ScaleForm::Words => self.fit_words(),
+            _ => self.fit_codes(),
+        };
+        fits && (2 * inner).is_multiple_of(first.task_rows())
+            && hidden.is_multiple_of(second.task_rows())
+            && [hidden, inner].iter().all(|&columns| columns > 0)
+            && second.groups() <= OWN_ROW_GROUPS
+            && self.top_k <= TOP_K_MAX
+            && COLUMNS + hidden / 16 <= COUNTERS
+            && self.places().end <= SHARED_BYTES_MAX
+    }
+
+    fn fit_codes(&self) -> bool {
+        let Self { first, second, .. } = self;
+        let narrow = |product: &&Product| product.groups() <= 32 && product.own_groups() <= 8;
         // Scales are copied by sixteen bytes.
         let scales = match self.scales {
             ScaleForm::Matrices => self.experts.is_multiple_of(4),
             _ => self.scale_runs().iter().all(|run| (self.experts * run[1]).is_multiple_of(16)),
         };
-        hidden.is_multiple_of(BLOCK)
-            && inner.is_multiple_of(BLOCK)
-            && [hidden, inner].iter().all(|&columns| columns > 0)
-            && [first, second].into_iter().all(narrow)
-            && second.groups() <= OWN_ROW_GROUPS
-            && scales
-            && self.top_k <= TOP_K_MAX
-            && COLUMNS + hidden / 16 <= COUNTERS
-            && self.places().end <= SHARED_BYTES_MAX
+        let whole = |product: &&Product| product.columns.is_multiple_of(BLOCK);
+        scales && [first, second].iter().all(|product| narrow(product) && whole(product))
+    }
+
+    /// A lane loads sixteen columns at a time, and registers hold so many activations.
+    fn fit_words(&self) -> bool {
+        let known = |product: &Product| {
+            let code = product.format.map(|format| format.code);
+            matches!(code, Some(WordCode::Int4 | WordCode::Mxfp4 | WordCode::Nvfp4))
+        };
+        [self.first, self.second].iter().all(|product| {
+            known(product) && product.columns.is_multiple_of(16) && product.own_groups() <= 3
+        })
     }
 
     /// Pairs of the largest batch.
@@ -209,6 +258,7 @@ impl Sizes {
                 [[32 * self.first.strips(), 8 * inner], [64 * self.second.strips(), 4 * hidden]]
             }
             ScaleForm::Matrices => [[8, 8], [4, 4]],
+            ScaleForm::Words => [[0; 2]; 2],
         }
     }
 
@@ -217,20 +267,48 @@ impl Sizes {
         self.scale_runs().map(|[run, _]| run.next_multiple_of(16) + 16)
     }
 
-    /// Where the scales of a stage begin.
-    pub(super) fn stage_scales(&self, product: &Product) -> usize {
-        product.task_rows() * product.columns
+    /// Bytes of the scales of a stage of each product: of words those of all rows, and one for each part.
+    fn scale_bytes(&self) -> [usize; 2] {
+        let of_words = [self.first, self.second]
+            .map(|product| 4 * product.task_rows() * product.scale_words());
+        match self.scales {
+            ScaleForm::Words => of_words.map(|bytes| bytes + 16),
+            _ => {
+                let [first, second] = self.scale_rooms();
+                [2 * first, second]
+            }
+        }
+    }
+
+    /// Arrivals that say that copies into a stage have begun: of words every lane copies scales.
+    pub(super) fn filling_arrivals(&self) -> usize {
+        if self.scales == ScaleForm::Words { 33 } else { 1 }
+    }
+
+    /// What a stage of the ring of sums takes.
+    pub(super) fn sum_stage_bytes(&self) -> usize {
+        let strips = self.first.own_strips.max(self.second.own_strips);
+        SUM_HEAD_BYTES + strips * WARPS * SUM_BYTES
+    }
+
+    /// The stages of the ring that hold weights from the beginning: hidden states become codes in the last
+    /// one, unless they keep sixteen bits.
+    pub(super) fn first_stages(&self) -> usize {
+        let stages = self.places().stages;
+        if self.scales == ScaleForm::Words { stages } else { stages - 1 }
     }
 
     pub(super) fn places(&self) -> Places {
-        let stages = STAGES;
-        let [first_room, second_room] = self.scale_rooms();
-        let first_bytes = self.stage_scales(&self.first) + 2 * first_room;
-        let second_bytes = self.stage_scales(&self.second) + second_room;
-        let hidden_bytes = CodePlaces::new(0, &self.first).end;
+        let is_words = self.scales == ScaleForm::Words;
+        // Two small stages and three large ones are fastest: what is drawn late is dealt out evenly.
+        let stages = if is_words { self.first.own_strips + 1 } else { STAGES };
+        let [first_scales, second_scales] = self.scale_bytes();
+        let first_bytes = self.first.task_bytes() + first_scales;
+        let second_bytes = self.second.task_bytes() + second_scales;
+        let hidden_bytes = if is_words { 0 } else { CodePlaces::new(0, &self.first).end };
         let stage_bytes = first_bytes.max(second_bytes).max(hidden_bytes).next_multiple_of(128);
         let sums = stages * stage_bytes;
-        let codes = CodePlaces::new(sums + SUM_STAGES * SUM_STAGE_BYTES, &self.second);
+        let codes = CodePlaces::new(sums + SUM_STAGES * self.sum_stage_bytes(), &self.second);
         let codes_bytes = (codes.end - codes.codes).next_multiple_of(16);
         let table = codes.codes + 2 * codes_bytes;
         let chosen = table + 4 * self.experts;

@@ -11,12 +11,14 @@ use std::fmt::Write as _;
 use std::ops::Range;
 
 use super::finish::zeros;
+use super::halves::{load_hidden, load_inner};
 use super::layout::{
-    CodePlaces, FINISHERS, Product, SUM_BYTES, SUM_HEAD_BYTES, SUM_STAGE_BYTES, SUM_STAGES,
-    ScaleForm, Sizes, TOKENS_MAX, WARPS,
+    CodePlaces, FINISHERS, Product, SUM_BYTES, SUM_HEAD_BYTES, SUM_STAGES, ScaleForm, Sizes,
+    TOKENS_MAX, WARPS,
 };
 use super::quantize::hidden_codes;
 use super::text::{advance, arrive, read_note, wait};
+use super::words;
 use crate::quant::BLOCK;
 
 /// Groups whose weights a lane holds at a time.
@@ -26,7 +28,10 @@ const GROUPS_AT_ONCE: usize = 4;
 pub(super) fn multiplier(sizes: &Sizes) -> String {
     let places = sizes.places();
     let mut text = String::from("MULTIPLIER:\n");
-    text.push_str(&registers(sizes));
+    text.push_str(&match sizes.scales {
+        ScaleForm::Words => words::registers(sizes),
+        _ => registers(sizes),
+    });
     text.push_str(
         "mov.f32 zero, 0f00000000;
 shr.u32 group_lane, lane, 2;
@@ -40,11 +45,15 @@ mov.u32 known_place, -1;
 mov.u32 code_base, base;
 ",
     );
-    text.push_str(&hidden_codes(sizes));
-    text.push_str(&load_codes(sizes, &sizes.first, &places.hidden_codes));
-    // Their stage is now of the copy engine, which does not see the order of other accesses.
-    text.push_str("fence.proxy.async.shared::cta;\n");
-    text.push_str(&arrive("base", places.empty + 8 * (places.stages - 1)));
+    if sizes.scales == ScaleForm::Words {
+        text.push_str(&load_hidden(sizes));
+    } else {
+        text.push_str(&hidden_codes(sizes));
+        text.push_str(&load_codes(sizes, &sizes.first, &places.hidden_codes));
+        // Their stage is now of the copy engine, which does not see the order of other accesses.
+        text.push_str("fence.proxy.async.shared::cta;\n");
+        text.push_str(&arrive("base", places.empty + 8 * (places.stages - 1)));
+    }
     text.push_str("FIRST:\n");
     text.push_str(&read_note(sizes, "FIRST_NOTE"));
     text.push_str("setp.ne.u32 p, kind, 0;\n@p bra SECOND_NOTED;\n");
@@ -63,7 +72,10 @@ mad.lo.u32 y, buffer, 8, base;",
         places.codes_bytes
     );
     text.push_str(&wait("WAIT_CODES", "y", places.codes_full, "buffer_phase"));
-    text.push_str(&load_codes(sizes, &sizes.second, &places.codes));
+    text.push_str(&match sizes.scales {
+        ScaleForm::Words => load_inner(sizes),
+        _ => load_codes(sizes, &sizes.second, &places.codes),
+    });
     text.push_str(&arrive("y", places.codes_empty));
     text.push_str(NEXT_BUFFER);
     text.push_str("CODES_LOADED:\n");
@@ -86,22 +98,23 @@ xor.b32 buffer_phase, buffer_phase, x;
 ";
 
 /// `at` = the next place for sums, when it is free; the first lane says what they are of.
-fn claim_sums(sizes: &Sizes, label: &str) -> String {
+pub(super) fn claim_sums(sizes: &Sizes, label: &str) -> String {
     let places = sizes.places();
     format!(
         "xor.b32 x, ring_phase, 1;
 mad.lo.u32 y, ring, 8, base;
-{}mad.lo.u32 at, ring, {SUM_STAGE_BYTES}, base;
+{}mad.lo.u32 at, ring, {}, base;
 setp.eq.u32 p, thread, 0;
 @p st.shared.v4.b32 [at+{}], {{kind, place, task, experts_in_use}};
 ",
         wait(label, "y", places.sums_empty, "x"),
+        sizes.sum_stage_bytes(),
         places.sums,
     )
 }
 
 /// Sums at `y` are there.
-fn give_sums(sizes: &Sizes) -> String {
+pub(super) fn give_sums(sizes: &Sizes) -> String {
     format!(
         "{}add.u32 ring, ring, 1;
 setp.eq.u32 q, ring, {SUM_STAGES};
@@ -145,7 +158,7 @@ fn registers(sizes: &Sizes) -> String {
 }
 
 /// `slice` and `strip` of this warp in one product.
-fn own_part(product: &Product) -> String {
+pub(super) fn own_part(product: &Product) -> String {
     format!(
         "and.b32 slice, warp, {};
 shr.u32 strip, warp, {};
@@ -156,7 +169,7 @@ shr.u32 strip, warp, {};
 }
 
 /// Four codes of e4m3 as two words of two float16 numbers.
-fn widen(word: &str, [low, high]: [&str; 2]) -> String {
+pub(super) fn widen(word: &str, [low, high]: [&str; 2]) -> String {
     format!(
         "mov.b32 {{low, high}}, {word};
 cvt.rn.f16x2.e4m3x2 {low}, low;
@@ -218,7 +231,7 @@ ld.shared.f32 row_scale{group}_1, [at+{}];",
                 );
             }
         }
-        ScaleForm::Channels | ScaleForm::Matrices => {
+        ScaleForm::Channels | ScaleForm::Matrices | ScaleForm::Words => {
             let _ = writeln!(
                 text,
                 "shl.b32 at, quad_lane, 3;
@@ -234,6 +247,9 @@ ld.shared.v2.f32 {{row_scale0_0, row_scale0_1}}, [at+{}];",
 /// The sums of a stage, to shared memory for the warp that adds up slices. `parts` is 2 where rows
 /// `g + 8` are ups.
 fn multiply(sizes: &Sizes, product: &Product, parts: usize) -> String {
+    if sizes.scales == ScaleForm::Words {
+        return words::multiply(sizes, product, parts);
+    }
     let places = sizes.places();
     let own = product.own_groups();
     let mut text = own_part(product);

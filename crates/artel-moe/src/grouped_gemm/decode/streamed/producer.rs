@@ -5,6 +5,7 @@
 use std::fmt::Write as _;
 
 use super::layout::{FINISHED, NOTE_BYTES, Product, ScaleForm, Sizes, TICKET};
+use super::scales::{NO_RUNS, copy_word_scales};
 use super::text::{advance, of_stage};
 use crate::quant::BLOCK;
 
@@ -31,8 +32,7 @@ mov.u32 ticket, 0;
 mov.u32 next, 0;
 ",
     );
-    let left = places.stages - 1;
-    // All stages but the last, in which codes are made first.
+    let left = sizes.first_stages();
     let _ = writeln!(
         text,
         "mov.u32 left, {left};
@@ -53,7 +53,7 @@ shfl.sync.idx.b32 ticket, next, 0, 31, 0xffffffff;
 mov.u32 left, 1;
 @is_first_lane atom.relaxed.gpu.global.add.u32 next, [counters+{ticket}], 1;
 DRAWN: sub.u32 left, left, 1;
-setp.eq.u32 q, slot, {last};
+setp.eq.u32 q, slot, {left};
 selp.b32 x, 0, 1, q;
 xor.b32 parity, phase, x;
 shl.b32 x, slot, 3;
@@ -66,7 +66,6 @@ setp.ge.u32 p, ticket, total;
 setp.ge.u32 is_second, ticket, first_total;
 @is_second bra LOAD_SECOND;",
         ticket = 4 * TICKET,
-        last = places.stages - 1,
         empty = places.empty,
         stage_bytes = places.stage_bytes,
     );
@@ -205,7 +204,7 @@ add.u32 {run}, x, {};
 and.b32 {run}, {run}, -16;
 and.b64 {source}, {source}, -16;
 ",
-        sizes.stage_scales(product) + part * sizes.scale_rooms()[0],
+        product.task_bytes() + part * sizes.scale_rooms()[0],
         bytes + 15,
     )
 }
@@ -226,7 +225,7 @@ add.u32 at, barrier, {full};
         notes = of_stage(places.notes, NOTE_BYTES),
         noted = places.noted,
         full = places.full,
-        rows = product.task_rows() * product.columns,
+        rows = product.task_bytes(),
     )
 }
 
@@ -243,7 +242,6 @@ fn copy(target: &str, source: &str, bytes: &str) -> String {
 fn load_first(sizes: &Sizes) -> String {
     let (product, inner) = (&sizes.first, sizes.second.columns);
     let [first_tasks, _] = sizes.tasks();
-    let [run, of_expert] = sizes.scale_runs()[0];
     let features = product.task_rows() / 2;
     let mut text = format!(
         "div.u32 place, ticket, {first_tasks};
@@ -253,10 +251,49 @@ shl.b32 x, place, 2;
 add.u32 x, x, base;
 ld.shared.b32 expert, [x+{chosen}];
 mul.lo.u32 row, task, {features};
-mul.wide.u32 scale0, expert, {of_expert};
-add.u64 scale0, scale0, scales1;
 ",
         chosen = sizes.places().chosen,
+    );
+    text.push_str(&match sizes.scales {
+        ScaleForm::Words => NO_RUNS.to_owned(),
+        _ => first_scales(sizes),
+    });
+    text.push_str(&note(sizes, product, 0));
+    if sizes.scales != ScaleForm::Words {
+        text.push_str("sub.u32 run0, run0, run1;\n");
+    }
+    let _ = writeln!(
+        text,
+        "mad.lo.u32 x, expert, {all}, row;
+mul.wide.u32 pointer, x, {columns};
+add.u64 pointer, pointer, weights1;",
+        all = 2 * inner,
+        columns = product.row_bytes(),
+    );
+    let bytes = features * product.row_bytes();
+    text.push_str(&copy("target", "pointer", &bytes.to_string()));
+    let _ = writeln!(
+        text,
+        "add.u64 pointer, pointer, {};\nadd.u32 x, target, {bytes};",
+        inner * product.row_bytes()
+    );
+    text.push_str(&copy("x", "pointer", &bytes.to_string()));
+    text.push_str(&match sizes.scales {
+        ScaleForm::Words => copy_word_scales(sizes, product, 2),
+        _ => copy_scales(product, Some(sizes.scale_rooms()[0])),
+    });
+    text.push_str("bra LOADED;\n");
+    text
+}
+
+/// Where the scales of a task's gates and ups are, and how many bytes bring them: `run0` together.
+fn first_scales(sizes: &Sizes) -> String {
+    let (product, inner) = (&sizes.first, sizes.second.columns);
+    let [run, of_expert] = sizes.scale_runs()[0];
+    let mut text = format!(
+        "mul.wide.u32 scale0, expert, {of_expert};
+add.u64 scale0, scale0, scales1;
+"
     );
     // From a gate's scales to those of its up.
     let to_up = match sizes.scales {
@@ -268,7 +305,7 @@ add.u64 scale0, scale0, scales1;
             text.push_str("mul.wide.u32 pointer, row, 4;\n");
             4 * inner
         }
-        ScaleForm::Matrices => {
+        ScaleForm::Matrices | ScaleForm::Words => {
             text.push_str("mov.b64 pointer, 0;\n");
             0
         }
@@ -278,35 +315,15 @@ add.u64 scale0, scale0, scales1;
     text.push_str(&scale_run(sizes, product, run, ["scale0", "run0", "scale_at0"], 0));
     text.push_str(&scale_run(sizes, product, run, ["scale1", "run1", "scale_at1"], 1));
     text.push_str("add.u32 run0, run0, run1;\n");
-    text.push_str(&note(sizes, product, 0));
-    text.push_str("sub.u32 run0, run0, run1;\n");
-    let _ = writeln!(
-        text,
-        "mad.lo.u32 x, expert, {all}, row;
-mul.wide.u32 pointer, x, {columns};
-add.u64 pointer, pointer, weights1;",
-        all = 2 * inner,
-        columns = product.columns,
-    );
-    let bytes = features * product.columns;
-    text.push_str(&copy("target", "pointer", &bytes.to_string()));
-    let _ = writeln!(
-        text,
-        "add.u64 pointer, pointer, {};\nadd.u32 x, target, {bytes};",
-        inner * product.columns
-    );
-    text.push_str(&copy("x", "pointer", &bytes.to_string()));
-    text.push_str(&copy_scales(sizes, product, true));
-    text.push_str("bra LOADED;\n");
     text
 }
 
-/// Scales, behind the rows.
-fn copy_scales(sizes: &Sizes, product: &Product, has_two: bool) -> String {
-    let mut text = format!("add.u32 x, target, {};\n", sizes.stage_scales(product));
+/// Scales, behind the rows; of a second part as far behind those of the first as it says.
+fn copy_scales(product: &Product, second_part: Option<usize>) -> String {
+    let mut text = format!("add.u32 x, target, {};\n", product.task_bytes());
     text.push_str(&copy("x", "scale0", "run0"));
-    if has_two {
-        let _ = writeln!(text, "add.u32 x, x, {};", sizes.scale_rooms()[0]);
+    if let Some(behind) = second_part {
+        let _ = writeln!(text, "add.u32 x, x, {behind};");
         text.push_str(&copy("x", "scale1", "run1"));
     }
     text
@@ -316,7 +333,6 @@ fn copy_scales(sizes: &Sizes, product: &Product, has_two: bool) -> String {
 fn load_second(sizes: &Sizes) -> String {
     let (product, hidden) = (&sizes.second, sizes.first.columns);
     let [_, second_tasks] = sizes.tasks();
-    let [run, of_expert] = sizes.scale_runs()[1];
     let mut text = format!(
         "sub.u32 x, ticket, first_total;
 div.u32 place, x, {second_tasks};
@@ -326,32 +342,48 @@ shl.b32 x, place, 2;
 add.u32 x, x, base;
 ld.shared.b32 expert, [x+{chosen}];
 mul.lo.u32 row, task, {rows};
-mul.wide.u32 scale0, expert, {of_expert};
-add.u64 scale0, scale0, scales2;
 ",
         chosen = sizes.places().chosen,
         rows = product.task_rows(),
     );
-    match sizes.scales {
-        ScaleForm::Blocks => {
-            let _ = writeln!(text, "div.u32 x, row, {BLOCK};\nmul.wide.u32 pointer, x, {run};");
-        }
-        ScaleForm::Channels => text.push_str("mul.wide.u32 pointer, row, 4;\n"),
-        ScaleForm::Matrices => text.push_str("mov.b64 pointer, 0;\n"),
-    }
-    text.push_str("add.u64 scale0, scale0, pointer;\nmov.u32 scale_at1, 0;\n");
-    text.push_str(&scale_run(sizes, product, run, ["scale0", "run0", "scale_at0"], 0));
+    text.push_str(&match sizes.scales {
+        ScaleForm::Words => NO_RUNS.to_owned(),
+        _ => second_scales(sizes),
+    });
     text.push_str(&note(sizes, product, 1));
     let _ = writeln!(
         text,
         "mad.lo.u32 x, expert, {hidden}, row;
 mul.wide.u32 pointer, x, {columns};
 add.u64 pointer, pointer, weights2;",
-        columns = product.columns,
+        columns = product.row_bytes(),
     );
-    let bytes = product.task_rows() * product.columns;
-    text.push_str(&copy("target", "pointer", &bytes.to_string()));
-    text.push_str(&copy_scales(sizes, product, false));
+    text.push_str(&copy("target", "pointer", &product.task_bytes().to_string()));
+    text.push_str(&match sizes.scales {
+        ScaleForm::Words => copy_word_scales(sizes, product, 1),
+        _ => copy_scales(product, None),
+    });
+    text
+}
+
+/// The same of a task of the second product as [`first_scales`].
+fn second_scales(sizes: &Sizes) -> String {
+    let product = &sizes.second;
+    let [run, of_expert] = sizes.scale_runs()[1];
+    let mut text = format!(
+        "mul.wide.u32 scale0, expert, {of_expert};
+add.u64 scale0, scale0, scales2;
+"
+    );
+    match sizes.scales {
+        ScaleForm::Blocks => {
+            let _ = writeln!(text, "div.u32 x, row, {BLOCK};\nmul.wide.u32 pointer, x, {run};");
+        }
+        ScaleForm::Channels => text.push_str("mul.wide.u32 pointer, row, 4;\n"),
+        ScaleForm::Matrices | ScaleForm::Words => text.push_str("mov.b64 pointer, 0;\n"),
+    }
+    text.push_str("add.u64 scale0, scale0, pointer;\nmov.u32 scale_at1, 0;\n");
+    text.push_str(&scale_run(sizes, product, run, ["scale0", "run0", "scale_at0"], 0));
     text
 }
 

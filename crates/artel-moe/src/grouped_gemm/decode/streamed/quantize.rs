@@ -2,7 +2,8 @@
 //!
 //! A warp takes 128 columns of a token at a time, four a lane. Scales are of such groups, or of rows;
 //! see [`activations`](crate::quant::activations). Hidden states are the work of all warps that
-//! multiply, before they do; activations of an expert that of the coders, a row each.
+//! multiply, before they do; activations of an expert that of the coders, a row each. The latter make
+//! float16 numbers over a power of two where weights have four bits.
 
 use std::fmt::Write as _;
 
@@ -149,9 +150,11 @@ mov.u32 known_place, -1;
 ld.param.f32 least, [least_of_inner];
 ld.param.f32 most, [most_of_inner];
 ",
-        registers(INNER_AT_ONCE)
+        registers(INNER_AT_ONCE.max(sizes.second.groups()))
     );
-    text.push_str(&arrive("base", places.empty + 8 * (places.stages - 1)));
+    for stage in sizes.first_stages()..places.stages {
+        text.push_str(&arrive("base", places.empty + 8 * stage));
+    }
     text.push_str("CODE:\n");
     text.push_str(&read_note(sizes, "CODE_NOTE"));
     text.push_str(&arrive("barrier", places.empty));
@@ -221,40 +224,9 @@ CODE_ALL:
 
 /// Codes of some rows.
 fn inner_rows(sizes: &Sizes, first: usize, count: usize) -> String {
-    let product = &sizes.second;
-    let (groups, places) = (product.groups(), sizes.places().codes);
-    let mut text = String::new();
-    for n in 0..count * groups {
-        let (row, group) = (n / groups, n % groups);
-        if group == 0 {
-            let _ = writeln!(
-                text,
-                "add.u32 token, own_row, {};
-mul.wide.u32 row, token, {};
-add.u64 row, row, source;
-mul.wide.u32 pointer, lane, 16;
-add.u64 row, row, pointer;",
-                (first + row) * CODERS,
-                4 * product.columns,
-            );
-        }
-        for i in 0..4 {
-            let _ = writeln!(text, "mov.f32 v{n}_{i}, zero;");
-        }
-        let _ = writeln!(
-            text,
-            "mov.u32 token{n}, token;
-setp.lt.u32 has{n}, token, tokens;
-and.pred stores{n}, has{n}, is_first_lane;
-mad.lo.u32 codes_at{n}, token, {stride}, code_base;
-mad.lo.u32 codes_at{n}, lane, 4, codes_at{n};
-mad.lo.u32 scales_at{n}, token, {of_token}, code_base;
-@has{n} ld.relaxed.gpu.global.v4.f32 {{v{n}_0, v{n}_1, v{n}_2, v{n}_3}}, [row+{at}];",
-            stride = product.code_stride(),
-            of_token = 4 * groups,
-            at = 4 * BLOCK * group,
-        );
-    }
+    let (groups, places) = (sizes.second.groups(), sizes.places().codes);
+    let number_bytes = number_bytes(sizes);
+    let mut text = load_inner_rows(sizes, first, count);
     (0..count * groups).for_each(|n| text.push_str(&largest_of_lane(n)));
     if sizes.scales == ScaleForm::Blocks {
         text.push_str(&largest_of_warp(&(0..count * groups).collect::<Vec<_>>()));
@@ -276,15 +248,68 @@ mad.lo.u32 scales_at{n}, token, {of_token}, code_base;
     }
     text.push_str(&largest_of_warp(&rows));
     for &row in &rows {
-        text.push_str(&scale_of(row, row));
+        let is_words = sizes.scales == ScaleForm::Words;
+        text.push_str(&if is_words { power_of(row) } else { scale_of(row, row) });
         for n in row..row + groups {
-            text.push_str(&codes_of(places.codes + BLOCK * (n - row), n, row));
+            let at = places.codes + number_bytes * BLOCK * (n - row);
+            text.push_str(&if is_words { halves_of(at, n, row) } else { codes_of(at, n, row) });
         }
         let _ = writeln!(
             text,
             "mad.lo.u32 x, token{row}, 4, code_base;
 @stores{row} st.shared.f32 [x+{}], scale{row};",
             places.row_scales
+        );
+    }
+    text
+}
+
+/// Bytes of what a number of an activation becomes.
+fn number_bytes(sizes: &Sizes) -> usize {
+    if sizes.scales == ScaleForm::Words { 2 } else { 1 }
+}
+
+/// The numbers of some rows, and where their codes go.
+fn load_inner_rows(sizes: &Sizes, first: usize, count: usize) -> String {
+    let product = &sizes.second;
+    let groups = product.groups();
+    let mut text = String::new();
+    for n in 0..count * groups {
+        let (row, group) = (n / groups, n % groups);
+        if group == 0 {
+            let _ = writeln!(
+                text,
+                "add.u32 token, own_row, {};
+mul.wide.u32 row, token, {};
+add.u64 row, row, source;
+mul.wide.u32 pointer, lane, 16;
+add.u64 row, row, pointer;",
+                (first + row) * CODERS,
+                4 * product.columns,
+            );
+        }
+        for i in 0..4 {
+            let _ = writeln!(text, "mov.f32 v{n}_{i}, zero;");
+        }
+        // Behind the last column are zeros.
+        let lanes = product.columns.saturating_sub(BLOCK * group).min(BLOCK) / 4;
+        let guard = match lanes {
+            32 => format!("@has{n}"),
+            _ => format!("setp.lt.and.u32 p, lane, {lanes}, has{n};\n@p"),
+        };
+        let _ = writeln!(
+            text,
+            "mov.u32 token{n}, token;
+setp.lt.u32 has{n}, token, tokens;
+and.pred stores{n}, has{n}, is_first_lane;
+mad.lo.u32 codes_at{n}, token, {stride}, code_base;
+mad.lo.u32 codes_at{n}, lane, {lane_bytes}, codes_at{n};
+mad.lo.u32 scales_at{n}, token, {of_token}, code_base;
+{guard} ld.relaxed.gpu.global.v4.f32 {{v{n}_0, v{n}_1, v{n}_2, v{n}_3}}, [row+{at}];",
+            stride = product.code_stride(),
+            lane_bytes = 4 * number_bytes(sizes),
+            of_token = 4 * groups,
+            at = 4 * BLOCK * group,
         );
     }
     text
@@ -367,6 +392,41 @@ setp.lt.f32 is_finite, near, 0f7F800000;
 selp.f32 scale{n}, rest, near, is_finite;
 max.f32 scale{n}, scale{n}, least;
 min.f32 scale{n}, scale{n}, most;
+"
+    )
+}
+
+/// `scale` = the power of two that brings the largest magnitude back from between 2^14 and 2^15.
+fn power_of(n: usize) -> String {
+    format!(
+        "mov.b32 x, largest{n};
+{POWER_OF_TWO}mov.b32 scale{n}, x;
+"
+    )
+}
+
+/// The same of the bits of a magnitude in `x`, which become those of the power. Tiny rows become smaller.
+pub(super) const POWER_OF_TWO: &str = "shr.u32 x, x, 23;
+max.u32 x, x, 15;
+sub.u32 x, x, 14;
+shl.b32 x, x, 23;
+";
+/// Bits of the inverse of a power of two are these less its own.
+pub(super) const INVERSE: &str = "0x7f000000";
+
+/// Stores four numbers over the power of two of number `of` as float16.
+fn halves_of(halves: usize, n: usize, of: usize) -> String {
+    format!(
+        "mov.b32 x, scale{of};
+sub.u32 x, {INVERSE}, x;
+mov.b32 inverse, x;
+mul.f32 v{n}_0, v{n}_0, inverse;
+mul.f32 v{n}_1, v{n}_1, inverse;
+mul.f32 v{n}_2, v{n}_2, inverse;
+mul.f32 v{n}_3, v{n}_3, inverse;
+cvt.rn.f16x2.f32 x, v{n}_1, v{n}_0;
+cvt.rn.f16x2.f32 y, v{n}_3, v{n}_2;
+@has{n} st.shared.v2.b32 [codes_at{n}+{halves}], {{x, y}};
 "
     )
 }

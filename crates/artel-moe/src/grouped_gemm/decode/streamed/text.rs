@@ -72,7 +72,7 @@ ld.param.u32 tokens, [token_count];
     }
     text.push_str("setp.ne.u32 p, thread, 0;\n@p bra BARRIERS_MADE;\n");
     let barriers = [
-        (places.full, places.stages, 1),
+        (places.full, places.stages, sizes.filling_arrivals()),
         (places.empty, places.stages, WARPS + CODERS),
         (places.noted, places.stages, 1),
         (places.sums_full, SUM_STAGES, WARPS),
