@@ -2,7 +2,7 @@
 
 use super::candidates;
 use super::device::GpuCeilings;
-use super::kernel::Way;
+use super::kernel::{GemmKernel, Way};
 use super::model;
 use super::record::{Known, TuningRecord};
 use super::work::ExpertsShape;
@@ -18,8 +18,12 @@ pub(super) struct Choice {
     pub(super) tuned: bool,
 }
 
+/// The part of the best measured time that a modelled one may take: the model is right to a tenth.
+const NEWCOMER: f64 = 0.9;
+
 /// The ways to serve a batch, fastest first: those that were measured, or else the favourite of each
-/// path and family with its modelled time. Measured and modelled times are never compared.
+/// path and family with its modelled time. Measured and modelled times are compared only where kernels
+/// are newer than the record, and then these must be clearly better.
 pub(super) fn choices(
     gpu: &GpuCeilings,
     config: &MoeConfig,
@@ -33,12 +37,16 @@ pub(super) fn choices(
     };
     let all = candidates::all(gpu, config, format, tokens);
     let mut choices: Vec<Choice> = all.into_iter().filter_map(measured).collect();
-    if choices.is_empty() {
-        let ways = candidates::favourites(gpu, config, format, tokens);
-        let modelled = |(way, microseconds)| Choice { way, microseconds, tuned: false };
-        choices =
-            modelled_ways(gpu, config, format, ways, tokens)?.into_iter().map(modelled).collect();
+    let best = choices.iter().map(|choice| choice.microseconds).min_by(f64::total_cmp);
+    let mut ways = candidates::favourites(gpu, config, format, tokens);
+    if let (Some(_), Some(record)) = (best, record) {
+        let is_new = |kernel: GemmKernel| !record.has_seen(kernel.family);
+        ways.retain(|way| is_new(way.kernels.first) && is_new(way.kernels.second));
     }
+    let limit = best.map_or(f64::INFINITY, |best| NEWCOMER * best);
+    let modelled = modelled_ways(gpu, config, format, ways, tokens)?.into_iter();
+    let modelled = modelled.filter(|(_, microseconds)| *microseconds <= limit);
+    choices.extend(modelled.map(|(way, microseconds)| Choice { way, microseconds, tuned: false }));
     choices.sort_by(|a, b| a.microseconds.total_cmp(&b.microseconds));
     Ok(choices)
 }

@@ -140,6 +140,11 @@ impl TuningRecord {
         Ok(None)
     }
 
+    /// Whether kernels of a family could be measured when the record was made.
+    pub fn has_seen(&self, family: GemmFamily) -> bool {
+        self.kernels.contains_key(family.name())
+    }
+
     /// What is known of a way at a batch size.
     pub fn known(&self, way: &Way, tokens: usize) -> Known {
         let times = self.microseconds.get(&tokens);

@@ -233,6 +233,37 @@ fn a_tuned_plan_follows_the_times_and_never_takes_what_was_wrong() {
 }
 
 #[test]
+fn kernels_newer_than_the_record_serve_where_they_are_clearly_better() {
+    let (config, format) = (minimax(), Format::Nvfp4);
+    let mut record = empty_record(&config, format);
+    FakeGpu::new(&config, format, usize::MAX).tune(&mut record, &[1, 8, 64]).1.unwrap();
+    let family = |record: &TuningRecord, tokens: usize| {
+        let plan = GpuPlan::new(h200(), &config, format, Some(record), 64).unwrap();
+        let GpuPlanEntry { kernels, tuned, .. } = plan.entry(tokens);
+        (kernels.first.family, *tuned)
+    };
+    assert_eq!(family(&record, 1), (GemmFamily::Streamed, true));
+
+    // A slower record, without what it knows of the newer kernels.
+    let mut times: serde_json::Value = serde_json::from_str(&record.to_json()).unwrap();
+    times["kernels"].as_object_mut().unwrap().remove("streamed");
+    for times in times["microseconds"].as_object_mut().unwrap().values_mut() {
+        times.as_object_mut().unwrap().retain(|way, time| {
+            *time = time.as_f64().map(|time| 2.0 * time).into();
+            !way.contains("streamed")
+        });
+    }
+    let mut older = TuningRecord::from_json(&times.to_string()).unwrap();
+    assert_eq!(family(&older, 1), (GemmFamily::Streamed, false));
+    assert!(family(&older, 64).1);
+
+    // A measured time that is as good stays.
+    let way = "direct: decode 8x64x128 w4 o5 + decode 8x64x128 w4 o5".parse().unwrap();
+    older.note(&way, 1, Some(17.0));
+    assert_eq!(family(&older, 1), (GemmFamily::Decode, true));
+}
+
+#[test]
 fn files_that_are_no_records_are_refused() {
     let mut record = empty_record(&qwen3(), Format::Bf16);
     let way = "direct: decode 8x128x128 w4 o2 + decode 8x128x128 w4 o2".parse().unwrap();

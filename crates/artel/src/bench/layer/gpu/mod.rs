@@ -146,7 +146,9 @@ fn plan(
         }
     };
     if !plan.is_tuned() {
-        tracing::warn!("{shape}: no tuning record of these sizes; a model chooses (`artel tune`)");
+        tracing::warn!(
+            "{shape}: not all kernels were measured at these sizes; a model chooses (`artel tune`)"
+        );
     }
     Ok(match options.path {
         None => plan,
