@@ -22,8 +22,9 @@ pub(super) struct Choice {
 const NEWCOMER: f64 = 0.9;
 
 /// The ways to serve a batch, fastest first: those that were measured, or else the favourite of each
-/// path and family with its modelled time. Measured and modelled times are compared only where kernels
-/// are newer than the record, and then these must be clearly better.
+/// path and family with its modelled time. Measured and modelled times are compared only for families
+/// of which the record knows nothing, because they are newer or have changed, and then these must be
+/// clearly better.
 pub(super) fn choices(
     gpu: &GpuCeilings,
     config: &MoeConfig,

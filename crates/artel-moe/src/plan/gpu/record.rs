@@ -140,9 +140,9 @@ impl TuningRecord {
         Ok(None)
     }
 
-    /// Whether kernels of a family could be measured when the record was made.
+    /// Whether anything is known of the kernels of a family, at any batch size.
     pub fn has_seen(&self, family: GemmFamily) -> bool {
-        self.kernels.contains_key(family.name())
+        self.microseconds.values().flat_map(BTreeMap::keys).any(|way| way.contains(family.name()))
     }
 
     /// What is known of a way at a batch size.

@@ -111,7 +111,7 @@ pub fn check(layout: &StackLayout, form: PrefillForm) -> Result<(), MoeError> {
     Err(MoeError::config("weights", format!("{layout:?}"), allowed))
 }
 
-/// Whether there is a kernel for these weights with rows on the [long side](Side::Long).
+/// Whether there is a kernel for these weights with rows on the long side.
 ///
 /// # Errors
 /// [`MoeError::Config`] with what they must be.
