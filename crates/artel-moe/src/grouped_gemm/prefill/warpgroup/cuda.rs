@@ -86,7 +86,7 @@ impl<A: Element> WarpgroupFp8Gemm<A> {
         Self::load_with(kernels, layout, form, Side::Short)
     }
 
-    /// The same with rows on the [long side](Side::Long).
+    /// The same with rows on the long side of the matrix instructions.
     ///
     /// # Errors
     /// As there; [`check_long`] says for which weights. What is activated is stored in float32.
