@@ -99,7 +99,8 @@ pub(super) fn favourites(
     });
     let aligned = usual(&shape, false, tokens).ok();
     let ways = direct.into_iter().chain(aligned).chain(usual_prefill(&shape, tokens));
-    let ways = ways.chain(warpgroup(gpu, &shape)).chain(long(gpu, &shape));
+    let high = [GemmFamily::Warpgroup, GemmFamily::Long];
+    let ways = ways.chain(high.into_iter().filter_map(|family| warpgroup(gpu, &shape, family)));
     ways.filter(|_| shape.is_copied_by_tiles()).collect()
 }
 
@@ -183,35 +184,28 @@ fn usual_prefill(shape: &ExpertsShape, tokens: usize) -> Option<Way> {
     (first.rows == second.rows).then(|| prefill(first, second))
 }
 
-/// The way of tiles as high as an expert has rows, where the GPU and the weights have its kernels.
-fn warpgroup(gpu: &GpuCeilings, shape: &ExpertsShape) -> Option<Way> {
+/// The way of tiles as high as an expert has rows, or of [`GemmFamily::Long`] of rows on the long side, where
+/// the GPU and the weights have its kernels.
+fn warpgroup(gpu: &GpuCeilings, shape: &ExpertsShape, family: GemmFamily) -> Option<Way> {
     let kernel = |product| {
-        let form = shape.prefill_form(product, GemmFamily::Warpgroup);
+        let form = shape.prefill_form(product, family);
         let layout = shape.stack_layout(product)?;
-        by_warpgroup::check(&layout, form).ok()?;
-        let columns = by_warpgroup::WEIGHTS / form.parts();
-        let rows = by_warpgroup::rows_max(layout.number_bytes);
-        let depth = by_warpgroup::depth(layout.number_bytes);
-        let tile = Tile { rows, columns, depth, warps: 8, occupancy: 1 };
-        Some(GemmKernel { family: GemmFamily::Warpgroup, tile })
-    };
-    if gpu.architecture != by_warpgroup::ARCHITECTURE {
-        return None;
-    }
-    let path = GpuPath::Aligned { block_size: by_warpgroup::BLOCK_ROWS };
-    Some(way(path, kernel(GpuProduct::GateUp)?, kernel(GpuProduct::Down)?))
-}
-
-/// The way of rows on the long side, likewise.
-fn long(gpu: &GpuCeilings, shape: &ExpertsShape) -> Option<Way> {
-    let kernel = |product| {
-        let form = shape.prefill_form(product, GemmFamily::Long);
-        let layout = shape.stack_layout(product)?;
-        by_warpgroup::check_long(&layout, form).ok()?;
-        let columns = by_warpgroup::LONG_FEATURES / form.parts();
-        let (rows, depth) = (by_warpgroup::LONG_ROWS, by_warpgroup::depth(layout.number_bytes));
-        let tile = Tile { rows, columns, depth, warps: 8, occupancy: 1 };
-        Some(GemmKernel { family: GemmFamily::Long, tile })
+        let number_bytes = layout.number_bytes;
+        let (fits, rows, weights) = match family {
+            GemmFamily::Long => (
+                by_warpgroup::check_long(&layout, form),
+                by_warpgroup::LONG_ROWS,
+                by_warpgroup::LONG_FEATURES,
+            ),
+            _ => (
+                by_warpgroup::check(&layout, form),
+                by_warpgroup::rows_max(number_bytes),
+                by_warpgroup::WEIGHTS,
+            ),
+        };
+        fits.ok()?;
+        let (columns, depth) = (weights / form.parts(), by_warpgroup::depth(number_bytes));
+        Some(GemmKernel { family, tile: Tile { rows, columns, depth, warps: 8, occupancy: 1 } })
     };
     if gpu.architecture != by_warpgroup::ARCHITECTURE {
         return None;

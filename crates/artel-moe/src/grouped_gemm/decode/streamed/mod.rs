@@ -8,8 +8,8 @@
 //! are codes, too; those of four-bit weights keep sixteen bits, as float16 and a power of two.
 //!
 //! The work is cut into tasks: 8 gates and their ups, or 16 output features of the second product, for
-//! each strip of warps, of which each warp has one or two. Tasks are drawn from a counter, those of the first product before those of
-//! the second. A task of the second product waits until its expert's activations are there; the
+//! each strip of warps, of which each warp has one or two. Tasks are drawn from a counter, those of the
+//! first product before those of the second. A task of the second product waits until its expert's activations are there; the
 //! blocks of threads that make them have drawn their tasks earlier and wait for nobody, so any number
 //! of blocks may run. While they wait, the ring fills with weights of the second product: the memory
 //! is never idle.
@@ -188,6 +188,7 @@ mod tests {
             assert!(!serves(other), "{other:?}");
         }
     }
+
     #[test]
     fn words_of_four_bits_are_served_where_a_lane_holds_its_activations() {
         let words = |code, group, [hidden_size, intermediate_size]: [usize; 2]| WordShape {

@@ -11,7 +11,7 @@ use super::epilogue::own_feature;
 use super::{Scales, Sizes, advance};
 
 /// Input features of an instruction.
-pub(super) const INSTRUCTION_DEPTH: usize = 32;
+const INSTRUCTION_DEPTH: usize = 32;
 
 /// The loop over input features for tiles of `height` blocks, `summed` features at once, from sums of
 /// zero. Each height has registers of its own for parts: if they shared them, the assembler would take them
@@ -39,21 +39,9 @@ add.u64 stage_b, first_b, offset;",
         full = sizes.full(),
         stage = sizes.stage_bytes() / 16,
     );
-    let instructions = summed / INSTRUCTION_DEPTH;
     let turns = sizes.depth() / summed;
     for turn in 0..turns {
-        text.push_str("wgmma.fence.sync.aligned;\n");
-        for part in 0..instructions {
-            let _ = writeln!(
-                text,
-                "add.u64 a, stage_a, {at};
-add.u64 b, stage_b, {at};
-wgmma.mma_async.sync.aligned.m64n{rows}k32.f32.e4m3.e4m3 {{{parts}}}, a, b, {added}, 1, 1;",
-                at = (turn * instructions + part) * INSTRUCTION_DEPTH / 16,
-                added = usize::from(part > 0),
-            );
-        }
-        text.push_str("wgmma.commit_group.sync.aligned;\n");
+        text.push_str(&instructions(rows, &parts, turn, summed));
         if turn == 0 && sizes.group_scales().is_some() {
             text.push_str(&load_scales(sizes, rows));
         }
@@ -81,6 +69,23 @@ setp.lt.u32 p, step, {steps};
     }
     text.push_str("bra MULTIPLIED;\n");
     text
+}
+
+/// The products of one sum in the matrix units, `width` wide: `summed` input features of a stage, from zero
+/// into the registers `parts`.
+pub(super) fn instructions(width: usize, parts: &str, turn: usize, summed: usize) -> String {
+    let mut text = String::from("wgmma.fence.sync.aligned;\n");
+    for first in (0..summed).step_by(INSTRUCTION_DEPTH) {
+        let _ = writeln!(
+            text,
+            "add.u64 a, stage_a, {at};
+add.u64 b, stage_b, {at};
+wgmma.mma_async.sync.aligned.m64n{width}k32.f32.e4m3.e4m3 {{{parts}}}, a, b, {added}, 1, 1;",
+            at = (turn * summed + first) / 16,
+            added = usize::from(first > 0),
+        );
+    }
+    text + "wgmma.commit_group.sync.aligned;\n"
 }
 
 /// What the stage has: the scales of this thread's two features, and those of its two rows of each

@@ -7,7 +7,7 @@
 use std::fmt::Write as _;
 
 use super::super::{BLOCK_ROWS, LONG_FEATURES as FEATURES, LONG_ROWS};
-use super::codes::INSTRUCTION_DEPTH;
+use super::codes::instructions;
 use super::epilogue::activated;
 use super::{Scales, Sizes, advance};
 
@@ -77,9 +77,11 @@ add.u64 stage_a, first_a, offset;
 add.u64 stage_b, first_b, offset;",
         stage = sizes.stage_bytes() / 16,
     );
+    let parts: Vec<_> = (0..FEATURES / 2).map(|n| format!("part{n}")).collect();
+    let parts = parts.join(", ");
     let turns = sizes.depth() / summed;
     for turn in 0..turns {
-        text.push_str(&instructions(turn, summed / INSTRUCTION_DEPTH));
+        text.push_str(&instructions(FEATURES, &parts, turn, summed));
         if turn == 0 {
             text.push_str(&load_scales(sizes));
         }
@@ -93,24 +95,6 @@ add.u64 stage_b, first_b, offset;",
         }
     }
     text + &next("STEP")
-}
-
-/// The products of one sum in the matrix units.
-fn instructions(turn: usize, count: usize) -> String {
-    let parts: Vec<_> = (0..FEATURES / 2).map(|n| format!("part{n}")).collect();
-    let parts = parts.join(", ");
-    let mut text = String::from("wgmma.fence.sync.aligned;\n");
-    for part in 0..count {
-        let _ = writeln!(
-            text,
-            "add.u64 a, stage_a, {at};
-add.u64 b, stage_b, {at};
-wgmma.mma_async.sync.aligned.m64n{FEATURES}k32.f32.e4m3.e4m3 {{{parts}}}, a, b, {added}, 1, 1;",
-            at = (turn * count + part) * INSTRUCTION_DEPTH / 16,
-            added = usize::from(part > 0),
-        );
-    }
-    text + "wgmma.commit_group.sync.aligned;\n"
 }
 
 /// Which scale of weights eight features of the tile have.
