@@ -2,7 +2,7 @@
 
 mod packed;
 
-use artel_device::cuda::{DeviceBuffer, Graph, Kernels, compiled_kernels};
+use artel_device::cuda::{Architecture, DeviceBuffer, Graph, Kernels, compiled_kernels};
 use artel_gpu_test::{Case, Gpu};
 use artel_moe::MoeError;
 use artel_moe::activation::Activation;
@@ -11,7 +11,7 @@ use artel_moe::cuda::shipped;
 use artel_moe::eplb::{EpRank, ExpertMap, ExpertPlacement};
 use artel_moe::grouped_gemm::prefill::cuda::HalfElement;
 use artel_moe::layer::cuda::{CudaExperts, DeviceRouting, ExpertsKernels};
-use artel_moe::plan::gpu::{GpuPlan, Way, usual_way};
+use artel_moe::plan::gpu::{GemmFamily, GpuPlan, Way, usual_way};
 use artel_moe::quant::{
     Bf16, Element, F16, Format, Fp8Block128, Fp8Channel, Fp8Tensor, Int4W4A16, Int8W8A8, Int8W8A16,
     Mxfp4, NumberFormat, Nvfp4,
@@ -43,6 +43,8 @@ pub fn cases() -> Vec<Case> {
     cases.extend(of_format::<Mxfp4>());
     cases.extend(of_format::<Nvfp4>());
     cases.extend([widened::<Int8W8A16>(SMALL), widened::<Int4W4A16>(SMALL)]);
+    cases.extend(warpgroup::<Mxfp4>());
+    cases.extend(warpgroup::<Nvfp4>());
     cases.extend(packed::cases());
     cases.extend([widened::<Mxfp4>(RAGGED), widened::<Nvfp4>(RAGGED)]);
     cases
@@ -81,23 +83,53 @@ fn widened<F>(sizes: Sizes) -> Case
 where
     F: TestFormat + NumberFormat<Activation: HalfElement>,
 {
+    let ways = [(64, "64x128 w4 o2"), (128, "128x128 w8 o1")].map(|(rows, tile)| {
+        let tile = format!("prefill {rows}x{tile}");
+        format!("aligned/{rows}: {tile} + {tile}")
+    });
+    many_rows::<F>(format!("layer::{}_widened", F::NAME), sizes, ways)
+}
+
+/// FP4 that is widened in registers, in low and in high tiles: whole steps of weights and of columns, and neither.
+fn warpgroup<F>() -> [Case; 3]
+where
+    F: TestFormat + NumberFormat<Activation: HalfElement>,
+{
+    let odd = Sizes { experts: 6, top_k: 3, hidden: 1032, inner: 200 };
+    [("small", SMALL), ("ragged", RAGGED), ("odd", odd)].map(|(name, sizes)| {
+        let ways = [64, 256].map(|rows| {
+            let kernel = |columns| format!("warpgroup {rows}x{columns}x256 w8 o1");
+            format!("aligned/16: {} + {}", kernel(64), kernel(128))
+        });
+        many_rows::<F>(format!("layer::{}_warpgroup_{name}", F::NAME), sizes, ways)
+    })
+}
+
+/// Ways for many rows an expert.
+fn many_rows<F>(name: String, sizes: Sizes, ways: [String; 2]) -> Case
+where
+    F: TestFormat + NumberFormat<Activation: HalfElement>,
+{
     let load = move |kernels: &mut Kernels| {
-        let loaded = |(rows, tile)| {
-            let tile = format!("prefill {rows}x{tile}");
-            let way: Way = format!("aligned/{rows}: {tile} + {tile}").parse()?;
+        let loaded = |way: &String| {
+            let way: Way = way.parse()?;
+            if way.kernels.first.family == GemmFamily::Warpgroup
+                && kernels.architecture() != Architecture::Sm90
+            {
+                return Ok(None);
+            }
             let (config, format) = (config(sizes), F::NAME.parse()?);
             let architecture = kernels.architecture();
             let plan = shipped::plan_in_steps(architecture, &config, format, TOKENS_PER_STEP)?;
             let plan = plan.with_way(way);
             let loaded = ExpertsKernels::load(kernels, &config, format, &plan)?;
-            Ok((plan, loaded))
+            Ok(Some((plan, loaded)))
         };
-        let ways = [(64, "64x128 w4 o2"), (128, "128x128 w8 o1")];
-        ways.into_iter().map(loaded).collect::<Result<Vec<Loaded<F>>, MoeError>>()
+        ways.iter().map(loaded).collect::<Result<Vec<Option<Loaded<F>>>, MoeError>>()
     };
-    Case::new(format!("layer::{}_widened", F::NAME), load, move |gpu, loaded| {
+    Case::new(name, load, move |gpu, loaded| {
         let layer = Layer::<F>::new(sizes);
-        for (plan, kernels) in loaded {
+        for (plan, kernels) in loaded.iter().flatten() {
             let mut experts = experts(gpu, config(sizes), plan, kernels, &layer)?;
             for tokens in [0, 1, 7, 64, 200, 256, 600] {
                 compare(gpu, &mut experts, &layer, &ids(sizes, tokens))?;

@@ -20,6 +20,7 @@ use crate::grouped_gemm::decode::cuda::{
 };
 use crate::grouped_gemm::prefill::cuda::HalfElement;
 use crate::grouped_gemm::words::cuda::{RowForm, WordExperts, WordForm, WordWorkspace};
+use crate::grouped_gemm::words::warpgroup::cuda::WarpgroupExperts;
 use crate::plan::gpu::{ExpertsShape, GemmFamily, GpuPath, Way};
 use crate::quant::Format;
 
@@ -43,6 +44,8 @@ enum Products<A: HalfElement> {
     Prefill(Box<PrefillChain<A>>),
     /// Weights in words: rows are brought into order when they are split.
     Words(Box<WordExperts<A>>),
+    /// The same where an expert has many rows.
+    Warpgroup(Box<WarpgroupExperts<A>>),
 }
 
 impl<A: HalfElement> SortedChain<A> {
@@ -68,6 +71,11 @@ impl<A: HalfElement> SortedChain<A> {
         };
         let tiles = [way.kernels.first, way.kernels.second];
         let products = match (tiles.map(|kernel| kernel.family), sizes.word_shape()) {
+            ([GemmFamily::Warpgroup, GemmFamily::Warpgroup], Some(shape)) => {
+                let rows_max = tiles.map(|kernel| kernel.tile.rows);
+                let experts = WarpgroupExperts::load(kernels, shape, rows_max)?;
+                Products::Warpgroup(Box::new(experts))
+            }
             ([first, second], Some(shape)) if first == second => {
                 let tiles = tiles.map(|kernel| word_tile(kernel.tile));
                 let form = match first {
@@ -140,6 +148,11 @@ impl<A: HalfElement> SortedChain<A> {
                 let workspace = words.as_mut().expect("this is a bug: no memory");
                 let (step, rows) = (aligned_step(step, sorted), &mut memory.rows.slice_mut());
                 experts.launch_sorted(stream, &step, workspace, rows)?;
+            }
+            Products::Warpgroup(experts) => {
+                let workspace = memory.halves.as_mut().expect("this is a bug: no memory");
+                let (step, rows) = (aligned_step(step, sorted), &mut memory.rows.slice_mut());
+                experts.launch(stream, &step, workspace, rows)?;
             }
             Products::Prefill(products) => {
                 let prefill = memory.prefill.as_mut().expect("this is a bug: no memory");
@@ -285,6 +298,9 @@ impl Sizes {
                     RowForm::Halves => &mut halves,
                 };
                 *rows = Some(positions.max(rows.unwrap_or_default()));
+            }
+            Products::Warpgroup(_) => {
+                halves = Some(positions.max(halves.unwrap_or_default()));
             }
             Products::Decode(..) => {
                 let [known_tokens, known_positions] = decode.unwrap_or_default();

@@ -75,6 +75,7 @@ pub(super) fn all(
         ways.extend(same_rows.map(|&second| prefill(first, second)));
     }
     ways.extend(streamed(gpu, config, &shape, tokens));
+    ways.extend(warpgroup_words(gpu, &shape, tokens));
     // What a plan without times chooses must get times.
     for favourite in favourites(gpu, config, format, tokens) {
         if !ways.contains(&favourite) {
@@ -101,6 +102,7 @@ pub(super) fn favourites(
     let ways = direct.into_iter().chain(aligned).chain(usual_prefill(&shape, tokens));
     let high = [GemmFamily::Warpgroup, GemmFamily::Long];
     let ways = ways.chain(high.into_iter().filter_map(|family| warpgroup(gpu, &shape, family)));
+    let ways = ways.chain(warpgroup_words(gpu, &shape, tokens).into_iter().next());
     ways.filter(|_| shape.is_copied_by_tiles()).collect()
 }
 
@@ -212,6 +214,26 @@ fn warpgroup(gpu: &GpuCeilings, shape: &ExpertsShape, family: GemmFamily) -> Opt
     }
     let path = GpuPath::Aligned { block_size: by_warpgroup::BLOCK_ROWS };
     Some(way(path, kernel(GpuProduct::GateUp)?, kernel(GpuProduct::Down)?))
+}
+
+/// The same for FP4 in words, whose kernels know two heights that tiles may have: all ways, the
+/// usual one for so many tokens first.
+fn warpgroup_words(gpu: &GpuCeilings, shape: &ExpertsShape, tokens: usize) -> Vec<Way> {
+    let served = shape.word_shape().is_some_and(|shape| by_warpgroup::words::is_served(&shape));
+    if !served || gpu.architecture != by_warpgroup::ARCHITECTURE {
+        return Vec::new();
+    }
+    let kernel = |rows, parts| {
+        let (columns, depth) = (by_warpgroup::WEIGHTS / parts, by_warpgroup::words::DEPTH);
+        let tile = Tile { rows, columns, depth, warps: 8, occupancy: 1 };
+        GemmKernel { family: GemmFamily::Warpgroup, tile }
+    };
+    let path = GpuPath::Aligned { block_size: by_warpgroup::BLOCK_ROWS };
+    let [low, high] = by_warpgroup::words::ROWS_MAX;
+    let is_low = shape.pairs(tokens) / shape.local_experts.max(1) as f64 * 1.5 < low as f64;
+    let rows = if is_low { [low, high] } else { [high, low] };
+    let with = |first| rows.map(|second| way(path, kernel(first, 2), kernel(second, 1)));
+    rows.into_iter().flat_map(with).collect()
 }
 
 /// The experts as the kernel of both products in one launch takes them.

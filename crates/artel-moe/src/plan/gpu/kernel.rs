@@ -55,7 +55,7 @@ pub enum GemmFamily {
     Decode,
     /// Activations on the long side: many rows an expert, bound by arithmetic.
     Prefill,
-    /// Tiles as high as an expert has rows: many 16-bit rows on Hopper.
+    /// Tiles as high as an expert has rows: many rows on Hopper.
     Warpgroup,
     /// Tiles of 128 rows on the long side of the matrix instructions: very many FP8 rows on Hopper.
     Long,

@@ -9,6 +9,9 @@
 //! of each tile, or as its bytes from memory, whichever is longer, and a quarter of the other, which
 //! the two do not hide of each other.
 //!
+//! *FP4 in tiles as high as an expert has rows*: as long as its weights are read or widened, once for each tile,
+//! or as its padded operations, and half of the shorter.
+//!
 //! The constants were fitted to times of kernels on an H200, MiniMax-M2.5 in FP8 on two GPUs and
 //! Qwen3-30B-A3B in bfloat16, part of which the tests hold the model against; its choices are held to within a tenth of the best
 //! times of the bundled records.
@@ -33,6 +36,10 @@ const UNHIDDEN: f64 = 0.25;
 const WARPGROUP_READ: f64 = 0.97;
 /// What the kernel with rows on the long side makes of the matrix units.
 const LONG_SHARE: f64 = 0.77;
+/// FP4 weights a second that tiles widen, low ones and high ones, of MXFP4 and NVFP4; and what the end of a tile
+/// lasts, in steps of 128 input features.
+const WIDENED: [[f64; 2]; 2] = [[4.75e12, 4.15e12], [3.9e12; 2]];
+const WIDENED_END: f64 = 0.5;
 /// Of the kernel of both products: its start and its end, and what it reaches of the memory's rate, on
 /// weights of eight and of four bits.
 const STREAMED_ENDS: f64 = 4.8e-6;
@@ -140,6 +147,10 @@ fn product_seconds(
                     operations / (peak * 0.5 * (kernel.tile.rows as f64 / 32.0).min(1.0)),
                 ],
             ),
+            GemmFamily::Warpgroup if shape.word_formats().is_some() => {
+                let times = [reading / WARPGROUP_READ, operations / peak];
+                widened(shape, product, kernel.tile.rows, tokens, times)
+            }
             GemmFamily::Prefill | GemmFamily::Warpgroup | GemmFamily::Long => {
                 let columns = parts(shape, product, kernel.family) * kernel.tile.columns;
                 let (share, reading) = match kernel.family {
@@ -182,6 +193,28 @@ fn decode(
     let slowest = reading.max(from_cache).max(multiplying * quantised);
     let tail = (block / 2.0).min(slowest / 4.0);
     (slowest + tail).max(waves * block)
+}
+
+/// Seconds of FP4 weights that are widened once for each tile, which `rows_max` rows fit, where reading
+/// them and multiplying by them take that long. Half of the shorter is not hidden.
+fn widened(
+    shape: &ExpertsShape,
+    product: GpuProduct,
+    rows_max: usize,
+    tokens: usize,
+    [reading, multiplying]: [f64; 2],
+) -> f64 {
+    let (features_out, features_in) = shape.features(product);
+    let weights = shape.blocks(tokens, rows_max) * (features_out * features_in) as f64;
+    let rates = WIDENED[usize::from(rows_max > warpgroup::words::ROWS_MAX[0])];
+    let rate = match shape.format {
+        Format::Mxfp4 => rates[0],
+        _ => rates[1],
+    };
+    let widening = weights / rate / ended(1.0, WIDENED_END, features_in);
+    let multiplying = multiplying / ended(0.97, 1.0, features_in);
+    let making = widening.max(reading);
+    making.max(multiplying) + 0.5 * making.min(multiplying)
 }
 
 /// Sums that become one number of the output.
@@ -376,6 +409,18 @@ mod tests {
             (MINIMAX, GpuProduct::Down, "long 128x192x128 w8 o1", 16384, 1286.9),
             (QWEN3_FP8, GpuProduct::GateUp, "prefill 128x64x64 w8 o1", 8192, 663.8),
             (MINIMAX, GpuProduct::GateUp, "prefill 128x64x64 w8 o1", 8192, 2351.2),
+            (NVFP4, GpuProduct::GateUp, "warpgroup 64x64x256 w8 o1", 64, 278.5),
+            (NVFP4, GpuProduct::GateUp, "warpgroup 64x64x256 w8 o1", 1024, 361.0),
+            (NVFP4, GpuProduct::GateUp, "warpgroup 256x64x256 w8 o1", 4096, 632.1),
+            (NVFP4, GpuProduct::GateUp, "warpgroup 256x64x256 w8 o1", 8192, 1110.7),
+            (NVFP4, GpuProduct::Down, "warpgroup 64x128x256 w8 o1", 64, 147.9),
+            (NVFP4, GpuProduct::Down, "warpgroup 64x128x256 w8 o1", 256, 169.3),
+            (NVFP4, GpuProduct::Down, "warpgroup 256x128x256 w8 o1", 4096, 354.3),
+            (NVFP4, GpuProduct::Down, "warpgroup 256x128x256 w8 o1", 8192, 627.9),
+            (MXFP4, GpuProduct::GateUp, "warpgroup 64x64x256 w8 o1", 256, 281.6),
+            (MXFP4, GpuProduct::GateUp, "warpgroup 256x64x256 w8 o1", 1024, 390.5),
+            (MXFP4, GpuProduct::GateUp, "warpgroup 256x64x256 w8 o1", 4096, 619.8),
+            (MXFP4, GpuProduct::Down, "warpgroup 64x128x256 w8 o1", 1024, 188.1),
             (CHANNEL, GpuProduct::GateUp, "warpgroup 144x64x128 w8 o1", 4096, 449.3),
             (CHANNEL, GpuProduct::GateUp, "warpgroup 144x64x128 w8 o1", 8192, 816.6),
             (CHANNEL, GpuProduct::Down, "warpgroup 144x128x128 w8 o1", 4096, 235.8),

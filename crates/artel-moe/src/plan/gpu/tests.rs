@@ -248,7 +248,7 @@ fn kernels_newer_than_the_record_serve_where_they_are_clearly_better() {
     let mut times: serde_json::Value = serde_json::from_str(&record.to_json()).unwrap();
     for times in times["microseconds"].as_object_mut().unwrap().values_mut() {
         times.as_object_mut().unwrap().retain(|way, time| {
-            *time = time.as_f64().map(|time| 2.0 * time).into();
+            *time = time.as_f64().map(|time| 1.5 * time).into();
             !way.contains("streamed")
         });
     }

@@ -191,6 +191,7 @@ impl Product {
                 };
                 (name, Some([features, usize::from(grouped), summed]))
             }
+            Numbers::Words { .. } => panic!("this is a bug: words have a product of their own"),
         };
         let generics = [experts, sizes.features, columns, parts].into_iter();
         let generics = generics.chain(scales.into_iter().flatten()).map(|size| size as i32);

@@ -22,6 +22,7 @@
 pub mod cuda;
 #[cfg(feature = "cuda")]
 mod text;
+pub mod words;
 
 use super::{PrefillForm, RowScales};
 use crate::MoeError;

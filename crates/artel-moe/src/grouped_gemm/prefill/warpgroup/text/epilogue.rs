@@ -8,7 +8,7 @@
 use std::fmt::Write as _;
 
 use super::super::BLOCK_ROWS;
-use super::Sizes;
+use super::{Numbers, Sizes, words};
 
 /// Rows that are turned around at once where a warp has 8 features of them, and where it has 16.
 pub(super) const GATED_ROWS: usize = 32;
@@ -16,6 +16,7 @@ pub(super) const GATED_ROWS: usize = 32;
 /// The sums, or `silu(gate) * up` of them, stored where the tile stands.
 pub(super) fn epilogue(sizes: &Sizes) -> String {
     match (sizes.out, sizes.parts) {
+        (_, 2) if matches!(sizes.numbers, Numbers::Words { .. }) => words::ordered_epilogue(sizes),
         ("f32", _) => wide_epilogue(sizes),
         (_, 2) => gated_epilogue(sizes),
         _ => plain_epilogue(sizes),
@@ -59,14 +60,7 @@ sub.u32 left, left, lane;
     for first in (0..sizes.rows_max()).step_by(GATED_ROWS) {
         let blocks = first / BLOCK_ROWS;
         let _ = writeln!(text, "setp.le.u32 p, height, {blocks};\n@p bra STORED;");
-        for matrix in 0..4 {
-            let sum = first / 2 + 4 * matrix;
-            for (n, (gate, up)) in [(sum, sum + 2), (sum + 1, sum + 3)].into_iter().enumerate() {
-                let [gate, up] = [gate, up].map(|sum| format!("sum{sum}"));
-                text.push_str(&activated(&format!("gate{n}"), &gate, &up));
-            }
-            let _ = writeln!(text, "cvt.rn.{element}x2.f32 packed{matrix}, gate1, gate0;");
-        }
+        text.push_str(&packed_gates(element, first));
         let buffer = first / GATED_ROWS % 2 * 512;
         text.push_str(&store("from", buffer));
         let _ = writeln!(
@@ -75,6 +69,20 @@ sub.u32 left, left, lane;
 @q st.global.v4.b32 [pointer], {{packed0, packed1, packed2, packed3}};
 add.u64 pointer, pointer, next_rows;"
         );
+    }
+    text
+}
+
+/// `silu(gate) * up` of rows from `first` on: four matrices, two numbers of each a thread.
+pub(super) fn packed_gates(element: &str, first: usize) -> String {
+    let mut text = String::new();
+    for matrix in 0..4 {
+        let sum = first / 2 + 4 * matrix;
+        for (n, (gate, up)) in [(sum, sum + 2), (sum + 1, sum + 3)].into_iter().enumerate() {
+            let [gate, up] = [gate, up].map(|sum| format!("sum{sum}"));
+            text.push_str(&activated(&format!("gate{n}"), &gate, &up));
+        }
+        let _ = writeln!(text, "cvt.rn.{element}x2.f32 packed{matrix}, gate1, gate0;");
     }
     text
 }
@@ -119,7 +127,7 @@ add.u64 pointer, pointer, next_rows;
 }
 
 /// Four matrices through shared memory; each lane writes a row of one at `place` and reads at `from`.
-fn store(place: &str, buffer: usize) -> String {
+pub(super) fn store(place: &str, buffer: usize) -> String {
     format!(
         "stmatrix.sync.aligned.m8n8.x4.trans.shared.b16 [{place}+{buffer}], {{packed0, packed1, packed2, packed3}};
 bar.warp.sync 0xffffffff;

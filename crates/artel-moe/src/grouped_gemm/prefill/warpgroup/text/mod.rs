@@ -8,10 +8,12 @@ mod halves;
 mod long;
 mod producer;
 mod tiles;
+mod words;
 
 use std::fmt::Write as _;
 
 use super::{BLOCK_ROWS, LONG_FEATURES, LONG_ROWS, ROW_BYTES, Scales, Side, WEIGHTS};
+use crate::grouped_gemm::words::WordFormat;
 
 /// Bytes of a block of rows in a stage.
 const BLOCK_BYTES: usize = BLOCK_ROWS * ROW_BYTES;
@@ -29,6 +31,8 @@ pub(super) enum Numbers {
     Halves(&'static str),
     /// e4m3 codes, of whose products so many input features are summed in the matrix units.
     Codes { scales: Scales, summed: usize },
+    /// FP4 weights in words, in tiles of at most so many rows.
+    Words { format: WordFormat, rows_max: usize },
 }
 
 /// What a kernel is made for.
@@ -77,7 +81,7 @@ impl Sizes {
 
     fn number_bytes(&self) -> usize {
         match self.numbers {
-            Numbers::Halves(_) => 2,
+            Numbers::Halves(_) | Numbers::Words { .. } => 2,
             Numbers::Codes { .. } => 1,
         }
     }
@@ -87,9 +91,10 @@ impl Sizes {
     }
 
     fn rows_max(&self) -> usize {
-        match self.side {
-            Side::Short => super::rows_max(self.number_bytes()),
-            Side::Long => LONG_ROWS,
+        match (self.numbers, self.side) {
+            (Numbers::Words { rows_max, .. }, _) => rows_max,
+            (_, Side::Short) => super::rows_max(self.number_bytes()),
+            (_, Side::Long) => LONG_ROWS,
         }
     }
 
@@ -99,7 +104,11 @@ impl Sizes {
     }
 
     fn steps(&self) -> usize {
-        self.columns.div_ceil(self.depth())
+        match self.numbers {
+            // Columns are filled up with zeros.
+            Numbers::Words { format, .. } => format.padded(self.columns) / self.depth(),
+            _ => self.columns.div_ceil(self.depth()),
+        }
     }
 
     /// Scales that change from step to step: those of groups of columns.
@@ -118,9 +127,10 @@ impl Sizes {
         }
     }
 
-    /// Stages of the ring.
+    /// Stages of the ring, of weights in words those of rows.
     fn stages(&self) -> usize {
         match (self.numbers, self.side) {
+            (Numbers::Words { rows_max, .. }, _) => words::row_stages(rows_max),
             (Numbers::Halves(_), _) => 4,
             // Results stand beside them.
             (_, Side::Long) if long::row_pitch(self) > 0 => 4,
@@ -129,7 +139,11 @@ impl Sizes {
     }
 
     fn stage_bytes(&self) -> usize {
-        self.weight_bytes() + self.rows_max() * ROW_BYTES
+        let of_weights = match self.numbers {
+            Numbers::Words { .. } => 0,
+            _ => self.weight_bytes(),
+        };
+        of_weights + self.rows_max() * ROW_BYTES
     }
 
     /// Where the scales of the stages stand: of weights, and behind them of rows.
@@ -150,7 +164,10 @@ impl Sizes {
 
     /// Where warps turn results around.
     fn turned(&self) -> usize {
-        self.scales() + self.stages() * self.stage_scale_bytes()
+        match self.numbers {
+            Numbers::Words { format, .. } => self.word_ring_bytes(format),
+            _ => self.scales() + self.stages() * self.stage_scale_bytes(),
+        }
     }
 
     /// Bytes of this of each of eight warps.
@@ -173,7 +190,12 @@ impl Sizes {
 
     /// The table of experts: first block, end of blocks, first tile.
     fn first_blocks(&self) -> usize {
-        self.empty() + 8 * self.stages()
+        match self.numbers {
+            Numbers::Words { format, .. } => {
+                self.words_empty(format) + 8 * self.word_stages(format)
+            }
+            _ => self.empty() + 8 * self.stages(),
+        }
     }
 
     /// Bytes of each of the three columns of the table; that of tiles has their number behind it.
@@ -200,14 +222,21 @@ impl Sizes {
 
 /// The whole kernel, `multiply_entry`: tensor maps of weights `[E, N / 8, parts, 8, K]` and rows
 /// `[M, K]`, the result `[M, N]`, the expert of each block of rows, and the number of rows in use;
-/// of codes also the scales of weights and of rows, and `M`.
+/// of codes also the scales of weights and of rows, and `M`; of words the scales of groups and of parts, and
+/// the rows that there is room for. Weights in words are `[E, parts, N, bytes]`, and their rows, as the results
+/// of gates and ups, `[K / 64, M, 64]`.
 pub(super) fn source(sizes: &Sizes) -> String {
     let mut text = head(sizes);
     text.push_str(&begin(sizes));
     text.push_str(&tiles::table(sizes));
     text.push_str(&tiles::count_tiles(sizes));
-    text.push_str(&producer::producer(sizes));
-    text.push_str(&consumer(sizes));
+    if let Numbers::Words { format, .. } = sizes.numbers {
+        text.push_str(&words::producer(sizes, format));
+        text.push_str(&words::consumer(sizes, format));
+    } else {
+        text.push_str(&producer::producer(sizes));
+        text.push_str(&consumer(sizes));
+    }
     text.push_str("EXIT: ");
     if sizes.side == Side::Long {
         text.push_str("cp.async.bulk.wait_group.read 0;\n");
@@ -220,6 +249,10 @@ pub(super) fn source(sizes: &Sizes) -> String {
 fn head(sizes: &Sizes) -> String {
     let (version, scales) = match sizes.numbers {
         Numbers::Halves(_) => ("8.0", ""),
+        Numbers::Words { .. } => (
+            "8.0",
+            ",\n    .param .u64 weight_scales_pointer, .param .u64 part_scales_pointer, .param .u32 row_count",
+        ),
         Numbers::Codes { .. } => (
             "8.4",
             ",\n    .param .u64 weight_scales_pointer, .param .u64 row_scales_pointer, .param .u32 row_count",
@@ -252,7 +285,9 @@ fn head(sizes: &Sizes) -> String {
     };
     // As many as the end of a tile looks at.
     registers("sum", sizes.rows_max().next_multiple_of(epilogue::GATED_ROWS) / 2);
-    if matches!(sizes.numbers, Numbers::Codes { .. }) {
+    if let Numbers::Words { format, .. } = sizes.numbers {
+        text.push_str(&words::registers(format));
+    } else if matches!(sizes.numbers, Numbers::Codes { .. }) {
         for height in 1..=sizes.blocks_max() {
             registers(&format!("part{height}_"), height * BLOCK_ROWS / 2);
         }
@@ -282,19 +317,29 @@ mov.b64 row_tensor, row_map;
 cvta.param.u64 row_tensor, row_tensor;
 ",
     );
-    if matches!(sizes.numbers, Numbers::Codes { .. }) {
-        text.push_str(
+    let other_scales = match sizes.numbers {
+        Numbers::Halves(_) => None,
+        Numbers::Codes { .. } => Some("row_scales"),
+        Numbers::Words { .. } => Some("part_scales"),
+    };
+    if let Some(other) = other_scales {
+        let _ = writeln!(
+            text,
             "ld.param.u64 weight_scales, [weight_scales_pointer];
-ld.param.u64 row_scales, [row_scales_pointer];
+ld.param.u64 {other}, [{other}_pointer];
 ld.param.u32 positions, [row_count];
 cvta.to.global.u64 weight_scales, weight_scales;
-cvta.to.global.u64 row_scales, row_scales;
-",
+cvta.to.global.u64 {other}, {other};"
         );
     }
     text.push_str("setp.ne.u32 p, thread, 0;\n@p bra BARRIERS_MADE;\n");
-    for stage in 0..sizes.stages() {
-        let (full, empty) = (sizes.full() + 8 * stage, sizes.empty() + 8 * stage);
+    let mut rings = vec![(sizes.full(), sizes.empty(), sizes.stages())];
+    if let Numbers::Words { format, .. } = sizes.numbers {
+        rings.push((sizes.words_full(), sizes.words_empty(format), sizes.word_stages(format)));
+    }
+    for (full, empty) in rings.into_iter().flat_map(|(full, empty, stages)| {
+        (0..stages).map(move |stage| (full + 8 * stage, empty + 8 * stage))
+    }) {
         // The producer fills; each of eight warps has read.
         let _ = writeln!(text, "mbarrier.init.shared::cta.b64 [shared+{full}], 1;");
         let _ = writeln!(text, "mbarrier.init.shared::cta.b64 [shared+{empty}], 8;");
@@ -380,6 +425,7 @@ brx.idx x, HEIGHTS;
         text.push_str(&match sizes.numbers {
             Numbers::Halves(element) => halves::multiply(sizes, element, height),
             Numbers::Codes { summed, .. } => codes::multiply(sizes, summed, height),
+            Numbers::Words { format, .. } => words::multiply(sizes, format, height),
         });
     }
     text

@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 
 use super::super::{BLOCK_ROWS, Side, THREADS};
-use super::Sizes;
+use super::{Numbers, Sizes};
 
 /// Where the blocks of each expert begin and end.
 pub(super) fn table(sizes: &Sizes) -> String {
@@ -97,8 +97,11 @@ mov.u32 phase, 0;"
     text
 }
 
-/// Zeros for the rows of block `i`, by one of all blocks of threads.
+/// Zeros for the rows of block `i`, by one of all blocks of threads. Nobody reads such rows of products of words.
 fn zero(sizes: &Sizes) -> String {
+    if matches!(sizes.numbers, Numbers::Words { .. }) {
+        return format!("add.u32 i, i, {THREADS};\nbra RUNS;\n");
+    }
     let bytes = BLOCK_ROWS * sizes.features * sizes.out_bytes();
     format!(
         "mov.u32 y, %nctaid.x;

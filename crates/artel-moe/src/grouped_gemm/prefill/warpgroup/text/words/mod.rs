@@ -1,0 +1,322 @@
+//! Products of FP4 in words: codes become bfloat16 in registers, from where the matrix
+//! instructions take them.
+//!
+//! Rows lie as the words give weights, in halves of planes of 128 columns: the even bytes of 32 words, or the
+//! odd ones. So lane `4 g + t` needs words `8 j + t` and `8 j + 4 + t` of its two rows of weights, and
+//! these are what instruction `j` takes of every half of both planes. A thread therefore keeps sixteen words
+//! of 256 columns and makes weights of one half while the products of the half before are under way.
+//!
+//! Weights and rows have rings of their own: one stage of words is four of rows.
+
+mod order;
+mod producer;
+mod widen;
+
+use std::fmt::Write as _;
+
+pub(super) use order::ordered_epilogue;
+pub(super) use producer::producer;
+use widen::{factors, widen};
+
+use super::super::BLOCK_ROWS;
+use super::{CONSUMER_REGISTERS, Sizes, TURNED_BYTES, advance, epilogue, tiles};
+use crate::grouped_gemm::words::{WordCode, WordFormat};
+
+/// Shared memory that a block of threads may have on Hopper.
+const SHARED_BYTES_MAX: usize = 232_448;
+/// Bytes of the words of a stage, and of a row of them.
+const WORD_BYTES: usize = 128 * WORD_ROW_BYTES;
+const WORD_ROW_BYTES: usize = 128;
+/// Bytes from one word of scales to the next of the same row.
+const SCALE_ROW_BYTES: usize = 512;
+/// Stages of rows that meet one stage of words: halves of its two planes.
+const HALVES: usize = 4;
+/// Weights that a thread makes at a time: registers of four instructions.
+const INSTRUCTIONS: usize = 4;
+
+/// Stages of rows of tiles of at most so many: what leaves room for words that are under way.
+pub(super) fn row_stages(rows_max: usize) -> usize {
+    match rows_max {
+        0..=32 => 16,
+        33..=64 => 12,
+        65..=128 => 7,
+        _ => 4,
+    }
+}
+
+impl Sizes {
+    /// Bytes in which stages of rows stand.
+    fn row_ring_bytes(&self) -> usize {
+        self.stages() * self.stage_bytes()
+    }
+
+    /// Bytes of a stage of words with their scales.
+    fn word_stage_bytes(&self, format: WordFormat) -> usize {
+        WORD_BYTES + scale_words(format) * SCALE_ROW_BYTES
+    }
+
+    /// Stages of words: as many as there is room for.
+    pub(super) fn word_stages(&self, format: WordFormat) -> usize {
+        let others = self.row_ring_bytes() + 8 * TURNED_BYTES + 3 * self.table_column();
+        let barriers = 16 * self.stages();
+        (SHARED_BYTES_MAX - others - barriers) / (self.word_stage_bytes(format) + 16)
+    }
+
+    /// Bytes of both rings.
+    pub(super) fn word_ring_bytes(&self, format: WordFormat) -> usize {
+        self.row_ring_bytes() + self.word_stages(format) * self.word_stage_bytes(format)
+    }
+
+    /// Barriers of stages of words that are full.
+    pub(super) fn words_full(&self) -> usize {
+        self.empty() + 8 * self.stages()
+    }
+
+    /// And of those that are empty.
+    pub(super) fn words_empty(&self, format: WordFormat) -> usize {
+        self.words_full() + 8 * self.word_stages(format)
+    }
+
+    /// Stages of words of a row.
+    fn word_steps(&self, format: WordFormat) -> usize {
+        self.columns.div_ceil(format.columns_per_step())
+    }
+}
+
+/// Words of scales that a row has of a stage: of both planes.
+fn scale_words(format: WordFormat) -> usize {
+    2 * format.scale_words_per_plane()
+}
+
+/// Registers of a thread that multiplies.
+pub(super) fn registers(format: WordFormat) -> String {
+    let mut text = String::from(
+        ".reg .b32 word_stage, word_phase, own_words, own_scales, steps;
+.reg .b64 part_scales;
+.reg .b16 half0, half1;
+.reg .f32 unit0, unit1;
+",
+    );
+    for row in 0..2 {
+        let _ = writeln!(text, ".reg .b32 {};", list(|n| format!("word{row}_{n}"), 8));
+        let scales = list(|n| format!("scale{row}_{n}"), scale_words(format));
+        let factors = list(|n| format!("factor{row}_{n}"), 8);
+        let _ = writeln!(text, ".reg .b32 {scales}, {factors};");
+    }
+    for set in 0..2 {
+        for instruction in 0..INSTRUCTIONS {
+            let names = list(|n| format!("a{set}_{instruction}_{n}"), 4);
+            let _ = writeln!(text, ".reg .b32 {names};");
+        }
+    }
+    text
+}
+
+/// Moves registers between warps where tiles are so high that those of the launch do not do.
+fn registers_of(sizes: &Sizes, direction: &str, count: usize) -> String {
+    match sizes.rows_max() > 128 {
+        true => format!("setmaxnreg.{direction}.sync.aligned.u32 {count};\n"),
+        false => String::new(),
+    }
+}
+
+fn list(name: impl Fn(usize) -> String, count: usize) -> String {
+    (0..count).map(name).collect::<Vec<_>>().join(", ")
+}
+
+/// The warpgroups that multiply.
+pub(super) fn consumer(sizes: &Sizes, format: WordFormat) -> String {
+    let mut text = format!(
+        "CONSUMER: {more_registers}sub.u32 group, group, 1;
+and.b32 warp, warp, 3;
+// Rows in shared memory: 128 swizzled bytes, 8 rows every 1024 bytes.
+mov.b64 offset, 0x4000004000010000;
+shr.u32 x, base, 4;
+cvt.u64.u32 first_b, x;
+or.b64 first_b, first_b, offset;
+mad.lo.u32 turned, group, 4, warp;
+mad.lo.u32 turned, turned, {TURNED_BYTES}, base;
+add.u32 turned, turned, {turned};
+// This lane's row of weights, and of it the words of the first instruction.
+shr.u32 y, lane, 2;
+mul.lo.u32 x, group, {of_group};
+mad.lo.u32 x, warp, {of_warp}, x;
+add.u32 x, x, y;
+mad.lo.u32 own_words, x, {WORD_ROW_BYTES}, base;
+mad.lo.u32 own_words, y, 16, own_words;
+and.b32 y, lane, 3;
+mad.lo.u32 own_words, y, 4, own_words;
+add.u32 own_words, own_words, {ring};
+mad.lo.u32 own_scales, x, 4, base;
+add.u32 own_scales, own_scales, {scales};
+mov.u32 word_stage, 0;
+mov.u32 word_phase, 0;
+// Where nothing is given back yet, the assembler must know something, or it gives back the wrong stage.
+mov.u32 released, 0;
+// Rows that there is room for are an even number. The assembler must not know that a loop has one turn: without
+// it, registers do not do.
+and.b32 x, positions, 1;
+sub.u32 steps, {steps}, x;
+CONSUME: setp.ge.u32 p, tile, tiles;
+@p bra EXIT;
+{find}mov.u32 step, 0;
+{units}",
+        more_registers = registers_of(sizes, "inc", CONSUMER_REGISTERS),
+        turned = sizes.turned(),
+        of_group = sizes.tile_features() / 2,
+        of_warp = sizes.tile_features() / 8,
+        ring = sizes.row_ring_bytes(),
+        scales = sizes.row_ring_bytes() + WORD_BYTES,
+        steps = sizes.word_steps(format),
+        find = tiles::find(sizes),
+        units = units(sizes, format),
+    );
+    text.push_str(&super::heights(sizes));
+    text.push_str("MULTIPLIED:\n");
+    text.push_str(&epilogue::epilogue(sizes));
+    text.push_str("STORED: add.u32 tile, tile, stride;\nbra CONSUME;\n");
+    text
+}
+
+/// `unit0` and `unit1`: what sums of this lane's two rows of weights are multiples of.
+fn units(sizes: &Sizes, format: WordFormat) -> String {
+    match format.code {
+        WordCode::Nvfp4 => format!(
+            "mul.wide.u32 pointer, expert, {};
+add.u64 pointer, pointer, part_scales;
+ld.global.f32 unit0, [pointer];
+ld.global.f32 unit1, [pointer+{}];
+mul.f32 unit0, unit0, 0f43800000;
+mul.f32 unit1, unit1, 0f43800000;
+",
+            4 * sizes.parts,
+            4 * (sizes.parts - 1),
+        ),
+        // What exponents of groups are counted from.
+        _ => String::from("mov.f32 unit0, 0f5F800000;\nmov.f32 unit1, unit0;\n"),
+    }
+}
+
+/// The loop over stages of words for tiles of `height` blocks.
+pub(super) fn multiply(sizes: &Sizes, format: WordFormat, height: usize) -> String {
+    let mut text = format!(
+        "HEIGHT{height}: setp.ne.u32 later, step, 0;
+shl.b32 x, word_stage, 3;
+add.u32 barrier, x, base;
+WORDS{height}: mbarrier.try_wait.parity.shared::cta.b64 p, [barrier+{full}], word_phase;
+@!p bra WORDS{height};
+{load}bar.warp.sync 0xffffffff;
+@is_first_lane mbarrier.arrive.shared::cta.b64 _, [barrier+{empty}];
+add.u32 word_stage, word_stage, 1;
+setp.eq.u32 q, word_stage, {stages};
+selp.b32 word_stage, 0, word_stage, q;
+selp.b32 x, 1, 0, q;
+xor.b32 word_phase, word_phase, x;
+",
+        full = sizes.words_full(),
+        load = load(sizes, format),
+        empty = sizes.words_empty(format),
+        stages = sizes.word_stages(format),
+    );
+    for half in 0..HALVES {
+        text.push_str(&multiply_half(sizes, format, height, half));
+    }
+    let _ = writeln!(
+        text,
+        "add.u32 step, step, 1;
+setp.lt.u32 p, step, steps;
+@p bra HEIGHT{height};
+wgmma.wait_group.sync.aligned 0;
+shl.b32 x, released, 3;
+add.u32 x, x, base;
+@is_first_lane mbarrier.arrive.shared::cta.b64 _, [x+{empty}];",
+        empty = sizes.empty(),
+    );
+    for sum in 0..height * BLOCK_ROWS / 2 {
+        let _ = writeln!(text, "mul.f32 sum{sum}, sum{sum}, unit{};", sum / 2 % 2);
+    }
+    text + "bra MULTIPLIED;\n"
+}
+
+/// The words of a stage and their scales: those of this lane's two rows of weights.
+fn load(sizes: &Sizes, format: WordFormat) -> String {
+    // Ups stand behind all gates; without them, the other row is the eighth behind.
+    let other = if sizes.parts == 2 { sizes.tile_features() } else { 8 };
+    let mut text = format!(
+        "mad.lo.u32 at, word_stage, {stage}, own_words;
+mad.lo.u32 from, word_stage, {stage}, own_scales;
+",
+        stage = sizes.word_stage_bytes(format),
+    );
+    for word in 0..scale_words(format) {
+        for row in 0..2 {
+            let place = word * SCALE_ROW_BYTES + 4 * row * other;
+            let _ = writeln!(text, "ld.shared.b32 scale{row}_{word}, [from+{place}];");
+        }
+    }
+    // Sixteen bytes stand where the number of their row among eight is flipped into theirs.
+    for sixteen in 0..8 {
+        let _ = writeln!(text, "xor.b32 x, at, {};", 16 * sixteen);
+        for row in 0..2 {
+            let place = row * other * WORD_ROW_BYTES;
+            let _ = writeln!(text, "ld.shared.b32 word{row}_{sixteen}, [x+{place}];");
+        }
+    }
+    text
+}
+
+/// The products of one stage of rows. It is given back when those of the next are under way.
+fn multiply_half(sizes: &Sizes, format: WordFormat, height: usize, half: usize) -> String {
+    let (rows, set) = (height * BLOCK_ROWS, half % 2);
+    let mut text = String::new();
+    if half.is_multiple_of(2) {
+        text.push_str(&factors(format, half / 2));
+    }
+    for instruction in 0..INSTRUCTIONS {
+        for n in 0..4 {
+            let (row, word) = (n % 2, 2 * instruction + n / 2);
+            let a = format!("a{set}_{instruction}_{n}");
+            text.push_str(&widen(format, half, &a, [row, word]));
+        }
+    }
+    let _ = writeln!(
+        text,
+        "shl.b32 x, stage, 3;
+add.u32 barrier, x, base;
+FULL{height}_{half}: mbarrier.try_wait.parity.shared::cta.b64 p, [barrier+{full}], phase;
+@!p bra FULL{height}_{half};
+mul.wide.u32 offset, stage, {stage};
+add.u64 stage_b, first_b, offset;
+wgmma.fence.sync.aligned;",
+        full = sizes.full(),
+        stage = sizes.stage_bytes() / 16,
+    );
+    let sums = list(|n| format!("sum{n}"), rows / 2);
+    for instruction in 0..INSTRUCTIONS {
+        let added = if half + instruction == 0 { "later" } else { "1" };
+        let _ = writeln!(
+            text,
+            "add.u64 b, stage_b, {};
+wgmma.mma_async.sync.aligned.m64n{rows}k16.f32.bf16.bf16 {{{sums}}}, {{{}}}, b, {added}, 1, 1, 0;",
+            2 * instruction,
+            list(|n| format!("a{set}_{instruction}_{n}"), 4),
+        );
+    }
+    let condition = match half {
+        0 => "and.pred q, later, is_first_lane;\n@q",
+        _ => "@is_first_lane",
+    };
+    let _ = writeln!(
+        text,
+        "wgmma.commit_group.sync.aligned;
+wgmma.wait_group.sync.aligned 1;
+shl.b32 x, released, 3;
+add.u32 x, x, base;
+{condition} mbarrier.arrive.shared::cta.b64 _, [x+{empty}];
+mov.u32 released, stage;
+{advance}",
+        empty = sizes.empty(),
+        advance = advance(sizes),
+    );
+    text
+}

@@ -1,0 +1,125 @@
+//! Both products over many sorted pairs an expert on Hopper, in tiles as high as an expert has rows.
+
+use std::marker::PhantomData;
+
+use artel_device::cuda::{DeviceSliceMut, Kernels, Stream};
+
+use super::super::WordShape;
+use super::super::split::cuda::{RowSource, RowsInUse, SplitRows, SplitShape};
+use super::super::workspace::{RowForm, SplitBuffers, WordWorkspace};
+use crate::MoeError;
+use crate::grouped_gemm::decode::cuda::{AlignedStep, WeightSlices};
+use crate::grouped_gemm::prefill::cuda::{Blocks, HalfElement};
+use crate::grouped_gemm::prefill::warpgroup::BLOCK_ROWS;
+use crate::grouped_gemm::prefill::warpgroup::words::cuda::{HalfRows, WarpgroupWords, WordSlices};
+use crate::grouped_gemm::prefill::warpgroup::words::is_served;
+use crate::weights::words::WordLayout;
+
+/// The kernels of both products and of what brings rows into order.
+#[derive(Debug, Clone)]
+pub struct WarpgroupExperts<A> {
+    shape: WordShape,
+    layouts: [WordLayout; 2],
+    order: SplitRows,
+    products: [WarpgroupWords; 2],
+    element: PhantomData<A>,
+}
+
+impl<A: HalfElement> WarpgroupExperts<A> {
+    /// Asks for the kernels, of both products with tiles of at most `rows_max` rows.
+    ///
+    /// # Errors
+    /// [`MoeError::Config`] for experts without such kernels, [`MoeError::Cuda`] when one is missing and
+    /// cannot be made.
+    pub fn load(
+        kernels: &mut Kernels,
+        shape: WordShape,
+        rows_max: [usize; 2],
+    ) -> Result<Self, MoeError> {
+        if !is_served(&shape) {
+            let allowed = "FP4 with SiLU, without biases, features by 8";
+            return Err(MoeError::config("experts", format!("{shape:?}"), allowed));
+        }
+        let WordShape { experts, top_k, hidden_size, intermediate_size, formats, .. } = shape;
+        let [first, second] = formats;
+        let layouts = [
+            WordLayout { format: first, parts: 2, rows: intermediate_size, columns: hidden_size },
+            WordLayout { format: second, parts: 1, rows: hidden_size, columns: intermediate_size },
+        ];
+        let of_tokens = SplitShape {
+            element: A::NAME,
+            columns: hidden_size,
+            format: first,
+            form: RowForm::Halves,
+        };
+        let order = SplitRows::load(kernels, of_tokens, RowSource::TokensOfPositions(top_k))?;
+        let mut product = |of: usize, out| {
+            WarpgroupWords::load(kernels, &layouts[of], experts, rows_max[of], out)
+        };
+        let products = [product(0, "bf16")?, product(1, A::NAME)?];
+        Ok(Self { shape, layouts, order, products, element: PhantomData })
+    }
+
+    /// Runs both products over sorted pairs in blocks of [`BLOCK_ROWS`]; row `p` of `out` `[positions, H]` is
+    /// position `p`.
+    ///
+    /// # Errors
+    /// [`MoeError`] for slices that are too short or a launch that fails.
+    pub fn launch(
+        &self,
+        stream: &Stream,
+        step: &AlignedStep<'_, A>,
+        workspace: &mut WordWorkspace,
+        out: &mut DeviceSliceMut<'_, A>,
+    ) -> Result<(), MoeError> {
+        let WordShape { top_k, hidden_size: hidden, .. } = self.shape;
+        let positions = step.blocks.blocks * BLOCK_ROWS;
+        step.blocks.check(BLOCK_ROWS)?;
+        step.hidden_states.expect_len("hidden states", step.tokens * hidden)?;
+        out.expect_len("rows of positions", positions * hidden)?;
+        workspace.inner_parts.expect_rows(positions)?;
+        self.shape.check_weights(&step.experts)?;
+        if step.tokens == 0 || positions == 0 {
+            return Ok(());
+        }
+        let rows = RowsInUse {
+            sorted_token_ids: Some(step.blocks.sorted_token_ids),
+            num_tokens_post_padded: Some(step.blocks.num_tokens_post_padded),
+            count: step.tokens * top_k,
+            rows: positions,
+        };
+        self.order.launch(stream, step.hidden_states, rows, &mut workspace.x)?;
+        let blocks = Blocks {
+            expert_ids: step.blocks.expert_ids,
+            num_tokens_post_padded: step.blocks.num_tokens_post_padded,
+        };
+        let work = (blocks, positions);
+        let weights = self.weights(0, step.experts.w13)?;
+        let capacity = workspace.inner_parts.rows;
+        let mut inner = workspace.inner_parts.parts.slice_mut();
+        let into = (&mut inner, capacity);
+        self.products[0].launch(stream, work, half_rows(&workspace.x), weights, into)?;
+        let weights = self.weights(1, step.experts.w2)?;
+        let inner = half_rows(&workspace.inner_parts);
+        self.products[1].launch(stream, work, inner, weights, (out, positions))
+    }
+
+    /// Words, scales, and behind these the scales of parts.
+    fn weights<'a>(
+        &self,
+        product: usize,
+        weights: WeightSlices<'a>,
+    ) -> Result<WordSlices<'a>, MoeError> {
+        let (layout, experts) = (&self.layouts[product], self.shape.experts);
+        let scales = experts * layout.scales_per_expert();
+        Ok(WordSlices {
+            words: weights.numbers,
+            scales: weights.scales,
+            globals: weights.scales.range(scales, experts * layout.parts)?,
+        })
+    }
+}
+
+fn half_rows(rows: &SplitBuffers) -> HalfRows<'_> {
+    HalfRows { numbers: rows.parts.slice().cast(), capacity: rows.rows }
+}
