@@ -3,6 +3,9 @@
 //! Bytes of `T` rows of `H`: `T * H * (hidden + out)`, and with a delta `T * H * (delta + 2 hidden +
 //! out)`, each in the bytes of its numbers; FP8 out is one byte and four for 128 columns. At few
 //! tokens the time is that of a launch. A row's bits do not depend on the other rows.
+//!
+//! On Hopper rows of float32 that become bfloat16 or codes have a kernel in assembly, where their width is a
+//! multiple of 256 up to 8192.
 
 // The launchers that the macro generates carry no documentation.
 #![allow(missing_docs)]
@@ -14,8 +17,8 @@ use artel_device::cuda::{
 };
 use artel_moe::quant::Element;
 
-use super::NormColumns;
 pub use super::codes::cuda::{NormalizeQuantize, Plain};
+use super::{NormColumns, row};
 use crate::LayersError;
 use crate::linear::parts::cuda::PartSums;
 
@@ -186,12 +189,20 @@ impl<T: Element, A: Element> NormRows<'_, T, A> {
     }
 }
 
+/// What normalises whole rows.
+#[derive(Debug, Clone)]
+pub(super) enum NormKernel {
+    /// A block of threads a row.
+    Row(Kernel),
+    /// Tiles of so many rows.
+    Tiles(Kernel, usize),
+}
+
 /// RMS norm of rows of `T` to rows of `A`.
 #[derive(Debug, Clone)]
 pub struct Normalize<T, A> {
-    kernel: Kernel,
+    kernel: NormKernel,
     width: usize,
-    rows: usize,
     epsilon: f32,
     residual: Residual,
     elements: PhantomData<(T, A)>,
@@ -211,8 +222,15 @@ impl<T: Element, A: Element> Normalize<T, A> {
     ) -> Result<Self, LayersError> {
         let [rows, columns] = tile(width)?;
         let elements = [T::NAME, A::NAME];
-        let kernel = kernels.get(&spec(elements, [width, rows, columns, 1, width, 0], residual))?;
-        Ok(Self { kernel, width, rows, epsilon, residual, elements: PhantomData })
+        let of_row = row::cuda::load(kernels, elements, width, residual, [true, false])?;
+        let kernel = match of_row {
+            Some(kernel) => NormKernel::Row(kernel),
+            None => {
+                let spec = spec(elements, [width, rows, columns, 1, width, 0], residual);
+                NormKernel::Tiles(kernels.get(&spec)?, rows)
+            }
+        };
+        Ok(Self { kernel, width, epsilon, residual, elements: PhantomData })
     }
 
     /// Normalises into `out` `[T, H]`.
@@ -230,11 +248,20 @@ impl<T: Element, A: Element> Normalize<T, A> {
     ) -> Result<(), LayersError> {
         let (arguments, part_rows) = rows.arguments(self.width, self.residual)?;
         out.expect_len("normalised rows", rows.tokens * self.width)?;
-        let arguments =
-            arguments.slice_mut(out).size(rows.tokens).size(part_rows).f32(self.epsilon);
-        let grid = [rows.tokens.div_ceil(self.rows), 1, 1];
+        let arguments = arguments.slice_mut(out);
+        let sizes = |arguments: Arguments| arguments.size(rows.tokens).size(part_rows);
+        let (kernel, arguments, block_rows) = match &self.kernel {
+            NormKernel::Tiles(kernel, block_rows) => {
+                (kernel, sizes(arguments).f32(self.epsilon), *block_rows)
+            }
+            NormKernel::Row(kernel) => {
+                let arguments = sizes(arguments.no_slice().no_slice()).size(0).size(0);
+                (kernel, arguments.f32(self.epsilon).f32(0.0).f32(0.0), 1)
+            }
+        };
+        let grid = [rows.tokens.div_ceil(block_rows), 1, 1];
         // SAFETY: the arguments are the kernel's, with the lengths checked above.
-        unsafe { self.kernel.launch(stream, grid, arguments) }?;
+        unsafe { kernel.launch(stream, grid, arguments) }?;
         Ok(())
     }
 }

@@ -20,6 +20,8 @@ pub mod cuda;
 #[cfg(feature = "cuda")]
 pub mod projection;
 pub mod reference;
+#[cfg(feature = "cuda")]
+mod row;
 #[cfg(test)]
 mod tests;
 

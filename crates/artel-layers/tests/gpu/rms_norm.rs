@@ -21,7 +21,7 @@ const EPSILON: f32 = 1e-6;
 pub fn cases() -> Vec<Case> {
     let mut cases = Vec::new();
     for residual in [Residual::Alone, Residual::Add, Residual::AddParts(2), Residual::AddParts(8)] {
-        for width in [1, 3, 128, 129, 2048, 2880, 3072, 16384] {
+        for width in [1, 3, 128, 129, 256, 2048, 2880, 3072, 8192, 16384] {
             cases.push(plain::<bf16, bf16>(width, residual));
             cases.push(plain::<f32, bf16>(width, residual));
         }
@@ -35,6 +35,11 @@ pub fn cases() -> Vec<Case> {
             }
         }
         cases.push(codes::<f32, f16>(2048, residual, Plain::Kept));
+        for width in [256, 2048, 3072, 8192] {
+            for plain in [Plain::Kept, Plain::Dropped] {
+                cases.push(codes::<f32, bf16>(width, residual, plain));
+            }
+        }
     }
     for (row_width, first, heads, width) in
         [(10, 1, 2, 4), (5120, 4096, 4, 128), (5120, 0, 32, 128), (8192, 0, 1, 6144), (24, 8, 3, 5)]
@@ -115,6 +120,15 @@ impl<A: Element> Added<A> {
     }
 }
 
+fn norm_rows<'a, T: Element, A: Element>(
+    (hidden, delta): (&'a mut DeviceBuffer<T>, Delta<'a, A>),
+    weight: &'a DeviceBuffer<f32>,
+    tokens: usize,
+) -> NormRows<'a, T, A> {
+    let (hidden, weight) = (hidden.slice_mut(), weight.slice());
+    NormRows { hidden, delta, weight, tokens }
+}
+
 fn plain<T: Element, A: Element>(width: usize, residual: Residual) -> Case {
     let name = format!("rms_norm::{}_to_{}_{width}_{residual:?}", T::NAME, A::NAME);
     let load = move |kernels: &mut _| Normalize::<T, A>::load(kernels, width, EPSILON, residual);
@@ -135,8 +149,7 @@ fn check<T: Element, A: Element>(
     let expected = reference::forward(&norm, &widened(after));
     let (mut hidden, added) = (gpu.upload(before), Added::new(gpu, &input, tokens, residual));
     let (weight, mut out) = (gpu.upload(&weights(width)), gpu.poisoned::<A>(tokens * width));
-    let rows =
-        NormRows { hidden: hidden.slice_mut(), delta: added.get(), weight: weight.slice(), tokens };
+    let rows = norm_rows((&mut hidden, added.get()), &weight, tokens);
     normalize.launch(&gpu.stream, &rows, &mut out.slice_mut())?;
     assert_close(&gpu.download(&out), &expected, rounding::<A>());
     assert_eq!(&gpu.download(&hidden), after, "the residual");
@@ -144,7 +157,8 @@ fn check<T: Element, A: Element>(
 }
 
 fn codes<T: Element, A: Element>(width: usize, residual: Residual, plain: Plain) -> Case {
-    let name = format!("rms_norm::{}_to_codes_{width}_{residual:?}_{plain:?}", T::NAME);
+    let (from, by) = (T::NAME, A::NAME);
+    let name = format!("rms_norm::{from}_by_{by}_to_codes_{width}_{residual:?}_{plain:?}");
     let load = move |kernels: &mut _| {
         let kept = Normalize::<T, A>::load(kernels, width, EPSILON, residual)?;
         let codes = NormalizeQuantize::<T, A>::load(kernels, width, EPSILON, residual, plain)?;
@@ -172,7 +186,7 @@ fn check_codes<T: Element, A: Element>(
     let delta = added.get();
     let mut hidden = gpu.upload(&input.before);
     let mut out = gpu.poisoned::<A>(tokens * width);
-    let rows = NormRows { hidden: hidden.slice_mut(), delta, weight: weight.slice(), tokens };
+    let rows = norm_rows((&mut hidden, delta), &weight, tokens);
     normalize.launch(&gpu.stream, &rows, &mut out.slice_mut())?;
     let mut rows_of_codes = gpu.download(&out);
 
@@ -186,7 +200,7 @@ fn check_codes<T: Element, A: Element>(
         layout: ScaleLayout::ByGroup { rows: tokens },
         bounds: ScaleBounds::HIDDEN,
     };
-    let rows = NormRows { hidden: hidden.slice_mut(), delta, weight: weight.slice(), tokens };
+    let rows = norm_rows((&mut hidden, delta), &weight, tokens);
     let place = (plain == Plain::Kept).then(|| kept.slice_mut());
     quantize.launch(&gpu.stream, &rows, place, &mut quantized)?;
     if plain == Plain::Kept {

@@ -5,12 +5,13 @@
 
 use std::marker::PhantomData;
 
-use artel_device::cuda::{Architecture, DeviceSliceMut, Kernel, KernelSpec, Kernels, Stream};
+use artel_device::cuda::{Architecture, DeviceSliceMut, KernelSpec, Kernels, Stream};
 use artel_moe::quant::activations::Granularity;
 use artel_moe::quant::activations::cuda::QuantizedRows;
 use artel_moe::quant::{BLOCK, Element};
 
-use super::super::cuda::{BLOCK_ELEMENTS, NormRows, Residual, tile};
+use super::super::cuda::{BLOCK_ELEMENTS, NormKernel, NormRows, Residual, tile};
+use super::super::row;
 use crate::LayersError;
 
 #[cutile::module]
@@ -108,9 +109,8 @@ pub enum Plain {
 /// with. The codes are those of the rounded rows.
 #[derive(Debug, Clone)]
 pub struct NormalizeQuantize<T, A> {
-    kernel: Kernel,
+    kernel: NormKernel,
     width: usize,
-    rows: usize,
     epsilon: f32,
     residual: Residual,
     plain: Plain,
@@ -129,6 +129,22 @@ impl<T: Element, A: Element> NormalizeQuantize<T, A> {
         residual: Residual,
         plain: Plain,
     ) -> Result<Self, LayersError> {
+        let stored = [plain == Plain::Kept, true];
+        let of_row = row::cuda::load(kernels, [T::NAME, A::NAME], width, residual, stored)?;
+        let kernel = match of_row {
+            Some(kernel) => NormKernel::Row(kernel),
+            None => Self::load_tiles(kernels, width, residual, plain)?,
+        };
+        Ok(Self { kernel, width, epsilon, residual, plain, elements: PhantomData })
+    }
+
+    /// The kernel in tiles.
+    fn load_tiles(
+        kernels: &mut Kernels,
+        width: usize,
+        residual: Residual,
+        plain: Plain,
+    ) -> Result<NormKernel, LayersError> {
         let [_, columns] = tile(width)?;
         let columns = columns.max(BLOCK);
         let rows = (BLOCK_ELEMENTS / columns).max(1);
@@ -146,8 +162,7 @@ impl<T: Element, A: Element> NormalizeQuantize<T, A> {
             .warps(if columns > 2048 { 8 } else { residual.warps(columns) })
             .programmatic()
             .needs(Architecture::Sm90);
-        let kernel = kernels.get(&spec)?;
-        Ok(Self { kernel, width, rows, epsilon, residual, plain, elements: PhantomData })
+        Ok(NormKernel::Tiles(kernels.get(&spec)?, rows))
     }
 
     /// Normalises into `codes`, and into `out` `[T, H]` where rows are kept.
@@ -188,9 +203,13 @@ impl<T: Element, A: Element> NormalizeQuantize<T, A> {
             .f32(self.epsilon)
             .f32(codes.bounds.least)
             .f32(codes.bounds.most);
-        let grid = [tokens.div_ceil(self.rows), 1, 1];
+        let (kernel, block_rows) = match &self.kernel {
+            NormKernel::Tiles(kernel, block_rows) => (kernel, *block_rows),
+            NormKernel::Row(kernel) => (kernel, 1),
+        };
+        let grid = [tokens.div_ceil(block_rows), 1, 1];
         // SAFETY: the arguments are the kernel's, with the lengths checked above.
-        unsafe { self.kernel.launch(stream, grid, arguments) }?;
+        unsafe { kernel.launch(stream, grid, arguments) }?;
         Ok(())
     }
 }
