@@ -113,6 +113,28 @@ impl LinearShape {
         Ok(())
     }
 
+    /// Checks the lengths of `tokens` rows and of the weight.
+    pub(super) fn check_operands<A: HalfElement>(
+        &self,
+        tokens: usize,
+        (rows, weight): (LinearRows<'_, A>, LinearWeight<'_>),
+    ) -> Result<(), LayersError> {
+        let Self { outputs, inputs, numbers, .. } = *self;
+        let bytes = outputs * inputs * numbers.bytes();
+        weight.numbers.expect_len("the weight of a linear map (bytes)", bytes)?;
+        match rows {
+            LinearRows::Plain(x) => x.expect_len("the input of a linear map", tokens * inputs)?,
+            LinearRows::Fp8 { codes, scales } => {
+                let groups = inputs.div_ceil(BLOCK);
+                codes.expect_len("codes of a linear map", tokens * inputs)?;
+                scales.expect_len("scales of a linear map", groups * padded(tokens))?;
+                let blocks = outputs.div_ceil(BLOCK) * groups;
+                weight.scales.expect_len("scales of the weight of a linear map", blocks)?;
+            }
+        }
+        Ok(())
+    }
+
     fn scale_block(&self) -> Option<[usize; 2]> {
         (self.numbers == LinearNumbers::Fp8Block128).then_some([BLOCK, BLOCK])
     }

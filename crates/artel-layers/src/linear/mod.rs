@@ -15,6 +15,8 @@ mod many;
 mod product;
 pub mod reference;
 #[cfg(feature = "cuda")]
+mod resident;
+#[cfg(feature = "cuda")]
 pub mod single;
 #[cfg(test)]
 mod tests;

@@ -31,6 +31,11 @@ pub fn cases() -> Vec<Case> {
             let shape = LinearShape { outputs, inputs, numbers, bias: false };
             cases.push(case::<bf16>(shape, &[1, 9, 32, 33]));
         }
+        // Weights that fit the shared memory of all multiprocessors, some tiles with scales of two blocks.
+        for (outputs, inputs) in [(5120, 2048), (3072, 6144), (1024, 1024)] {
+            let shape = LinearShape { outputs, inputs, numbers, bias: false };
+            cases.push(case::<bf16>(shape, &[1, 7, 16, 17, 33, 63, 64, 65]));
+        }
         // Both sides of every switch to larger tiles; one tall matrix as an output layer is.
         let wide = LinearShape { outputs: 5120, inputs: 144, numbers, bias: true };
         cases.push(case::<bf16>(wide, &[1, 64, 65, 128, 129, 256, 257, 1536, 1537]));

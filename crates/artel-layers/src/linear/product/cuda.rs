@@ -4,7 +4,8 @@
 //! For few rows the weights are what takes time, and a dense matrix has few tiles for the many
 //! multiprocessors. So its columns are cut into parts that different blocks sum; a second launch adds
 //! the parts, always in the same order. The cut does not depend on the number of rows, so a row's bits
-//! do not depend on the others. More rows have tiles enough.
+//! do not depend on the others. More rows have tiles enough. On Hopper FP8 weights of parts lie in shared
+//! memory, where all of them fit.
 
 // The launchers that the macro generates carry no documentation.
 #![allow(missing_docs)]
@@ -19,8 +20,9 @@ use artel_moe::quant::BLOCK;
 use bytemuck::Pod;
 
 use super::super::cuda::{LinearNumbers, LinearRows, LinearShape, LinearWeight};
-use super::ProductTile;
+use super::super::resident;
 use super::ahead::cuda::ahead;
+use super::{FEW_ROWS_MAX, ProductTile};
 use crate::LayersError;
 
 #[cutile::module]
@@ -236,6 +238,8 @@ pub struct Product<A> {
     shape: LinearShape,
     tile: ProductTile,
     multiply: Kernel,
+    /// Where the product is one of those.
+    resident: Option<resident::Cut>,
     add: Option<Kernel>,
     element: PhantomData<A>,
 }
@@ -250,12 +254,17 @@ impl<A: HalfElement> Product<A> {
         shape: LinearShape,
         tile: ProductTile,
     ) -> Result<Self, LayersError> {
-        let multiply = kernels.get(&multiply_spec(A::NAME, &shape, &tile))?;
+        let is_few = tile.rows <= FEW_ROWS_MAX && kernels.architecture() == Architecture::Sm90;
+        let resident = is_few.then(|| resident::Cut::of(&shape, tile.parts)).flatten();
+        let multiply = match &resident {
+            Some(cut) => kernels.get(&cut.spec())?,
+            None => kernels.get(&multiply_spec(A::NAME, &shape, &tile))?,
+        };
         let add = match tile.parts {
             1 => None,
             parts => Some(kernels.get(&add_spec(A::NAME, &shape, parts))?),
         };
-        Ok(Self { shape, tile, multiply, add, element: PhantomData })
+        Ok(Self { shape, tile, multiply, resident, add, element: PhantomData })
     }
 
     /// Rows of a tile.
@@ -335,6 +344,9 @@ impl<A: HalfElement> Product<A> {
         (rows, weight): (LinearRows<'_, A>, LinearWeight<'_>),
         out: &mut DeviceSliceMut<'_, O>,
     ) -> Result<(), LayersError> {
+        if let Some(cut) = &self.resident {
+            return self.multiply_resident(stream, tokens, (rows, weight), (cut, out));
+        }
         let LinearShape { outputs, .. } = self.shape;
         let ProductTile { rows: tile_rows, columns, parts, ahead, .. } = self.tile;
         let row_tiles = tokens.div_ceil(tile_rows);
@@ -353,6 +365,32 @@ impl<A: HalfElement> Product<A> {
         let grid = [outputs.div_ceil(columns), row_tiles, parts];
         // SAFETY: the arguments are the kernel's, with the lengths checked here and by the caller.
         unsafe { self.multiply.launch(stream, grid, arguments) }?;
+        Ok(())
+    }
+
+    /// The same where weights lie in shared memory.
+    fn multiply_resident<O: Pod>(
+        &self,
+        stream: &Stream,
+        tokens: usize,
+        operands: (LinearRows<'_, A>, LinearWeight<'_>),
+        (cut, out): (&resident::Cut, &mut DeviceSliceMut<'_, O>),
+    ) -> Result<(), LayersError> {
+        self.shape.check_operands(tokens, operands)?;
+        let (LinearRows::Fp8 { codes, scales }, weight) = operands else {
+            panic!("this is a bug: rows of another linear map");
+        };
+        let arguments = Arguments::new()
+            .slice_mut(out)
+            .slice(codes)
+            .slice(scales)
+            .slice(weight.numbers)
+            .slice(weight.scales)
+            .size(tokens)
+            .size(self.part_rows(tokens))
+            .size(super::super::cuda::padded(tokens));
+        // SAFETY: the arguments are the kernel's, with the lengths checked here and by the caller.
+        unsafe { self.multiply.launch(stream, cut.grid(), arguments) }?;
         Ok(())
     }
 
@@ -375,25 +413,18 @@ impl<A: HalfElement> Product<A> {
         tokens: usize,
         (rows, weight): (LinearRows<'_, A>, LinearWeight<'_>),
     ) -> Result<Arguments, LayersError> {
+        self.shape.check_operands(tokens, (rows, weight))?;
         let LinearShape { outputs, inputs, numbers, .. } = self.shape;
-        let bytes = outputs * inputs * numbers.bytes();
-        weight.numbers.expect_len("the weight of a linear map (bytes)", bytes)?;
         match (numbers, rows) {
             (LinearNumbers::Plain, LinearRows::Plain(x)) => {
-                x.expect_len("the input of a linear map", tokens * inputs)?;
                 let w: DeviceSlice<'_, A> = weight.numbers.cast();
                 Ok(arguments.tensor(x, &[tokens, inputs]).tensor(w, &[outputs, inputs]))
             }
             (LinearNumbers::Fp8Block128, LinearRows::Fp8 { codes, scales }) => {
-                let groups = inputs.div_ceil(BLOCK);
                 let padded = super::super::cuda::padded(tokens);
-                codes.expect_len("codes of a linear map", tokens * inputs)?;
-                scales.expect_len("scales of a linear map", groups * padded)?;
-                let blocks = outputs.div_ceil(BLOCK) * groups;
-                weight.scales.expect_len("scales of the weight of a linear map", blocks)?;
                 Ok(arguments
                     .tensor(codes, &[tokens, inputs])
-                    .tensor(scales, &[groups, padded])
+                    .tensor(scales, &[inputs.div_ceil(BLOCK), padded])
                     .tensor(weight.numbers, &[outputs, inputs])
                     .slice(weight.scales))
             }

@@ -12,7 +12,7 @@ pub const FEW_ROWS_MAX: usize = 64;
 pub(super) const BLOCKS_WANTED: usize = 128;
 
 /// Multiprocessors of an H200.
-const MULTIPROCESSORS: usize = 132;
+pub(super) const MULTIPROCESSORS: usize = 132;
 
 /// Steps of a part whose weights are read before its rows are there.
 const STEPS_AHEAD: usize = 4;
