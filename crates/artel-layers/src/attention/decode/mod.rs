@@ -12,7 +12,7 @@
 
 pub mod cuda;
 pub mod single;
-pub(super) mod sum;
+pub(crate) mod sum;
 
 use super::{AttentionShape, ValueStorage};
 

@@ -11,7 +11,7 @@
 mod attention;
 pub mod cuda;
 mod norm;
-mod text;
+pub(crate) mod text;
 
 use text::{Cut, GROUP, ROWS};
 

@@ -314,7 +314,7 @@ setp.ge.u32 p, i, {limit};
 }
 
 /// Four values to the nearest bfloat16.
-pub(super) fn round(unit: usize) -> String {
+pub(crate) fn round(unit: usize) -> String {
     format!(
         "cvt.rn.bf16x2.f32 pair0, value{unit}_1, value{unit}_0;
 cvt.rn.bf16x2.f32 pair1, value{unit}_3, value{unit}_2;

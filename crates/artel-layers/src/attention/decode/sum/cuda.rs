@@ -9,13 +9,15 @@
 use std::marker::PhantomData;
 
 use artel_device::cuda::{
-    Architecture, Arguments, DeviceSlice, DeviceSliceMut, Kernel, KernelSpec, Kernels, Stream,
+    Architecture, Arguments, Assembly, DeviceSlice, DeviceSliceMut, Kernel, KernelSpec, Kernels,
+    Stream,
 };
 use artel_moe::grouped_gemm::prefill::cuda::HalfElement;
 use artel_moe::quant::BLOCK;
 use artel_moe::quant::activations::cuda::QuantizedRows;
 
 use super::super::Cut;
+use super::text;
 use crate::LayersError;
 use crate::attention::AttentionShape;
 
@@ -328,9 +330,14 @@ impl<A: HalfElement> DecodeSum<A> {
         has_sinks: bool,
     ) -> Result<Self, LayersError> {
         let makes_codes = shape.value_dim == BLOCK && kernels.architecture().has_fp8();
-        let rows = kernels.get(&spec(A::NAME, (&shape, cut), has_sinks, false))?;
-        let codes =
-            makes_codes.then(|| kernels.get(&spec(A::NAME, (&shape, cut), has_sinks, true)));
+        let in_assembly = kernels.architecture() == Architecture::Sm90
+            && (A::NAME, shape.value_dim) == ("bf16", text::WIDTH)
+            && !has_sinks;
+        let mut get = |codes| match in_assembly {
+            true => kernels.get(&assembly_spec((&shape, cut), codes)),
+            false => kernels.get(&spec(A::NAME, (&shape, cut), has_sinks, codes)),
+        };
+        let (rows, codes) = (get(false)?, makes_codes.then(|| get(true)));
         Ok(Self { rows, codes: codes.transpose()?, shape, has_sinks, element: PhantomData })
     }
 
@@ -396,6 +403,20 @@ impl<A: HalfElement> DecodeSum<A> {
 /// Heads of a block: a power of two that divides them.
 fn block_heads(query_heads: usize) -> usize {
     (1 << query_heads.trailing_zeros()).min(HEADS_MAX)
+}
+
+/// The kernel in assembly, a warp for each head.
+fn assembly_spec((shape, cut): (&AttentionShape, Cut), codes: bool) -> KernelSpec {
+    let heads = [shape.query_heads, block_heads(shape.query_heads)];
+    let Cut { step_keys, parts_max, part_keys_min } = cut;
+    let text = text::source(cut, heads, codes).into();
+    let shared_bytes = heads[1] * text::table_bytes(cut);
+    let assembly = Assembly { text, threads: 32 * heads[1], shared_bytes };
+    let sizes = [step_keys, parts_max, part_keys_min, usize::from(codes)];
+    let sizes = heads.into_iter().chain(sizes).map(|size| size as i32);
+    KernelSpec::assembly("attention/decode_sum", assembly, "add", Architecture::Sm90)
+        .generics(sizes)
+        .programmatic()
 }
 
 fn spec(
