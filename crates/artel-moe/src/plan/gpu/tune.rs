@@ -1,13 +1,14 @@
 //! Making a tuning record: what to measure, in which order, and how to go on after an interruption.
 //!
 //! Batch size by batch size, the first product's kernels are tried with the second kernel that the
-//! model likes best, then the second product's kernels with the first one that was measured best.
+//! model likes best, then the second product's kernels with the first one that was measured best, of each
+//! family that comes near the fastest: with another second kernel it may overtake it.
 //! What comes next follows from the record alone, so an interrupted search goes on where it stopped.
 
 use super::candidates;
 use super::choices::modelled_ways;
 use super::device::GpuCeilings;
-use super::kernel::Way;
+use super::kernel::{GemmFamily, Way};
 use super::record::{Known, TuningRecord};
 use crate::MoeError;
 use crate::config::MoeConfig;
@@ -15,6 +16,8 @@ use crate::quant::Format;
 
 /// Ways whose modelled time is more than this times the best one's are not measured.
 const HOPELESS: f64 = 1.6;
+/// Families whose best time is within this of the fastest way's are searched for second kernels.
+const NEAR: f64 = 1.08;
 
 /// What is searched for.
 #[derive(Debug, Clone, Copy)]
@@ -42,10 +45,16 @@ impl Search<'_> {
             Known::Microseconds(time) => time,
             Known::Nothing | Known::Wrong => f64::INFINITY,
         };
-        let Some(best) = firsts.into_iter().min_by(|a, b| time(a).total_cmp(&time(b))) else {
-            return Ok(None);
-        };
-        Ok(self.seconds(best, tokens).find(unknown))
+        let best_of =
+            |ways: &mut dyn Iterator<Item = Way>| ways.min_by(|a, b| time(a).total_cmp(&time(b)));
+        let Some(best) = best_of(&mut firsts.iter().copied()) else { return Ok(None) };
+        let limit = NEAR * time(&best);
+        let others = GemmFamily::ALL.into_iter().filter_map(|family| {
+            let of_family = |way: &Way| way.kernels.first.family == family;
+            best_of(&mut firsts.iter().copied().filter(of_family))
+        });
+        let near = std::iter::once(best).chain(others.filter(|way| time(way) <= limit));
+        Ok(near.flat_map(|first| self.seconds(first, tokens)).find(unknown))
     }
 
     /// Every way that a search may come to at a batch size: what a kernel pack for it holds.
