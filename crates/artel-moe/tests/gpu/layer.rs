@@ -25,6 +25,8 @@ use crate::decode::layer::{Layer, Sizes, TestFormat, config_of};
 pub const SMALL: Sizes = Sizes { experts: 16, top_k: 4, hidden: 256, inner: 128 };
 /// A shard whose gate and up begin inside a scale block.
 const RAGGED: Sizes = Sizes { experts: 8, top_k: 2, hidden: 384, inner: 192 };
+/// More than one step of input features in both products.
+const DEEP: Sizes = Sizes { inner: 256, ..SMALL };
 /// Steps are shorter than the largest batch that is tested.
 const TOKENS_PER_STEP: usize = 256;
 /// Tokens whose output is compared with float64.
@@ -47,6 +49,14 @@ pub fn cases() -> Vec<Case> {
     cases.extend(warpgroup::<Nvfp4>());
     cases.extend(packed::cases());
     cases.extend([widened::<Mxfp4>(RAGGED), widened::<Nvfp4>(RAGGED)]);
+    cases.extend([("deep", DEEP), ("ragged", RAGGED)].map(|(name, sizes)| {
+        let way = "aligned/16: warpgroup 288x64x128 w8 o1 + warpgroup 288x128x128 w8 o1".to_owned();
+        many_rows::<Int8W8A8>(
+            format!("layer::{}_warpgroup_{name}", Int8W8A8::NAME),
+            sizes,
+            vec![way],
+        )
+    }));
     cases
 }
 
@@ -87,7 +97,7 @@ where
         let tile = format!("prefill {rows}x{tile}");
         format!("aligned/{rows}: {tile} + {tile}")
     });
-    many_rows::<F>(format!("layer::{}_widened", F::NAME), sizes, ways)
+    many_rows::<F>(format!("layer::{}_widened", F::NAME), sizes, ways.to_vec())
 }
 
 /// FP4 that is widened in registers, in low and in high tiles: whole steps of weights and of columns, and neither.
@@ -101,12 +111,12 @@ where
             let kernel = |columns| format!("warpgroup {rows}x{columns}x256 w8 o1");
             format!("aligned/16: {} + {}", kernel(64), kernel(128))
         });
-        many_rows::<F>(format!("layer::{}_warpgroup_{name}", F::NAME), sizes, ways)
+        many_rows::<F>(format!("layer::{}_warpgroup_{name}", F::NAME), sizes, ways.to_vec())
     })
 }
 
 /// Ways for many rows an expert.
-fn many_rows<F>(name: String, sizes: Sizes, ways: [String; 2]) -> Case
+fn many_rows<F>(name: String, sizes: Sizes, ways: Vec<String>) -> Case
 where
     F: TestFormat + NumberFormat<Activation: HalfElement>,
 {
@@ -127,15 +137,18 @@ where
         };
         ways.iter().map(loaded).collect::<Result<Vec<Option<Loaded<F>>>, MoeError>>()
     };
-    Case::new(name, load, move |gpu, loaded| {
+    Case::new(name, load, move |gpu, loaded: &Vec<Option<Loaded<F>>>| {
         let layer = Layer::<F>::new(sizes);
         for (plan, kernels) in loaded.iter().flatten() {
             let mut experts = experts(gpu, config(sizes), plan, kernels, &layer)?;
             for tokens in [0, 1, 7, 64, 200, 256, 600] {
                 compare(gpu, &mut experts, &layer, &ids(sizes, tokens))?;
             }
+            // One expert has all pairs.
             let last = sizes.experts as i32 - 1;
-            compare(gpu, &mut experts, &layer, &vec![last; 130 * sizes.top_k])?;
+            for pairs in [64, 144, 260, 288, 292, 520] {
+                compare(gpu, &mut experts, &layer, &vec![last; pairs])?;
+            }
             let strange = [-1, sizes.experts as i32, 0, i32::MAX, 1, i32::MIN, -1, 2];
             compare(gpu, &mut experts, &layer, &strange.repeat(sizes.top_k))?;
             compare(gpu, &mut experts, &layer, &vec![-1; 3 * sizes.top_k])?;

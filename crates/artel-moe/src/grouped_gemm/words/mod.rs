@@ -17,6 +17,7 @@
 //! Where an expert has many rows, weights are widened to bfloat16 instead, two with one instruction and
 //! once for all rows of a block, with the scales of FP4 as part of them. FP4 on Hopper becomes so
 //! in the registers of [a kernel of tiles](crate::grouped_gemm::prefill::warpgroup) as high as an expert has rows.
+//! INT8 with a scale a row meets INT8 activations there.
 //!
 //! Example: `H = 256` in NVFP4. A product covers 32 columns, which are two groups of 16. A row takes
 //! 4 columns of it: first and second part of columns 0 to 15, then of columns 16 to 31.
@@ -30,6 +31,8 @@ mod direct;
 mod format;
 #[cfg(feature = "cuda")]
 mod halves;
+#[cfg(feature = "cuda")]
+pub(crate) mod integers;
 mod tile;
 #[cfg(feature = "cuda")]
 mod parts;

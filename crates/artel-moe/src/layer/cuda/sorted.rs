@@ -19,9 +19,11 @@ use crate::grouped_gemm::decode::cuda::{
     AlignedExperts, AlignedStep, BlockSlices, DecodeWorkspace,
 };
 use crate::grouped_gemm::prefill::cuda::HalfElement;
+use crate::grouped_gemm::words::WordCode;
 use crate::grouped_gemm::words::cuda::{RowForm, WordExperts, WordForm, WordWorkspace};
+use crate::grouped_gemm::words::integers::cuda::IntegerExperts;
 use crate::grouped_gemm::words::warpgroup::cuda::WarpgroupExperts;
-use crate::plan::gpu::{ExpertsShape, GemmFamily, GpuPath, Way};
+use crate::plan::gpu::{ExpertsShape, GemmFamily, GpuPath, GpuProduct, Way};
 use crate::quant::Format;
 
 /// The launches of one way: sort, both products, combine.
@@ -46,35 +48,33 @@ enum Products<A: HalfElement> {
     Words(Box<WordExperts<A>>),
     /// The same where an expert has many rows.
     Warpgroup(Box<WarpgroupExperts<A>>),
+    /// Many rows an expert, of integers, which are brought into order likewise.
+    Integers(Box<IntegerExperts<A>>),
 }
 
-impl<A: HalfElement> SortedChain<A> {
-    pub(super) fn load(
+impl<A: HalfElement> Products<A> {
+    fn load(
         kernels: &mut Kernels,
         (config, format): (&MoeConfig, Format),
         way: Way,
-        ids: IdForm,
+        block_size: usize,
     ) -> Result<Self, MoeError> {
-        let GpuPath::Aligned { block_size } = way.path else {
-            return Err(MoeError::config("path", way.path, "an aligned one"));
-        };
-        check(config)?;
         let sizes = ExpertsShape::of(config, format);
-        let experts = match config.parallelism() {
-            Parallelism::Expert(map) => LocalExperts::Mapped(map, NonLocalExperts::Drop),
-            Parallelism::Single | Parallelism::Tensor { .. } => LocalExperts::All,
-        };
-        let options = AlignOptions {
-            experts,
-            padded_length: PaddedLength::WholeBlocks,
-            ..AlignOptions::new(config.shape().num_experts, block_size)
-        };
         let tiles = [way.kernels.first, way.kernels.second];
-        let products = match (tiles.map(|kernel| kernel.family), sizes.word_shape()) {
-            ([GemmFamily::Warpgroup, GemmFamily::Warpgroup], Some(shape)) => {
+        Ok(match (tiles.map(|kernel| kernel.family), sizes.word_shape()) {
+            ([GemmFamily::Warpgroup, GemmFamily::Warpgroup], Some(shape))
+                if shape.formats[0].code != WordCode::Int8Rows =>
+            {
                 let rows_max = tiles.map(|kernel| kernel.tile.rows);
                 let experts = WarpgroupExperts::load(kernels, shape, rows_max)?;
                 Products::Warpgroup(Box::new(experts))
+            }
+            ([GemmFamily::Warpgroup, GemmFamily::Warpgroup], Some(shape)) => {
+                let layout =
+                    |product| sizes.stack_layout(product).ok_or_else(|| sizes.without_kernels());
+                let [w13, w2] = [layout(GpuProduct::GateUp)?, layout(GpuProduct::Down)?];
+                let experts = IntegerExperts::load(kernels, shape, [&w13, &w2])?;
+                Products::Integers(Box::new(experts))
             }
             ([first, second], Some(shape)) if first == second => {
                 let tiles = tiles.map(|kernel| word_tile(kernel.tile));
@@ -98,7 +98,32 @@ impl<A: HalfElement> SortedChain<A> {
                 Products::Prefill(Box::new(PrefillChain::load(kernels, &sizes, way, block_size)?))
             }
             _ => return Err(MoeError::config("kernels of a way", way, "of one family")),
+        })
+    }
+}
+
+impl<A: HalfElement> SortedChain<A> {
+    pub(super) fn load(
+        kernels: &mut Kernels,
+        (config, format): (&MoeConfig, Format),
+        way: Way,
+        ids: IdForm,
+    ) -> Result<Self, MoeError> {
+        let GpuPath::Aligned { block_size } = way.path else {
+            return Err(MoeError::config("path", way.path, "an aligned one"));
         };
+        check(config)?;
+        let sizes = ExpertsShape::of(config, format);
+        let experts = match config.parallelism() {
+            Parallelism::Expert(map) => LocalExperts::Mapped(map, NonLocalExperts::Drop),
+            Parallelism::Single | Parallelism::Tensor { .. } => LocalExperts::All,
+        };
+        let options = AlignOptions {
+            experts,
+            padded_length: PaddedLength::WholeBlocks,
+            ..AlignOptions::new(config.shape().num_experts, block_size)
+        };
+        let products = Products::load(kernels, (config, format), way, block_size)?;
         let form = CombineForm {
             top_k: sizes.top_k,
             hidden_size: sizes.hidden_size,
@@ -151,6 +176,11 @@ impl<A: HalfElement> SortedChain<A> {
             }
             Products::Warpgroup(experts) => {
                 let workspace = memory.halves.as_mut().expect("this is a bug: no memory");
+                let (step, rows) = (aligned_step(step, sorted), &mut memory.rows.slice_mut());
+                experts.launch(stream, &step, workspace, rows)?;
+            }
+            Products::Integers(experts) => {
+                let workspace = memory.words.as_mut().expect("this is a bug: no memory");
                 let (step, rows) = (aligned_step(step, sorted), &mut memory.rows.slice_mut());
                 experts.launch(stream, &step, workspace, rows)?;
             }
@@ -301,6 +331,9 @@ impl Sizes {
             }
             Products::Warpgroup(_) => {
                 halves = Some(positions.max(halves.unwrap_or_default()));
+            }
+            Products::Integers(_) => {
+                words = Some(positions.max(words.unwrap_or_default()));
             }
             Products::Decode(..) => {
                 let [known_tokens, known_positions] = decode.unwrap_or_default();

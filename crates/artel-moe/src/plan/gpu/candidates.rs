@@ -5,6 +5,7 @@ use super::device::GpuCeilings;
 use super::kernel::{ExpertKernels, GemmFamily, GemmKernel, GpuPath, GpuProduct, Tile, Way};
 use super::work::ExpertsShape;
 use crate::MoeError;
+use crate::activation::Gating;
 use crate::assignment::{AssignmentPath, PathQuery, choose_path};
 use crate::config::{MoeConfig, Parallelism};
 use crate::grouped_gemm::decode::DecodeTile;
@@ -189,29 +190,34 @@ fn usual_prefill(shape: &ExpertsShape, tokens: usize) -> Option<Way> {
 /// The way of tiles as high as an expert has rows, or of [`GemmFamily::Long`] of rows on the long side, where
 /// the GPU and the weights have its kernels.
 fn warpgroup(gpu: &GpuCeilings, shape: &ExpertsShape, family: GemmFamily) -> Option<Way> {
+    // Products of words leave no other activation to a step of its own.
+    let is_activated = shape.gating == Gating::SILU || shape.word_formats().is_none();
+    if gpu.architecture != by_warpgroup::ARCHITECTURE || !is_activated {
+        return None;
+    }
     let kernel = |product| {
         let form = shape.prefill_form(product, family);
         let layout = shape.stack_layout(product)?;
-        let number_bytes = layout.number_bytes;
+        let sums = if layout.scale_block.is_some() { 2 } else { 1 };
         let (fits, rows, weights) = match family {
             GemmFamily::Long => (
                 by_warpgroup::check_long(&layout, form),
                 by_warpgroup::LONG_ROWS,
                 by_warpgroup::LONG_FEATURES,
             ),
-            _ => (
-                by_warpgroup::check(&layout, form),
-                by_warpgroup::rows_max(number_bytes),
-                by_warpgroup::WEIGHTS,
-            ),
+            _ => {
+                let fits = match layout.words {
+                    Some(_) => by_warpgroup::check_integers(&layout, form),
+                    None => by_warpgroup::check(&layout, form),
+                };
+                (fits, by_warpgroup::rows_max(sums), by_warpgroup::WEIGHTS)
+            }
         };
         fits.ok()?;
-        let (columns, depth) = (weights / form.parts(), by_warpgroup::depth(number_bytes));
+        let columns = weights / form.parts();
+        let depth = by_warpgroup::depth(layout.number_bytes);
         Some(GemmKernel { family, tile: Tile { rows, columns, depth, warps: 8, occupancy: 1 } })
     };
-    if gpu.architecture != by_warpgroup::ARCHITECTURE {
-        return None;
-    }
     let path = GpuPath::Aligned { block_size: by_warpgroup::BLOCK_ROWS };
     Some(way(path, kernel(GpuProduct::GateUp)?, kernel(GpuProduct::Down)?))
 }

@@ -59,7 +59,7 @@ pub enum GemmFamily {
     Warpgroup,
     /// Tiles of 128 rows on the long side of the matrix instructions: very many FP8 rows on Hopper.
     Long,
-    /// Both products in one launch: few tokens on FP8 or four-bit weights on Hopper.
+    /// Both products in one launch: few tokens on weights of eight or four bits on Hopper.
     Streamed,
 }
 

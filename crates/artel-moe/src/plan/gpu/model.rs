@@ -93,6 +93,8 @@ fn steps_seconds(gpu: &GpuCeilings, shape: &ExpertsShape, way: Way, tokens: usiz
             let form = shape.prefill_form(GpuProduct::GateUp, way.kernels.first.family);
             let sums = match (form, shape.format) {
                 (PrefillForm::SiluAndMultiply, Format::Bf16 | Format::F16) => 0,
+                // Integers become codes in a step of their own, too, words of others in the product.
+                (_, Format::Int8W8A8) => 4 * shape.intermediate_size,
                 _ if shape.word_formats().is_some() => 0,
                 (PrefillForm::SiluAndMultiply, _) => 4 * shape.intermediate_size,
                 (PrefillForm::Sums, _) => 8 * shape.intermediate_size,
@@ -129,9 +131,9 @@ fn product_seconds(
         + match kernel.family {
             GemmFamily::Streamed => {
                 let ends = if product == GpuProduct::GateUp { STREAMED_ENDS } else { 0.0 };
-                let share = match shape.word_formats() {
-                    Some(_) => STREAMED_WORDS_READ,
-                    None => STREAMED_READ,
+                let share = match has_narrow_codes(shape) {
+                    true => STREAMED_WORDS_READ,
+                    false => STREAMED_READ,
                 };
                 reading / share + ends
             }
@@ -147,7 +149,7 @@ fn product_seconds(
                     operations / (peak * 0.5 * (kernel.tile.rows as f64 / 32.0).min(1.0)),
                 ],
             ),
-            GemmFamily::Warpgroup if shape.word_formats().is_some() => {
+            GemmFamily::Warpgroup if has_narrow_codes(shape) => {
                 let times = [reading / WARPGROUP_READ, operations / peak];
                 widened(shape, product, kernel.tile.rows, tokens, times)
             }
@@ -165,6 +167,11 @@ fn product_seconds(
                 reading.max(multiplying) + UNHIDDEN * reading.min(multiplying)
             }
         })
+}
+
+/// Whether a word has more than four weights.
+fn has_narrow_codes(shape: &ExpertsShape) -> bool {
+    shape.word_formats().is_some_and(|[format, _]| format.columns_per_word() > 4)
 }
 
 /// Seconds of `blocks` blocks of rows, for which weights are read and multiplied that long.
@@ -252,6 +259,8 @@ fn prefill_share(shape: &ExpertsShape, tile: Tile, columns: usize, features_in: 
 fn warpgroup_share(format: Format) -> (f64, f64) {
     match format {
         Format::F32 | Format::F16 | Format::Bf16 => (1.0, 1.2),
+        // Reading hides behind long sums of integers better than behind others.
+        Format::Int8W8A8 => (1.15, 2.2),
         // Every group of columns has scales of its rows; without them sums are shorter.
         Format::Fp8Block128 => (0.63, 0.45),
         _ => (0.64, 0.0),
@@ -311,6 +320,7 @@ mod tests {
 
     const MINIMAX: ExpertsShape = ExpertsShape { intermediate_size: 1536, ..MINIMAX_TP2 };
     const QWEN3_FP8: ExpertsShape = ExpertsShape { format: Format::Fp8Block128, ..QWEN3 };
+    const INTEGERS: ExpertsShape = ExpertsShape { format: Format::Int8W8A8, ..MINIMAX_TP2 };
     const CHANNEL: ExpertsShape = ExpertsShape { format: Format::Fp8Channel, ..MINIMAX_TP2 };
 
     const NVFP4: ExpertsShape = ExpertsShape { format: Format::Nvfp4, ..MINIMAX_TP2 };
@@ -350,6 +360,8 @@ mod tests {
             (NVFP4, "direct: streamed 8x32x3072 w8 o1 + streamed 8x128x768 w8 o1", 8, 74.7),
             (MXFP4, "direct: streamed 8x16x3072 w8 o1 + streamed 8x64x768 w8 o1", 2, 25.0),
             (MXFP4, "direct: streamed 8x32x3072 w8 o1 + streamed 8x128x768 w8 o1", 8, 71.8),
+            (INTEGERS, "direct: streamed 8x16x3072 w8 o1 + streamed 8x64x768 w8 o1", 1, 20.8),
+            (INTEGERS, "direct: streamed 8x16x3072 w8 o1 + streamed 8x64x768 w8 o1", 8, 108.9),
             (QWEN3, "direct: decode 8x32x128 w4 o4 + decode 8x64x64 w4 o4", 1, 22.5),
             (QWEN3, "direct: decode 8x32x128 w4 o3 + decode 8x128x128 w4 o2", 4, 72.3),
             (QWEN3, "aligned/8: decode 8x64x128 w4 o1 + decode 8x128x64 w4 o3", 8, 120.2),
@@ -425,6 +437,11 @@ mod tests {
             (CHANNEL, GpuProduct::GateUp, "warpgroup 144x64x128 w8 o1", 8192, 816.6),
             (CHANNEL, GpuProduct::Down, "warpgroup 144x128x128 w8 o1", 4096, 235.8),
             (CHANNEL, GpuProduct::Down, "warpgroup 144x128x128 w8 o1", 8192, 418.4),
+            (INTEGERS, GpuProduct::GateUp, "warpgroup 288x64x128 w8 o1", 1024, 313.0),
+            (INTEGERS, GpuProduct::GateUp, "warpgroup 288x64x128 w8 o1", 4096, 360.3),
+            (INTEGERS, GpuProduct::GateUp, "warpgroup 288x64x128 w8 o1", 8192, 487.1),
+            (INTEGERS, GpuProduct::Down, "warpgroup 288x128x128 w8 o1", 4096, 231.9),
+            (INTEGERS, GpuProduct::Down, "warpgroup 288x128x128 w8 o1", 8192, 371.1),
         ] {
             let kernel: GemmKernel = kernel.parse().unwrap();
             let path = GpuPath::Aligned { block_size: rows_of_block(kernel) };

@@ -15,7 +15,8 @@ use artel_moe::packing::reference::pack;
 use artel_moe::packing::unpack;
 use artel_moe::plan::gpu::ExpertsShape;
 use artel_moe::quant::{
-    Element, Fp8Block128, Fp8Channel, Fp8Tensor, Int4W4A16, Mxfp4, NumberFormat, Nvfp4,
+    Element, Fp8Block128, Fp8Channel, Fp8Tensor, Int4W4A16, Int8W8A8, Int8W8A16, Mxfp4,
+    NumberFormat, Nvfp4,
 };
 
 use super::experts::{OnDevice, id_patterns};
@@ -40,6 +41,8 @@ pub fn cases() -> Vec<Case> {
     cases.extend(of_format::<Mxfp4>());
     cases.extend(of_format::<Nvfp4>());
     cases.extend(of_format::<Int4W4A16>());
+    cases.extend(of_format::<Int8W8A16>());
+    cases.extend(of_format::<Int8W8A8>());
     cases
 }
 

@@ -42,7 +42,7 @@ impl<A: HalfElement> StreamedExperts<A> {
         let all = shape.all_sizes(A::NAME, ids == IdForm::Packed);
         let sizes = all.into_iter().find(|sizes| sizes.first.task_rows() == task_rows);
         let sizes = sizes.ok_or_else(|| {
-            let allowed = "experts in FP8 or four bits with SiLU, whose tasks fit a ring";
+            let allowed = "experts of eight or four bits with SiLU, whose tasks fit a ring";
             MoeError::config("streamed experts", format!("{shape:?} by {task_rows} rows"), allowed)
         })?;
         let assembly = Assembly {
@@ -55,6 +55,7 @@ impl<A: HalfElement> StreamedExperts<A> {
             ScaleForm::Channels => 1,
             ScaleForm::Matrices => 2,
             ScaleForm::Words => 3,
+            ScaleForm::Integers => 4,
         };
         // Codes and groups of words, and how they are cut into tasks.
         let words = [sizes.first, sizes.second].into_iter().filter_map(|product| {

@@ -1,4 +1,4 @@
-//! Activations of four-bit weights as float16 in registers, with a power of two for each token.
+//! Activations of weights in words as float16 in registers, with a power of two for each token.
 //!
 //! Every warp that multiplies takes the columns of its own groups: hidden states as the router had them, of
 //! which it finds the power of two itself; activations of an expert from shared memory, where the warps
@@ -8,6 +8,7 @@
 
 use std::fmt::Write as _;
 
+use super::bytes;
 use super::layout::{Product, Sizes};
 use super::multiply::own_part;
 use super::quantize::{INVERSE, POWER_OF_TWO};
@@ -18,6 +19,9 @@ use crate::quant::BLOCK;
 /// First of sixteen columns of a lane, in group `group` of its warp, beside what depends on the warp.
 fn first_column(product: &Product, group: usize, plane: usize) -> usize {
     let group = product.slices * group;
+    if bytes::of(product).is_some() {
+        return group * BLOCK + plane * BLOCK / 2;
+    }
     group / 2 * 2 * BLOCK + group % 2 * GROUP_BYTES + plane * BLOCK
 }
 
@@ -25,6 +29,10 @@ fn first_column(product: &Product, group: usize, plane: usize) -> usize {
 fn lane_column(product: &Product) -> String {
     let mut text = own_part(product);
     text.push_str("shl.b32 i, quad_lane, 4;\n");
+    if bytes::of(product).is_some() {
+        let _ = writeln!(text, "mad.lo.u32 i, slice, {BLOCK}, i;");
+        return text;
+    }
     if product.slices > 1 {
         let _ = writeln!(
             text,
@@ -184,7 +192,8 @@ fn unit(code: WordCode) -> &'static str {
         WordCode::Int4 => "0f4B800000",
         // 2^6 of e4m3, and 2^15 that the largest scale of the matrix becomes.
         WordCode::Mxfp4 => "0f3B000000",
-        WordCode::Nvfp4 | WordCode::Int8 | WordCode::Int8Rows => "0f42800000",
+        WordCode::Nvfp4 | WordCode::Int8Rows => "0f42800000",
+        WordCode::Int8 => "0f3F800000",
     }
 }
 

@@ -48,6 +48,8 @@ pub(super) enum ScaleForm {
     Channels,
     /// Gate, up or the second matrix; activations have one a row.
     Matrices,
+    /// A row; weights and activations are integers.
+    Integers,
     /// Groups of columns of weights in words; activations keep sixteen bits.
     Words,
 }
@@ -95,7 +97,8 @@ impl Product {
 
     /// Bytes of a weight row.
     pub(super) fn row_bytes(&self) -> usize {
-        if self.format.is_some() { self.groups() * BLOCK / 2 } else { self.columns }
+        let of_words = |format: WordFormat| 4 * self.groups() * BLOCK / format.columns_per_word();
+        self.format.map_or(self.columns, of_words)
     }
 
     /// Bytes of the weights of a task.
@@ -227,7 +230,7 @@ impl Sizes {
     fn fit_words(&self) -> bool {
         let known = |product: &Product| {
             let code = product.format.map(|format| format.code);
-            matches!(code, Some(WordCode::Int4 | WordCode::Mxfp4 | WordCode::Nvfp4))
+            !matches!(code, None | Some(WordCode::Int8Rows))
         };
         [self.first, self.second].iter().all(|product| {
             known(product) && product.columns.is_multiple_of(16) && product.own_groups() <= 3
@@ -254,7 +257,7 @@ impl Sizes {
                 [4 * of_hidden, 8 * of_inner * of_hidden],
                 [4 * of_inner, 4 * of_hidden * of_inner],
             ],
-            ScaleForm::Channels => {
+            ScaleForm::Channels | ScaleForm::Integers => {
                 [[32 * self.first.strips(), 8 * inner], [64 * self.second.strips(), 4 * hidden]]
             }
             ScaleForm::Matrices => [[8, 8], [4, 4]],
@@ -300,8 +303,9 @@ impl Sizes {
 
     pub(super) fn places(&self) -> Places {
         let is_words = self.scales == ScaleForm::Words;
-        // Two small stages and three large ones are fastest: what is drawn late is dealt out evenly.
-        let stages = if is_words { self.first.own_strips + 1 } else { STAGES };
+        // Of four bits two small stages and three large ones are fastest: what is drawn late is dealt out evenly.
+        let is_narrow = self.first.format.is_some_and(|format| format.code != WordCode::Int8);
+        let stages = if is_narrow { self.first.own_strips + 1 } else { STAGES };
         let [first_scales, second_scales] = self.scale_bytes();
         let first_bytes = self.first.task_bytes() + first_scales;
         let second_bytes = self.second.task_bytes() + second_scales;

@@ -1,11 +1,12 @@
-//! Both products of up to eight tokens on FP8 or four-bit weights in one launch: for Hopper, in assembly.
+//! Both products of up to eight tokens on weights of eight or four bits in one launch: for Hopper, in assembly.
 //!
 //! Few tokens are bound by reading weights, once each. A launch for each step leaves the memory idle
 //! at both of its ends, and the FP8 matrix units drop what moves codes of the activation. So one
 //! kernel does all: a block of threads stays on each multiprocessor, one warp of it copies weights
 //! into a ring of stages in shared memory (copy engine), and eight warps widen them to float16 and
 //! multiply on the float16 matrix units, where products of codes are exact. Activations of FP8 weights
-//! are codes, too; those of four-bit weights keep sixteen bits, as float16 and a power of two.
+//! are codes, too; those of integers and of four-bit weights keep sixteen bits, as float16 and a power of
+//! two. Integers with a scale a row meet integers, whose matrix units are exact and widen nothing.
 //!
 //! The work is cut into tasks: 8 gates and their ups, or 16 output features of the second product, for
 //! each strip of warps, of which each warp has one or two. Tasks are drawn from a counter, those of the
@@ -22,11 +23,15 @@
 //! compute two rows. Token 0 is the sum of a row of each, token 1 is its row of place 0.
 
 #[cfg(feature = "cuda")]
+mod bytes;
+#[cfg(feature = "cuda")]
 pub mod cuda;
 #[cfg(feature = "cuda")]
 mod finish;
 #[cfg(feature = "cuda")]
 mod halves;
+#[cfg(feature = "cuda")]
+mod integers;
 // Without kernels nobody asks where anything lies.
 #[cfg_attr(not(feature = "cuda"), allow(dead_code))]
 mod layout;
@@ -37,6 +42,8 @@ mod producer;
 #[cfg(feature = "cuda")]
 mod quantize;
 #[cfg(feature = "cuda")]
+mod rows;
+#[cfg(feature = "cuda")]
 mod scales;
 #[cfg(feature = "cuda")]
 mod text;
@@ -45,7 +52,7 @@ mod words;
 
 use super::{DecodeShape, WeightNumbers};
 use crate::activation::Gating;
-use crate::grouped_gemm::words::WordShape;
+use crate::grouped_gemm::words::{WordCode, WordShape};
 use crate::quant::BLOCK;
 use layout::{ScaleForm, Sizes, WORD_STRIPS};
 
@@ -97,6 +104,13 @@ impl StreamedShape {
                 Some(scales) => ((scales, None), shape.gating, &[1][..]),
                 None => return Vec::new(),
             },
+            Self::Words(shape) if shape.formats[0].code == WordCode::Int8Rows => {
+                ((ScaleForm::Integers, None), shape.gating, &[1][..])
+            }
+            // Tasks of integers are twice as large.
+            Self::Words(shape) if shape.formats[0].code == WordCode::Int8 => {
+                ((ScaleForm::Words, Some(shape.formats)), shape.gating, &[1][..])
+            }
             Self::Words(shape) => {
                 ((ScaleForm::Words, Some(shape.formats)), shape.gating, &WORD_STRIPS[..])
             }
@@ -137,7 +151,7 @@ fn scale_form(shape: &DecodeShape) -> Option<ScaleForm> {
 mod tests {
     use super::*;
     use crate::activation::Activation;
-    use crate::grouped_gemm::words::{WordCode, WordFormat};
+    use crate::grouped_gemm::words::WordFormat;
 
     fn cuts(shape: DecodeShape) -> Vec<[[usize; 2]; 2]> {
         StreamedShape::from(shape).cuts()
@@ -212,7 +226,15 @@ mod tests {
                 assert!(!served(words(code, group, sizes)), "{code:?} {sizes:?}");
             }
         }
-        assert!(!served(words(WordCode::Int8, 128, minimax)));
+        // One cut of integers.
+        for (code, sizes) in [(WordCode::Int8, [384, 192]), (WordCode::Int8Rows, [384, 128])] {
+            let cuts = StreamedShape::from(words(code, 128, minimax)).cuts();
+            assert_eq!(cuts, [[[16, 3072], [64, 768]]]);
+            assert!(served(words(code, 128, sizes)));
+            assert!(!served(words(code, 128, [7168, 768])));
+        }
+        // Rows of integers are not filled up.
+        assert!(!served(words(WordCode::Int8Rows, 128, [384, 192])));
         let biased = Gating { biases: true, ..Gating::SILU };
         assert!(!served(WordShape { gating: biased, ..words(WordCode::Mxfp4, 32, minimax) }));
     }

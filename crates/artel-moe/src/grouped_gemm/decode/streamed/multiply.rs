@@ -10,13 +10,16 @@
 use std::fmt::Write as _;
 use std::ops::Range;
 
+use super::bytes;
 use super::finish::zeros;
 use super::halves::{load_hidden, load_inner};
+use super::integers;
 use super::layout::{
     CodePlaces, FINISHERS, Product, SUM_BYTES, SUM_HEAD_BYTES, SUM_STAGES, ScaleForm, Sizes,
     TOKENS_MAX, WARPS,
 };
 use super::quantize::hidden_codes;
+use super::rows::hidden_rows;
 use super::text::{advance, arrive, read_note, wait};
 use super::words;
 use crate::quant::BLOCK;
@@ -28,10 +31,7 @@ const GROUPS_AT_ONCE: usize = 4;
 pub(super) fn multiplier(sizes: &Sizes) -> String {
     let places = sizes.places();
     let mut text = String::from("MULTIPLIER:\n");
-    text.push_str(&match sizes.scales {
-        ScaleForm::Words => words::registers(sizes),
-        _ => registers(sizes),
-    });
+    text.push_str(&own_registers(sizes));
     text.push_str(
         "mov.f32 zero, 0f00000000;
 shr.u32 group_lane, lane, 2;
@@ -48,7 +48,10 @@ mov.u32 code_base, base;
     if sizes.scales == ScaleForm::Words {
         text.push_str(&load_hidden(sizes));
     } else {
-        text.push_str(&hidden_codes(sizes));
+        text.push_str(&match sizes.scales {
+            ScaleForm::Blocks => hidden_codes(sizes),
+            _ => hidden_rows(sizes),
+        });
         text.push_str(&load_codes(sizes, &sizes.first, &places.hidden_codes));
         // Their stage is now of the copy engine, which does not see the order of other accesses.
         text.push_str("fence.proxy.async.shared::cta;\n");
@@ -124,6 +127,18 @@ xor.b32 ring_phase, ring_phase, x;
 ",
         arrive("y", sizes.places().sums_full)
     )
+}
+
+/// What a lane has of weights, activations and sums.
+fn own_registers(sizes: &Sizes) -> String {
+    match sizes.scales {
+        ScaleForm::Words if bytes::of(&sizes.first).is_some() => {
+            words::registers(sizes) + bytes::REGISTERS
+        }
+        ScaleForm::Words => words::registers(sizes),
+        ScaleForm::Integers => registers(sizes) + integers::REGISTERS,
+        ScaleForm::Blocks | ScaleForm::Channels | ScaleForm::Matrices => registers(sizes),
+    }
 }
 
 /// Codes and sums of a lane.
@@ -204,7 +219,7 @@ mad.lo.u32 at, slice, {}, at;",
             let _ = writeln!(text, "@has_token ld.shared.v4.b32 {{{words}}}, [at+{place}];");
         }
     }
-    for group in 0..own {
+    for group in (0..own).filter(|_| sizes.scales != ScaleForm::Integers) {
         for word in 0..8 {
             let low = format!("low_code{group}_{word}");
             let high = format!("high_code{group}_{word}");
@@ -231,7 +246,7 @@ ld.shared.f32 row_scale{group}_1, [at+{}];",
                 );
             }
         }
-        ScaleForm::Channels | ScaleForm::Matrices | ScaleForm::Words => {
+        _ => {
             let _ = writeln!(
                 text,
                 "shl.b32 at, quad_lane, 3;
@@ -270,12 +285,22 @@ mad.lo.u32 at, slice, {slice_bytes}, at;",
     for n in 0..4 {
         let _ = writeln!(text, "mov.f32 sum{n}, zero;");
     }
+    if sizes.scales == ScaleForm::Integers {
+        text.push_str(&integers::begin());
+    }
     for first in (0..own).step_by(GROUPS_AT_ONCE) {
         let groups = first..own.min(first + GROUPS_AT_ONCE);
-        text.push_str(&products(product, parts, groups.clone()));
+        text.push_str(&load_weights(product, parts, groups.clone()));
+        text.push_str(&match sizes.scales {
+            ScaleForm::Integers => integers::products(groups.clone()),
+            _ => products(groups.clone()),
+        });
         for group in groups {
             text.push_str(&add_group(sizes, product, parts, group, group - first));
         }
+    }
+    if sizes.scales == ScaleForm::Integers {
+        text.push_str(&integers::end());
     }
     if sizes.scales != ScaleForm::Blocks {
         text.push_str(&scale_sums(sizes, parts));
@@ -293,12 +318,12 @@ st.shared.v4.f32 [at+{}], {{sum0, sum1, sum2, sum3}};",
     text
 }
 
-/// `c` of some groups: weights at `at` by codes.
-fn products(product: &Product, parts: usize, groups: Range<usize>) -> String {
+/// Weights of some groups, at `at`.
+fn load_weights(product: &Product, parts: usize, groups: Range<usize>) -> String {
     let mut text = String::new();
     // Ups lie behind all gates.
     let other_rows = if parts == 2 { product.task_rows() / 2 } else { 8 };
-    for (n, group) in groups.clone().enumerate() {
+    for (n, group) in groups.enumerate() {
         for row in 0..2 {
             for half in 0..2 {
                 let words: Vec<String> =
@@ -309,6 +334,12 @@ fn products(product: &Product, parts: usize, groups: Range<usize>) -> String {
             }
         }
     }
+    text
+}
+
+/// `c` of some groups: weights by codes.
+fn products(groups: Range<usize>) -> String {
+    let mut text = String::new();
     for word in 0..8 {
         for (n, group) in groups.clone().enumerate() {
             text.push_str(&widen(&format!("w{n}_0_{word}"), ["a0", "a2"]));
@@ -328,6 +359,9 @@ fn products(product: &Product, parts: usize, groups: Range<usize>) -> String {
 
 /// Adds the products of one group, times its scales where it has some of its own.
 fn add_group(sizes: &Sizes, product: &Product, parts: usize, group: usize, n: usize) -> String {
+    if sizes.scales == ScaleForm::Integers {
+        return integers::add_group(n);
+    }
     if sizes.scales != ScaleForm::Blocks {
         let sums = (0..4).map(|i| format!("add.f32 sum{i}, sum{i}, c{n}_{i};\n"));
         return sums.collect();
@@ -365,7 +399,7 @@ fma.rn.f32 sum{i}, c{n}_{i}, factor, sum{i};",
 /// Scales of weight rows and of tokens, which come last.
 fn scale_sums(sizes: &Sizes, parts: usize) -> String {
     let mut text = match (sizes.scales, parts) {
-        (ScaleForm::Channels, 2) => String::from(
+        (ScaleForm::Channels | ScaleForm::Integers, 2) => String::from(
             "mad.lo.u32 x, strip, 8, group_lane;
 shl.b32 x, x, 2;
 add.u32 y, x, scale_at1;
@@ -374,7 +408,7 @@ ld.shared.f32 scale, [x];
 ld.shared.f32 other_scale, [y];
 ",
         ),
-        (ScaleForm::Channels, _) => String::from(
+        (ScaleForm::Channels | ScaleForm::Integers, _) => String::from(
             "mad.lo.u32 x, strip, 16, group_lane;
 shl.b32 x, x, 2;
 add.u32 x, x, scale_at0;

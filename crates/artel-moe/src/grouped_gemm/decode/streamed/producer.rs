@@ -301,7 +301,7 @@ add.u64 scale0, scale0, scales1;
             let _ = writeln!(text, "div.u32 x, row, {BLOCK};\nmul.wide.u32 pointer, x, {run};");
             inner / BLOCK * run
         }
-        ScaleForm::Channels => {
+        ScaleForm::Channels | ScaleForm::Integers => {
             text.push_str("mul.wide.u32 pointer, row, 4;\n");
             4 * inner
         }
@@ -379,7 +379,9 @@ add.u64 scale0, scale0, scales2;
         ScaleForm::Blocks => {
             let _ = writeln!(text, "div.u32 x, row, {BLOCK};\nmul.wide.u32 pointer, x, {run};");
         }
-        ScaleForm::Channels => text.push_str("mul.wide.u32 pointer, row, 4;\n"),
+        ScaleForm::Channels | ScaleForm::Integers => {
+            text.push_str("mul.wide.u32 pointer, row, 4;\n");
+        }
         ScaleForm::Matrices | ScaleForm::Words => text.push_str("mov.b64 pointer, 0;\n"),
     }
     text.push_str("add.u64 scale0, scale0, pointer;\nmov.u32 scale_at1, 0;\n");

@@ -3,13 +3,12 @@
 //! A warp takes 128 columns of a token at a time, four a lane. Scales are of such groups, or of rows;
 //! see [`activations`](crate::quant::activations). Hidden states are the work of all warps that
 //! multiply, before they do; activations of an expert that of the coders, a row each. The latter make
-//! float16 numbers over a power of two where weights have four bits.
+//! float16 numbers over a power of two where weights are in words. Hidden states with a scale a row are
+//! [`rows`](super::rows)'.
 
 use std::fmt::Write as _;
 
-use super::layout::{
-    CODERS, CodePlaces, FIRST_CODER, Product, ScaleForm, Sizes, TOKENS_MAX, WARPS,
-};
+use super::layout::{CODERS, FIRST_CODER, ScaleForm, Sizes, TOKENS_MAX, WARPS};
 use super::multiply::NEXT_BUFFER;
 use super::text::{ACTIVATED_BYTES, advance, arrive, read_note, wait};
 use crate::quant::BLOCK;
@@ -18,9 +17,9 @@ use crate::quant::BLOCK;
 const HIDDEN_AT_ONCE: usize = 6;
 const INNER_AT_ONCE: usize = 12;
 /// Where all warps that multiply meet.
-const MEET: &str = "bar.sync 1, 256;\n";
+pub(super) const MEET: &str = "bar.sync 1, 256;\n";
 
-/// Codes of all tokens' hidden states, and their scales.
+/// Codes of all tokens' hidden states, and a scale for each group.
 pub(super) fn hidden_codes(sizes: &Sizes) -> String {
     let (product, places) = (&sizes.first, sizes.places().hidden_codes);
     let mut text = format!("{{\n{}", registers(HIDDEN_AT_ONCE));
@@ -31,41 +30,19 @@ ld.param.f32 most, [most_of_x];
 mul.lo.u32 items, tokens, {};",
         product.groups()
     );
-    if sizes.scales == ScaleForm::Blocks {
-        text.push_str(&walk(sizes, "HIDDEN_CODES", |n| {
-            let mut text = scale_of(n, n);
-            text.push_str(&codes_of(places.codes, n, n));
-            let at = places.group_scales;
-            let _ = writeln!(text, "@stores{n} st.shared.f32 [scales_at{n}+{at}], scale{n};");
-            text
-        }));
-    } else {
+    text.push_str(&walk(sizes, "HIDDEN_CODES", |n| {
+        let mut text = scale_of(n, n);
+        text.push_str(&codes_of(places.codes, n, n));
         let at = places.group_scales;
-        text.push_str(&walk(sizes, "HIDDEN_LARGEST", |n| {
-            format!("@stores{n} st.shared.f32 [scales_at{n}+{at}], largest{n};\n")
-        }));
-        text.push_str(MEET);
-        text.push_str(&walk(sizes, "HIDDEN_CODES", |n| {
-            let mut text = largest_of_row(product, &places, n);
-            text.push_str(&scale_of(n, n));
-            text.push_str(&codes_of(places.codes, n, n));
-            // Each group of a row stores the same.
-            let _ = writeln!(
-                text,
-                "shl.b32 x, token{n}, 2;
-add.u32 x, x, base;
-@stores{n} st.shared.f32 [x+{}], scale{n};",
-                places.row_scales
-            );
-            text
-        }));
-    }
+        let _ = writeln!(text, "@stores{n} st.shared.f32 [scales_at{n}+{at}], scale{n};");
+        text
+    }));
     text.push_str(MEET);
     text.push_str("}\n");
     text
 }
 
-fn registers(count: usize) -> String {
+pub(super) fn registers(count: usize) -> String {
     let mut text = String::from(
         ".reg .b32 items, item, group;
 .reg .f32 near, rest, inverse, other, least, most;
@@ -140,7 +117,7 @@ pub(super) fn coder(sizes: &Sizes) -> String {
     let mut text = format!(
         "CODER:
 {{
-{}.reg .b32 buffer, buffer_phase, code_base, known_place, own_row, token;
+{}{}.reg .b32 buffer, buffer_phase, code_base, known_place, own_row, token;
 .reg .b64 source, row;
 .reg .f32 zero;
 mov.f32 zero, 0f00000000;
@@ -150,7 +127,8 @@ mov.u32 known_place, -1;
 ld.param.f32 least, [least_of_inner];
 ld.param.f32 most, [most_of_inner];
 ",
-        registers(INNER_AT_ONCE.max(sizes.second.groups()))
+        registers(INNER_AT_ONCE.max(sizes.second.groups())),
+        row_registers(sizes, INNER_AT_ONCE.max(sizes.second.groups())),
     );
     for stage in sizes.first_stages()..places.stages {
         text.push_str(&arrive("base", places.empty + 8 * stage));
@@ -248,11 +226,10 @@ fn inner_rows(sizes: &Sizes, first: usize, count: usize) -> String {
     }
     text.push_str(&largest_of_warp(&rows));
     for &row in &rows {
-        let is_words = sizes.scales == ScaleForm::Words;
-        text.push_str(&if is_words { power_of(row) } else { scale_of(row, row) });
+        text.push_str(&row_scale(sizes, row));
         for n in row..row + groups {
             let at = places.codes + number_bytes * BLOCK * (n - row);
-            text.push_str(&if is_words { halves_of(at, n, row) } else { codes_of(at, n, row) });
+            text.push_str(&row_codes(sizes, at, n, row));
         }
         let _ = writeln!(
             text,
@@ -262,6 +239,32 @@ fn inner_rows(sizes: &Sizes, first: usize, count: usize) -> String {
         );
     }
     text
+}
+
+/// What rows have besides the registers of all numbers.
+pub(super) fn row_registers(sizes: &Sizes, count: usize) -> String {
+    match sizes.scales {
+        ScaleForm::Integers => (0..count).map(|n| format!(".reg .f32 inverse{n};\n")).collect(),
+        _ => String::new(),
+    }
+}
+
+/// What a row of number `n` is divided by.
+pub(super) fn row_scale(sizes: &Sizes, n: usize) -> String {
+    match sizes.scales {
+        ScaleForm::Words => power_of(n),
+        ScaleForm::Integers => integer_scale(n),
+        ScaleForm::Blocks | ScaleForm::Channels | ScaleForm::Matrices => scale_of(n, n),
+    }
+}
+
+/// Stores what becomes of four numbers of the row of number `of`.
+pub(super) fn row_codes(sizes: &Sizes, codes: usize, n: usize, of: usize) -> String {
+    match sizes.scales {
+        ScaleForm::Words => halves_of(codes, n, of),
+        ScaleForm::Integers => integers_of(codes, n, of),
+        ScaleForm::Blocks | ScaleForm::Channels | ScaleForm::Matrices => codes_of(codes, n, of),
+    }
 }
 
 /// Bytes of what a number of an activation becomes.
@@ -340,7 +343,7 @@ max.f32 largest{n}, largest{n}, other;"
 }
 
 /// Sixteen bits to float32.
-fn unpack(element: &str, n: usize) -> String {
+pub(super) fn unpack(element: &str, n: usize) -> String {
     let mut text = String::new();
     for word in 0..2 {
         let (low, high) = (2 * word, 2 * word + 1);
@@ -361,23 +364,6 @@ cvt.f32.f16 v{n}_{high}, code1;"
             )
         };
     }
-    text
-}
-
-/// The largest of the largest of all groups of the row, of which there are at most 32.
-fn largest_of_row(product: &Product, places: &CodePlaces, n: usize) -> String {
-    let groups = product.groups();
-    let mut text = format!(
-        "mad.lo.u32 x, token{n}, {groups}, lane;
-shl.b32 x, x, 2;
-add.u32 x, x, base;
-mov.f32 largest{n}, zero;
-setp.lt.and.u32 p, lane, {groups}, has{n};
-@p ld.shared.f32 largest{n}, [x+{}];
-",
-        places.group_scales
-    );
-    text.push_str(&largest_of_warp(&[n]));
     text
 }
 
@@ -448,7 +434,49 @@ fma.rn.f32 v{n}_{i}, rest, inverse, near;"
         "cvt.rn.satfinite.e4m3x2.f32 code0, v{n}_1, v{n}_0;
 cvt.rn.satfinite.e4m3x2.f32 code1, v{n}_3, v{n}_2;
 mov.b32 word, {{code0, code1}};
-@has{n} st.shared.b32 [codes_at{n}+{codes}], word;"
+@has{of} st.shared.b32 [codes_at{of}+{codes}], word;"
+    );
+    text
+}
+
+/// `scale` = the largest magnitude over 127, rounded as the quotient, and its inverse: that of a power of two
+/// must be one, since halfway cases abound then.
+fn integer_scale(n: usize) -> String {
+    // 10^-10, 1 / 127 and -127.
+    format!(
+        "max.f32 largest{n}, largest{n}, 0f2EDBE6FF;
+mul.f32 near, largest{n}, 0f3C010204;
+fma.rn.f32 rest, near, 0fC2FE0000, largest{n};
+fma.rn.f32 scale{n}, rest, 0f3C010204, near;
+rcp.approx.ftz.f32 inverse{n}, scale{n};
+neg.f32 near, scale{n};
+fma.rn.f32 rest, near, inverse{n}, 0f3F800000;
+fma.rn.f32 inverse{n}, rest, inverse{n}, inverse{n};
+"
+    )
+}
+
+/// Stores the integers nearest to four numbers over the scale of number `of`, halves away from zero.
+fn integers_of(integers: usize, n: usize, of: usize) -> String {
+    let mut text = String::new();
+    for (i, integer) in ["x", "y", "item", "word"].into_iter().enumerate() {
+        // Just below a half: with a half itself the number below 0.5 would be rounded up to 1.
+        let _ = writeln!(
+            text,
+            "mov.b32 {integer}, v{n}_{i};
+and.b32 {integer}, {integer}, 0x80000000;
+or.b32 {integer}, {integer}, 0x3effffff;
+mov.b32 near, {integer};
+fma.rn.f32 near, v{n}_{i}, inverse{of}, near;
+cvt.rzi.s32.f32 {integer}, near;"
+        );
+    }
+    let _ = writeln!(
+        text,
+        "prmt.b32 x, x, y, 0x0040;
+prmt.b32 y, item, word, 0x0040;
+prmt.b32 word, x, y, 0x5410;
+@has{of} st.shared.b32 [codes_at{of}+{integers}], word;"
     );
     text
 }

@@ -10,7 +10,7 @@
 use std::fmt::Write as _;
 
 use super::layout::{Product, Sizes};
-use crate::grouped_gemm::words::WordCode;
+use super::words::has_part_scales;
 
 /// Scales that one lane brings at a time.
 const LANE_SCALES: usize = 4;
@@ -62,7 +62,7 @@ mad.lo.u32 x, lane, 16, target;
             );
         }
     }
-    if product.format.is_some_and(|format| format.code != WordCode::Int4) {
+    if product.format.is_some_and(|format| has_part_scales(format.code)) {
         let _ = writeln!(
             text,
             "mad.lo.u32 y, expert, {parts}, lane;

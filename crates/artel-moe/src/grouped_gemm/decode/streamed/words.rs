@@ -17,6 +17,7 @@
 
 use std::fmt::Write as _;
 
+use super::bytes;
 use super::layout::{Product, SUM_BYTES, SUM_HEAD_BYTES, Sizes, WARPS};
 use super::multiply::{claim_sums, give_sums, own_part, widen};
 use super::text::{advance, arrive, wait};
@@ -52,7 +53,8 @@ pub(super) fn registers(sizes: &Sizes) -> String {
         let _ = writeln!(text, ".reg .f32 {};", list(|n| format!("sum{strip}_{n}"), 4));
         for group in 0..groups {
             for side in 0..2 {
-                let names = list(|n| format!("w{strip}_{group}_{side}_{n}"), 4);
+                let words = bytes::of(&sizes.first).map_or(4, |_| bytes::LANE_WORDS);
+                let names = list(|n| format!("w{strip}_{group}_{side}_{n}"), words);
                 let scales = list(|n| format!("s{strip}_{group}_{side}_{n}"), 2);
                 let _ = writeln!(text, ".reg .b32 {names}, {scales};");
             }
@@ -89,12 +91,13 @@ mad.lo.u32 scales_at, x, 4, at;
 mov.u32 z, at;
 mad.lo.u32 at, x, {row_bytes}, at;
 mad.lo.u32 at, quad_lane, 16, at;
-mad.lo.u32 at, slice, {GROUP_BYTES}, at;
+mad.lo.u32 at, slice, {group_bytes}, at;
 mov.u32 zeros, 0;",
         full = wait(&format!("FULL{parts}"), "barrier", places.full, "phase"),
         stage_bytes = places.stage_bytes,
         strip_rows = 16 / parts,
         row_bytes = product.row_bytes(),
+        group_bytes = bytes::of(product).map_or(GROUP_BYTES, |_| BLOCK),
     );
     text.push_str(&warp_scales(product, parts));
     text.push_str(&part_scales(product, parts));
@@ -105,6 +108,7 @@ mov.u32 zeros, 0;",
         }
         text.push_str(&match format_of(product).code {
             WordCode::Int4 => integer_group(product, group),
+            WordCode::Int8 => bytes::multiply(product, group),
             _ => float_group(product, group),
         });
     }
@@ -125,8 +129,13 @@ mov.u32 zeros, 0;",
     text
 }
 
+/// Whether a part of an expert has a scale beside those of its groups.
+pub(super) fn has_part_scales(code: WordCode) -> bool {
+    matches!(code, WordCode::Mxfp4 | WordCode::Nvfp4)
+}
+
 /// Weight rows of a part of a task.
-fn part_rows(product: &Product, parts: usize) -> usize {
+pub(super) fn part_rows(product: &Product, parts: usize) -> usize {
     product.task_rows() / parts
 }
 
@@ -136,6 +145,12 @@ fn warp_scales(product: &Product, parts: usize) -> String {
     let format = format_of(product);
     let of_word = 4 * part_rows(product, parts);
     let mut text = String::new();
+    if bytes::of(product).is_some() {
+        return format!(
+            "mad.lo.u32 scales_at, slice, {}, scales_at;\n",
+            of_word * format.scale_words_per_plane()
+        );
+    }
     if product.slices > 1 {
         text.push_str(&match format.scale_words_per_plane() {
             1 => String::from("and.b32 x, slice, -2;\n"),
@@ -165,7 +180,7 @@ fn warp_scales(product: &Product, parts: usize) -> String {
 /// their groups, from which exponents are counted.
 fn part_scales(product: &Product, parts: usize) -> String {
     let code = format_of(product).code;
-    if code == WordCode::Int4 {
+    if !has_part_scales(code) {
         return String::from("mov.f32 part0, 0f3F800000;\nmov.f32 part1, part0;\n");
     }
     let at = product.task_bytes() + 4 * product.task_rows() * product.scale_words();
@@ -190,6 +205,9 @@ prmt.b32 exponent{part}, x, x, 0x1010;"
 
 /// Words of a group of all strips, and those of their scales.
 fn load_group(product: &Product, parts: usize, group: usize) -> String {
+    if let Some(format) = bytes::of(product) {
+        return bytes::load(product, format, parts, group);
+    }
     let format = format_of(product);
     let other_rows = if parts == 2 { part_rows(product, parts) } else { 8 };
     let of_word = 4 * part_rows(product, parts);
@@ -249,7 +267,7 @@ mov.b32 {upper}, {{high, high}};"
 }
 
 /// Every instruction of a group of all strips: word, plane and strip, so that neighbours have other sums.
-fn instructions(product: &Product) -> impl Iterator<Item = [usize; 3]> {
+pub(super) fn instructions(product: &Product) -> impl Iterator<Item = [usize; 3]> {
     let strips = product.own_strips;
     (0..8 * strips).map(move |n| [n / strips / 2, n / strips % 2, n % strips])
 }
@@ -287,7 +305,7 @@ or.b32 x, x, y;"
 }
 
 /// One matrix instruction of `a0` to `a3` and the activations of word `word`, added to the sums of its strip and plane.
-fn product_of([strip, group, plane]: [usize; 3], word: usize, is_first: bool) -> String {
+pub(super) fn product_of([strip, group, plane]: [usize; 3], word: usize, is_first: bool) -> String {
     let sums = list(|n| format!("c{strip}_{plane}_{n}"), 4);
     let added = if is_first { "zero, zero, zero, zero" } else { &sums };
     format!(
@@ -345,7 +363,7 @@ fma.rn.f32 sum{strip}_{n}, {c}, scale, {added};"
 
 /// `sum` times the scales of parts and tokens.
 fn scale_sums(product: &Product, strip: usize) -> String {
-    let is_float = format_of(product).code != WordCode::Int4;
+    let is_float = has_part_scales(format_of(product).code);
     let mut text = String::new();
     for n in 0..4 {
         let sum = format!("sum{strip}_{n}");

@@ -9,7 +9,9 @@ use artel_device::cuda::{
 use bytemuck::Pod;
 
 use super::text::{Numbers, Sizes, source};
-use super::{BLOCK_ROWS, GROUP, Scales, Side, THREADS, check, check_long};
+use super::{
+    BLOCK_ROWS, GROUP, ROW_BYTES, Scales, Side, THREADS, check, check_integers, check_long,
+};
 use crate::MoeError;
 use crate::grouped_gemm::EXACT_DEPTH;
 use crate::grouped_gemm::prefill::cuda::{Blocks, Fp8Operand, HalfElement};
@@ -32,6 +34,22 @@ pub struct WarpgroupFp8Gemm<A> {
     element: PhantomData<A>,
 }
 
+/// One product of integers with a plain result, for blocks of [`BLOCK_ROWS`] rows.
+#[derive(Debug, Clone)]
+pub struct WarpgroupIntegerGemm<A> {
+    product: Product,
+    element: PhantomData<A>,
+}
+
+/// Integers of eight bits with their scales.
+#[derive(Debug, Clone, Copy)]
+pub struct IntegerOperand<'a> {
+    /// Rows `[ceil(K / 128), M, 128]` or weights `[E, N, ceil(K / 128) * 128]`, with zeros behind `K`.
+    pub numbers: DeviceSlice<'a, i8>,
+    /// Of rows `[M]`, of weights `[E, N]` and whatever stands behind them.
+    pub scales: DeviceSlice<'a, f32>,
+}
+
 impl<A: HalfElement> WarpgroupGemm<A> {
     /// Asks for the kernel that multiplies by weights of `layout`.
     ///
@@ -45,6 +63,7 @@ impl<A: HalfElement> WarpgroupGemm<A> {
         if layout.scale_block.is_some() {
             return Err(MoeError::config("weights", format!("{layout:?}"), "without scales"));
         }
+        check(layout, form)?;
         let product =
             Product::load::<A>(kernels, layout, form, (Numbers::Halves(A::NAME), Side::Short))?;
         Ok(Self { product, element: PhantomData })
@@ -67,7 +86,8 @@ impl<A: HalfElement> WarpgroupGemm<A> {
         if self.product.positions(blocks, out.len())? == 0 {
             return Ok(());
         }
-        let arguments = self.product.arguments(blocks, rows, weights, out)?;
+        let rows = self.product.row_map(rows, blocks, out.len())?;
+        let arguments = self.product.arguments(blocks, &rows, weights, out)?;
         self.product.launch(stream, out.len(), arguments)
     }
 }
@@ -120,6 +140,7 @@ impl<A: Element> WarpgroupFp8Gemm<A> {
             (true, false) => EXACT_DEPTH / 2,
         };
         let numbers = Numbers::Codes { scales, summed };
+        check(layout, form)?;
         let product = Product::load::<A>(kernels, layout, form, (numbers, side))?;
         Ok(Self { product, layout: *layout, element: PhantomData })
     }
@@ -147,9 +168,66 @@ impl<A: Element> WarpgroupFp8Gemm<A> {
         rows.scales.expect_len("scales of rows", groups * positions)?;
         let count = layout.experts * layout.scales_per_expert();
         weights.scales.expect_len("scales of weights", count)?;
+        let row_map = self.product.row_map(rows.numbers, blocks, out.len())?;
         let arguments = self
             .product
-            .arguments(blocks, rows.numbers, weights.numbers, out)?
+            .arguments(blocks, &row_map, weights.numbers, out)?
+            .slice(weights.scales)
+            .slice(rows.scales)
+            .size(positions);
+        self.product.launch(stream, out.len(), arguments)
+    }
+}
+
+impl<A: Element> WarpgroupIntegerGemm<A> {
+    /// Asks for the kernel that multiplies by weights of `layout`.
+    ///
+    /// # Errors
+    /// [`MoeError`] when there is none for the weights, or it is missing and cannot be made.
+    pub fn load(
+        kernels: &mut Kernels,
+        layout: &StackLayout,
+        form: PrefillForm,
+    ) -> Result<Self, MoeError> {
+        check_integers(layout, form)?;
+        let columns = layout.columns.next_multiple_of(ROW_BYTES);
+        let layout = StackLayout { columns, ..*layout };
+        let product = Product::load::<A>(kernels, &layout, form, (Numbers::Integers, Side::Short))?;
+        Ok(Self { product, element: PhantomData })
+    }
+
+    /// `out` `[positions, N]` = `rows` `[M, K]` x `weights` `[E, N, K]`, or `[positions, N / 2]` where the halves
+    /// are gate and up; `positions` is a multiple of [`BLOCK_ROWS`] and at most `M`. The blocks of an expert
+    /// are neighbours, as an assignment leaves them. Rows of a block of no expert become zeros.
+    ///
+    /// # Errors
+    /// [`MoeError::Cuda`] when a slice has another size or the launch fails.
+    pub fn launch(
+        &self,
+        stream: &Stream,
+        blocks: Blocks<'_>,
+        rows: IntegerOperand<'_>,
+        weights: IntegerOperand<'_>,
+        out: &mut DeviceSliceMut<'_, A>,
+    ) -> Result<(), MoeError> {
+        let positions = self.product.positions(blocks, out.len())?;
+        if positions == 0 {
+            return Ok(());
+        }
+        let Sizes { experts, features, columns, parts, .. } = self.product.sizes;
+        let capacity = rows.numbers.len() / columns;
+        MoeError::check_shape("rows of a product", positions.max(capacity), capacity)?;
+        rows.scales.expect_len("scales of rows", positions)?;
+        weights.scales.expect_len("scales of weights", experts * parts * features)?;
+        let axes = [
+            TensorAxis { len: ROW_BYTES, stride: 1, of_box: ROW_BYTES },
+            TensorAxis { len: capacity, stride: ROW_BYTES, of_box: BLOCK_ROWS },
+            TensorAxis { len: columns / ROW_BYTES, stride: capacity * ROW_BYTES, of_box: 1 },
+        ];
+        let row_map = TensorMap::new(rows.numbers, &axes)?;
+        let arguments = self
+            .product
+            .arguments(blocks, &row_map, weights.numbers, out)?
             .slice(weights.scales)
             .slice(rows.scales)
             .size(positions);
@@ -171,7 +249,6 @@ impl Product {
         form: PrefillForm,
         (numbers, side): (Numbers, Side),
     ) -> Result<Self, MoeError> {
-        check(layout, form)?;
         let StackLayout { experts, rows, columns, .. } = *layout;
         let parts = form.parts();
         let features = rows / parts;
@@ -183,6 +260,7 @@ impl Product {
         };
         let (name, scales) = match numbers {
             Numbers::Halves(_) => ("grouped_gemm/warpgroup", None),
+            Numbers::Integers => ("grouped_gemm/warpgroup_integers", None),
             Numbers::Codes { scales, summed } => {
                 let Scales { features, grouped } = scales;
                 let name = match side {
@@ -207,28 +285,35 @@ impl Product {
         blocks.positions(len, self.sizes.features, BLOCK_ROWS)
     }
 
+    /// Rows `[M, K]` as the kernel copies them.
+    fn row_map<T: Pod>(
+        &self,
+        rows: DeviceSlice<'_, T>,
+        blocks: Blocks<'_>,
+        out_len: usize,
+    ) -> Result<TensorMap, MoeError> {
+        let (columns, positions) = (self.sizes.columns, self.positions(blocks, out_len)?);
+        rows.expect_len("rows", positions * columns)?;
+        let axes = [
+            TensorAxis { len: columns, stride: 1, of_box: self.sizes.depth() },
+            TensorAxis { len: positions, stride: columns, of_box: BLOCK_ROWS },
+        ];
+        Ok(TensorMap::new(rows, &axes)?)
+    }
+
     /// What kernels of all formats take.
     fn arguments<T: Pod, A: Pod>(
         &self,
         blocks: Blocks<'_>,
-        rows: DeviceSlice<'_, T>,
+        row_map: &TensorMap,
         weights: DeviceSlice<'_, T>,
         out: &mut DeviceSliceMut<'_, A>,
     ) -> Result<Arguments, MoeError> {
         let Sizes { experts, features, columns, parts, .. } = self.sizes;
-        let positions = self.positions(blocks, out.len())?;
-        rows.expect_len("rows", positions * columns)?;
         weights.expect_len("weights", experts * parts * features * columns)?;
-        let row_map = TensorMap::new(
-            rows,
-            &[
-                TensorAxis { len: columns, stride: 1, of_box: self.sizes.depth() },
-                TensorAxis { len: positions, stride: columns, of_box: BLOCK_ROWS },
-            ],
-        )?;
         Ok(Arguments::new()
             .tensor_map(&self.weight_map(weights)?)
-            .tensor_map(&row_map)
+            .tensor_map(row_map)
             .slice_mut(out)
             .slice(blocks.expert_ids)
             .slice(blocks.num_tokens_post_padded))

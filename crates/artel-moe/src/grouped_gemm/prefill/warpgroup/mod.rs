@@ -14,6 +14,8 @@
 //! FP8 codes have two sums for each number: what the matrix units sum is added to float32 sums,
 //! times its scales, every 32 to 128 input features. Scales that cover all of these come last.
 //!
+//! Sums of integers are exact, so they need one each, and scales of features and rows come last.
+//!
 //! Where an expert has many hundred rows, as a linear map has, and scales stand in blocks, rows take
 //! the side of 64: a thread then has two rows and many features, so few scales, and registers for
 //! tiles of 192 weights.
@@ -26,6 +28,7 @@ pub mod words;
 
 use super::{PrefillForm, RowScales};
 use crate::MoeError;
+use crate::grouped_gemm::words::WordCode;
 use crate::weights::StackLayout;
 
 /// The only architecture that has the instructions.
@@ -48,9 +51,13 @@ pub const LONG_FEATURES: usize = 192;
 /// Most experts whose table fits beside the stages.
 const EXPERTS_MAX: usize = 512;
 
-/// Most rows of a tile: what the accumulators hold. Codes have two sums for each.
-pub fn rows_max(number_bytes: usize) -> usize {
-    if number_bytes == 1 { 144 } else { 288 }
+/// Input features beyond which sums of integers might not fit 32 bits.
+const INTEGER_COLUMNS_MAX: usize = 1 << 17;
+
+/// Most rows of a tile whose numbers have so many sums each: what the accumulators hold. Codes of FP8
+/// have two.
+pub fn rows_max(sums: usize) -> usize {
+    if sums == 2 { 144 } else { 288 }
 }
 
 /// Where the rows of a product stand in the matrix instructions.
@@ -112,6 +119,29 @@ pub fn check(layout: &StackLayout, form: PrefillForm) -> Result<(), MoeError> {
     Err(MoeError::config("weights", format!("{layout:?}"), allowed))
 }
 
+/// Whether there is a kernel for these integers.
+///
+/// # Errors
+/// [`MoeError::Config`] with what they must be.
+pub fn check_integers(layout: &StackLayout, form: PrefillForm) -> Result<(), MoeError> {
+    let features = layout.rows / form.parts();
+    let fits = layout.words.is_some_and(|words| {
+        words.format.code == WordCode::Int8Rows && words.parts == form.parts()
+    }) && layout.rows == features * form.parts()
+        && features.is_multiple_of(8)
+        // Without a loop the assembler makes every instruction wait.
+        && (ROW_BYTES + 1..=INTEGER_COLUMNS_MAX).contains(&layout.columns)
+        && layout.experts <= EXPERTS_MAX;
+    if fits {
+        return Ok(());
+    }
+    let allowed = format!(
+        "INT8 with a scale a row, features by 8, more than {ROW_BYTES} and at most {INTEGER_COLUMNS_MAX} input \
+         features, at most {EXPERTS_MAX} experts"
+    );
+    Err(MoeError::config("weights", format!("{layout:?}"), allowed))
+}
+
 /// Whether there is a kernel for these weights with rows on the long side.
 ///
 /// # Errors
@@ -127,6 +157,8 @@ pub fn check_long(layout: &StackLayout, form: PrefillForm) -> Result<(), MoeErro
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::grouped_gemm::words::WordFormat;
+    use crate::weights::WordStack;
 
     const HALVES: StackLayout = StackLayout {
         experts: 8,
@@ -136,6 +168,35 @@ mod tests {
         scale_block: None,
         words: None,
     };
+
+    #[test]
+    fn integers_with_a_scale_a_row_are_served() {
+        let words = |code, parts| WordStack { format: WordFormat { code, group: 128 }, parts };
+        let integers = |parts| StackLayout {
+            number_bytes: 1,
+            words: Some(words(WordCode::Int8Rows, parts)),
+            ..HALVES
+        };
+        for form in [PrefillForm::Sums, PrefillForm::SiluAndMultiply] {
+            let fits = integers(form.parts());
+            for columns in [192, 768, 1 << 17] {
+                assert_eq!(check_integers(&StackLayout { columns, ..fits }, form), Ok(()));
+            }
+            for layout in [
+                HALVES,
+                integers(3 - form.parts()),
+                StackLayout { words: Some(words(WordCode::Int8, form.parts())), ..fits },
+                StackLayout { rows: 1530, ..fits },
+                StackLayout { columns: 128, ..fits },
+                StackLayout { columns: (1 << 17) + 1, ..fits },
+                StackLayout { experts: 1024, ..fits },
+            ] {
+                let error = check_integers(&layout, form).unwrap_err().to_string();
+                assert!(error.contains("a scale a row"), "{error}");
+            }
+            assert!(check(&fits, form).is_err());
+        }
+    }
 
     #[test]
     fn what_tiles_cannot_serve_is_refused() {

@@ -144,8 +144,24 @@ fn scales_of(sum: usize) -> (usize, &'static str) {
 /// Scales that cover all input features: those of this thread's two features, and of its two rows of
 /// each eight.
 fn read_scales(sizes: &Sizes, scales: Scales, rows: usize) -> String {
+    let mut text = feature_scales(sizes, scales);
+    text.push_str(
+        "and.b32 x, lane, 3;
+mad.lo.u32 x, x, 2, row;
+mad.wide.u32 pointer, x, 4, row_scales;
+",
+    );
+    for octet in 0..rows / 8 {
+        let [first, second] = [2 * octet, 2 * octet + 1].map(|row| format!("scale_of{row}"));
+        let _ = writeln!(text, "ld.global.v2.f32 {{{first}, {second}}}, [pointer+{}];", 32 * octet);
+    }
+    text
+}
+
+/// `first_scale` and `second_scale` = those of this thread's two features, over all input features.
+pub(super) fn feature_scales(sizes: &Sizes, scales: Scales) -> String {
     let step = if sizes.parts == 2 { sizes.features } else { 8 };
-    let mut text = format!(
+    format!(
         "{own_feature}add.u32 y, x, {step};
 min.u32 x, x, {last};
 min.u32 y, y, {last};
@@ -157,20 +173,12 @@ mad.wide.u32 pointer, x, 4, weight_scales;
 mad.wide.u32 second_pointer, y, 4, weight_scales;
 ld.global.f32 first_scale, [pointer];
 ld.global.f32 second_scale, [second_pointer];
-and.b32 x, lane, 3;
-mad.lo.u32 x, x, 2, row;
-mad.wide.u32 pointer, x, 4, row_scales;
 ",
         own_feature = own_feature(sizes),
         last = sizes.parts * sizes.features - 1,
         features = scales.features,
         of_expert = (sizes.parts * sizes.features).div_ceil(scales.features),
-    );
-    for octet in 0..rows / 8 {
-        let [first, second] = [2 * octet, 2 * octet + 1].map(|row| format!("scale_of{row}"));
-        let _ = writeln!(text, "ld.global.v2.f32 {{{first}, {second}}}, [pointer+{}];", 32 * octet);
-    }
-    text
+    )
 }
 
 /// `sum * scales`.

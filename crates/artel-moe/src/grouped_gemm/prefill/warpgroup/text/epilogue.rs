@@ -8,7 +8,7 @@
 use std::fmt::Write as _;
 
 use super::super::BLOCK_ROWS;
-use super::{Numbers, Sizes, words};
+use super::{Numbers, Sizes, integers, words};
 
 /// Rows that are turned around at once where a warp has 8 features of them, and where it has 16.
 pub(super) const GATED_ROWS: usize = 32;
@@ -20,6 +20,14 @@ pub(super) fn epilogue(sizes: &Sizes) -> String {
         ("f32", _) => wide_epilogue(sizes),
         (_, 2) => gated_epilogue(sizes),
         _ => plain_epilogue(sizes),
+    }
+}
+
+/// Makes the sums of `rows` rows from row `first` on what they stand for.
+fn ready(sizes: &Sizes, first: usize, rows: usize) -> String {
+    match sizes.numbers {
+        Numbers::Integers => integers::scaled(first, rows),
+        _ => String::new(),
     }
 }
 
@@ -60,6 +68,7 @@ sub.u32 left, left, lane;
     for first in (0..sizes.rows_max()).step_by(GATED_ROWS) {
         let blocks = first / BLOCK_ROWS;
         let _ = writeln!(text, "setp.le.u32 p, height, {blocks};\n@p bra STORED;");
+        text.push_str(&ready(sizes, first, GATED_ROWS));
         text.push_str(&packed_gates(element, first));
         let buffer = first / GATED_ROWS % 2 * 512;
         text.push_str(&store("from", buffer));
@@ -111,6 +120,7 @@ add.u32 at, x, turned;
     );
     for block in 0..sizes.rows_max() / BLOCK_ROWS {
         let _ = writeln!(text, "setp.le.u32 p, height, {block};\n@p bra STORED;");
+        text.push_str(&ready(sizes, block * BLOCK_ROWS, BLOCK_ROWS));
         for matrix in 0..4 {
             let sum = block * BLOCK_ROWS / 2 + 2 * matrix;
             let (low, high) = (format!("sum{sum}"), format!("sum{}", sum + 1));
@@ -184,6 +194,7 @@ setp.lt.u32 later, x, {last};
     for octet in 0..sizes.rows_max() / 8 {
         if octet % 2 == 0 {
             let _ = writeln!(text, "setp.le.u32 p, height, {};\n@p bra STORED;", octet / 2);
+            text.push_str(&ready(sizes, 8 * octet, BLOCK_ROWS));
         }
         for row in 0..2 {
             let (sum, at) = (4 * octet + row, row * row_bytes);

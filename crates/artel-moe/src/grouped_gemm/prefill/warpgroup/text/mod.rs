@@ -5,6 +5,7 @@
 mod codes;
 mod epilogue;
 mod halves;
+mod integers;
 mod long;
 mod producer;
 mod tiles;
@@ -29,6 +30,8 @@ const PRODUCER_REGISTERS: usize = 40;
 pub(super) enum Numbers {
     /// `bf16` or `f16`.
     Halves(&'static str),
+    /// Integers of eight bits with a scale a row, in planes `[K / 128, M, 128]` where they are rows.
+    Integers,
     /// e4m3 codes, of whose products so many input features are summed in the matrix units.
     Codes { scales: Scales, summed: usize },
     /// FP4 weights in words, in tiles of at most so many rows.
@@ -82,7 +85,7 @@ impl Sizes {
     fn number_bytes(&self) -> usize {
         match self.numbers {
             Numbers::Halves(_) | Numbers::Words { .. } => 2,
-            Numbers::Codes { .. } => 1,
+            Numbers::Integers | Numbers::Codes { .. } => 1,
         }
     }
 
@@ -93,8 +96,9 @@ impl Sizes {
     fn rows_max(&self) -> usize {
         match (self.numbers, self.side) {
             (Numbers::Words { rows_max, .. }, _) => rows_max,
-            (_, Side::Short) => super::rows_max(self.number_bytes()),
             (_, Side::Long) => LONG_ROWS,
+            (Numbers::Codes { .. }, Side::Short) => super::rows_max(2),
+            (Numbers::Halves(_) | Numbers::Integers, Side::Short) => super::rows_max(1),
         }
     }
 
@@ -131,7 +135,7 @@ impl Sizes {
     fn stages(&self) -> usize {
         match (self.numbers, self.side) {
             (Numbers::Words { rows_max, .. }, _) => words::row_stages(rows_max),
-            (Numbers::Halves(_), _) => 4,
+            (Numbers::Halves(_) | Numbers::Integers, _) => 4,
             // Results stand beside them.
             (_, Side::Long) if long::row_pitch(self) > 0 => 4,
             _ => 5,
@@ -222,7 +226,7 @@ impl Sizes {
 
 /// The whole kernel, `multiply_entry`: tensor maps of weights `[E, N / 8, parts, 8, K]` and rows
 /// `[M, K]`, the result `[M, N]`, the expert of each block of rows, and the number of rows in use;
-/// of codes also the scales of weights and of rows, and `M`; of words the scales of groups and of parts, and
+/// of codes and integers also the scales of weights and of rows, and `M`; of words the scales of groups and of parts, and
 /// the rows that there is room for. Weights in words are `[E, parts, N, bytes]`, and their rows, as the results
 /// of gates and ups, `[K / 64, M, 64]`.
 pub(super) fn source(sizes: &Sizes) -> String {
@@ -253,7 +257,7 @@ fn head(sizes: &Sizes) -> String {
             "8.0",
             ",\n    .param .u64 weight_scales_pointer, .param .u64 part_scales_pointer, .param .u32 row_count",
         ),
-        Numbers::Codes { .. } => (
+        Numbers::Integers | Numbers::Codes { .. } => (
             "8.4",
             ",\n    .param .u64 weight_scales_pointer, .param .u64 row_scales_pointer, .param .u32 row_count",
         ),
@@ -287,6 +291,8 @@ fn head(sizes: &Sizes) -> String {
     registers("sum", sizes.rows_max().next_multiple_of(epilogue::GATED_ROWS) / 2);
     if let Numbers::Words { format, .. } = sizes.numbers {
         text.push_str(&words::registers(format));
+    } else if sizes.numbers == Numbers::Integers {
+        text.push_str(&integers::registers(sizes.rows_max()));
     } else if matches!(sizes.numbers, Numbers::Codes { .. }) {
         for height in 1..=sizes.blocks_max() {
             registers(&format!("part{height}_"), height * BLOCK_ROWS / 2);
@@ -319,7 +325,7 @@ cvta.param.u64 row_tensor, row_tensor;
     );
     let other_scales = match sizes.numbers {
         Numbers::Halves(_) => None,
-        Numbers::Codes { .. } => Some("row_scales"),
+        Numbers::Integers | Numbers::Codes { .. } => Some("row_scales"),
         Numbers::Words { .. } => Some("part_scales"),
     };
     if let Some(other) = other_scales {
@@ -401,6 +407,9 @@ add.u32 turned, turned, {turned};
             text.push_str(&long::epilogue(sizes));
         }
         _ => {
+            if sizes.numbers == Numbers::Integers {
+                text.push_str(&integers::load_scales(sizes));
+            }
             text.push_str(&heights(sizes));
             text.push_str("MULTIPLIED:\n");
             text.push_str(&epilogue::epilogue(sizes));
@@ -423,7 +432,7 @@ brx.idx x, HEIGHTS;
     );
     for height in 1..=sizes.blocks_max() {
         text.push_str(&match sizes.numbers {
-            Numbers::Halves(element) => halves::multiply(sizes, element, height),
+            Numbers::Halves(_) | Numbers::Integers => halves::multiply(sizes, height),
             Numbers::Codes { summed, .. } => codes::multiply(sizes, summed, height),
             Numbers::Words { format, .. } => words::multiply(sizes, format, height),
         });

@@ -1,7 +1,7 @@
 //! The warp that loads.
 
 use super::super::{BLOCK_ROWS, Side};
-use super::{BLOCK_BYTES, PRODUCER_REGISTERS, Scales, Sizes, advance, long, tiles};
+use super::{BLOCK_BYTES, Numbers, PRODUCER_REGISTERS, Scales, Sizes, advance, long, tiles};
 
 /// What the scales of a product need.
 type Text = fn(&Sizes, Scales) -> String;
@@ -14,6 +14,11 @@ pub(super) fn producer(sizes: &Sizes) -> String {
     let (of_first, of_step): (Text, Text) = match sizes.side {
         Side::Short => (first_scales, step_scales),
         Side::Long => (long::first_scales, long::step_scales),
+    };
+    // Rows of integers lie plane after plane.
+    let (axes, row_at) = match sizes.numbers {
+        Numbers::Integers => (3, "{i, y, step}"),
+        _ => (2, "{x, y}"),
     };
     format!(
         "setp.ne.u32 p, group, 0;
@@ -43,8 +48,8 @@ mul.lo.u32 x, step, {depth};
     [target], [weights, {{x, i, i, z, expert}}], [barrier];
 mad.lo.u32 target, lane, {BLOCK_BYTES}, target;
 add.u32 target, target, {weight_bytes};
-@is_live cp.async.bulk.tensor.2d.shared::cluster.global.tile.mbarrier::complete_tx::bytes
-    [target], [row_tensor, {{x, y}}], [barrier];
+@is_live cp.async.bulk.tensor.{axes}d.shared::cluster.global.tile.mbarrier::complete_tx::bytes
+    [target], [row_tensor, {row_at}], [barrier];
 {row_scales}bar.warp.sync 0xffffffff;
 {advance}add.u32 step, step, 1;
 setp.lt.u32 p, step, {steps};
