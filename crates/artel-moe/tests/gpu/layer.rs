@@ -10,6 +10,9 @@ use artel_moe::config::{MoeConfig, MoeShape, Parallelism, RouterWeight};
 use artel_moe::cuda::shipped;
 use artel_moe::eplb::{EpRank, ExpertMap, ExpertPlacement};
 use artel_moe::grouped_gemm::prefill::cuda::HalfElement;
+use artel_moe::grouped_gemm::prefill::warpgroup::words::{DEPTH, WordsTile};
+use artel_moe::grouped_gemm::prefill::warpgroup::{self, BLOCK_ROWS};
+use artel_moe::grouped_gemm::words::WordCode;
 use artel_moe::layer::cuda::{CudaExperts, DeviceRouting, ExpertsKernels};
 use artel_moe::plan::gpu::{GemmFamily, GpuPlan, Way, usual_way};
 use artel_moe::quant::{
@@ -45,8 +48,10 @@ pub fn cases() -> Vec<Case> {
     cases.extend(of_format::<Mxfp4>());
     cases.extend(of_format::<Nvfp4>());
     cases.extend([widened::<Int8W8A16>(SMALL), widened::<Int4W4A16>(SMALL)]);
-    cases.extend(warpgroup::<Mxfp4>());
-    cases.extend(warpgroup::<Nvfp4>());
+    // INT4 has groups of 128 columns.
+    cases.extend(tall::<Int4W4A16>(WordCode::Int4, [384, 640]));
+    cases.extend(tall::<Mxfp4>(WordCode::Mxfp4, [192, 200]));
+    cases.extend(tall::<Nvfp4>(WordCode::Nvfp4, [192, 200]));
     cases.extend(packed::cases());
     cases.extend([widened::<Mxfp4>(RAGGED), widened::<Nvfp4>(RAGGED)]);
     cases.extend([("deep", DEEP), ("ragged", RAGGED)].map(|(name, sizes)| {
@@ -100,16 +105,19 @@ where
     many_rows::<F>(format!("layer::{}_widened", F::NAME), sizes, ways.to_vec())
 }
 
-/// FP4 that is widened in registers, in low and in high tiles: whole steps of weights and of columns, and neither.
-fn warpgroup<F>() -> [Case; 3]
+/// Four bits that are widened in registers, in all tiles: whole steps of weights and of columns, and neither.
+fn tall<F>(code: WordCode, [ragged, odd]: [usize; 2]) -> [Case; 3]
 where
     F: TestFormat + NumberFormat<Activation: HalfElement>,
 {
-    let odd = Sizes { experts: 6, top_k: 3, hidden: 1032, inner: 200 };
-    [("small", SMALL), ("ragged", RAGGED), ("odd", odd)].map(|(name, sizes)| {
-        let ways = [64, 256].map(|rows| {
-            let kernel = |columns| format!("warpgroup {rows}x{columns}x256 w8 o1");
-            format!("aligned/16: {} + {}", kernel(64), kernel(128))
+    let ragged = Sizes { inner: ragged, ..RAGGED };
+    let odd = Sizes { experts: 6, top_k: 3, hidden: 1032, inner: odd };
+    [("small", SMALL), ("ragged", ragged), ("odd", odd)].map(|(name, sizes)| {
+        let ways = warpgroup::words::tiles(code).map(|WordsTile { rows, weights }| {
+            let kernel = |parts| {
+                format!("warpgroup {rows}x{}x{DEPTH} w{} o1", weights / parts, weights / 16)
+            };
+            format!("aligned/{BLOCK_ROWS}: {} + {}", kernel(2), kernel(1))
         });
         many_rows::<F>(format!("layer::{}_warpgroup_{name}", F::NAME), sizes, ways.to_vec())
     })

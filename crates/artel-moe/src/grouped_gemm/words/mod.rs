@@ -15,7 +15,7 @@
 //! [`decode::streamed`](crate::grouped_gemm::decode::streamed).
 //!
 //! Where an expert has many rows, weights are widened to bfloat16 instead, two with one instruction and
-//! once for all rows of a block, with the scales of FP4 as part of them. FP4 on Hopper becomes so
+//! once for all rows of a block, with the scales of FP4 as part of them. Codes of four bits on Hopper become so
 //! in the registers of [a kernel of tiles](crate::grouped_gemm::prefill::warpgroup) as high as an expert has rows.
 //! INT8 with a scale a row meets INT8 activations there.
 //!

@@ -19,11 +19,12 @@ use crate::grouped_gemm::decode::cuda::{
     AlignedExperts, AlignedStep, BlockSlices, DecodeWorkspace,
 };
 use crate::grouped_gemm::prefill::cuda::HalfElement;
+use crate::grouped_gemm::prefill::warpgroup::words::WordsTile;
 use crate::grouped_gemm::words::WordCode;
 use crate::grouped_gemm::words::cuda::{RowForm, WordExperts, WordForm, WordWorkspace};
 use crate::grouped_gemm::words::integers::cuda::IntegerExperts;
 use crate::grouped_gemm::words::warpgroup::cuda::WarpgroupExperts;
-use crate::plan::gpu::{ExpertsShape, GemmFamily, GpuPath, GpuProduct, Way};
+use crate::plan::gpu::{ExpertsShape, GemmFamily, GpuPath, GpuProduct, Tile, Way};
 use crate::quant::Format;
 
 /// The launches of one way: sort, both products, combine.
@@ -65,8 +66,11 @@ impl<A: HalfElement> Products<A> {
             ([GemmFamily::Warpgroup, GemmFamily::Warpgroup], Some(shape))
                 if shape.formats[0].code != WordCode::Int8Rows =>
             {
-                let rows_max = tiles.map(|kernel| kernel.tile.rows);
-                let experts = WarpgroupExperts::load(kernels, shape, rows_max)?;
+                let tile = |of: usize, parts| {
+                    let Tile { rows, columns, .. } = tiles[of].tile;
+                    WordsTile { rows, weights: parts * columns }
+                };
+                let experts = WarpgroupExperts::load(kernels, shape, [tile(0, 2), tile(1, 1)])?;
                 Products::Warpgroup(Box::new(experts))
             }
             ([GemmFamily::Warpgroup, GemmFamily::Warpgroup], Some(shape)) => {

@@ -10,6 +10,7 @@ use crate::assignment::{AssignmentPath, PathQuery, choose_path};
 use crate::config::{MoeConfig, Parallelism};
 use crate::grouped_gemm::decode::DecodeTile;
 use crate::grouped_gemm::decode::streamed::{self as in_one_launch, StreamedShape};
+use crate::grouped_gemm::prefill::warpgroup::words::WordsTile;
 use crate::grouped_gemm::prefill::{PrefillTile, warpgroup as by_warpgroup};
 use crate::grouped_gemm::words::{WordFormat, WordTile};
 use crate::quant::{BLOCK, Format};
@@ -222,24 +223,27 @@ fn warpgroup(gpu: &GpuCeilings, shape: &ExpertsShape, family: GemmFamily) -> Opt
     Some(way(path, kernel(GpuProduct::GateUp)?, kernel(GpuProduct::Down)?))
 }
 
-/// The same for FP4 in words, whose kernels know two heights that tiles may have: all ways, the
-/// usual one for so many tokens first.
+/// The same for weights of four bits in words, whose kernels have tiles of several sizes: all ways, the usual one for
+/// so many tokens first.
 fn warpgroup_words(gpu: &GpuCeilings, shape: &ExpertsShape, tokens: usize) -> Vec<Way> {
-    let served = shape.word_shape().is_some_and(|shape| by_warpgroup::words::is_served(&shape));
-    if !served || gpu.architecture != by_warpgroup::ARCHITECTURE {
+    let words = shape.word_shape().filter(by_warpgroup::words::is_served);
+    let Some(words) = words.filter(|_| gpu.architecture == by_warpgroup::ARCHITECTURE) else {
         return Vec::new();
-    }
-    let kernel = |rows, parts| {
-        let (columns, depth) = (by_warpgroup::WEIGHTS / parts, by_warpgroup::words::DEPTH);
-        let tile = Tile { rows, columns, depth, warps: 8, occupancy: 1 };
+    };
+    let kernel = |WordsTile { rows, weights }, parts| {
+        let (columns, depth) = (weights / parts, by_warpgroup::words::DEPTH);
+        let tile = Tile { rows, columns, depth, warps: weights / 16, occupancy: 1 };
         GemmKernel { family: GemmFamily::Warpgroup, tile }
     };
     let path = GpuPath::Aligned { block_size: by_warpgroup::BLOCK_ROWS };
-    let [low, high] = by_warpgroup::words::ROWS_MAX;
-    let is_low = shape.pairs(tokens) / shape.local_experts.max(1) as f64 * 1.5 < low as f64;
-    let rows = if is_low { [low, high] } else { [high, low] };
-    let with = |first| rows.map(|second| way(path, kernel(first, 2), kernel(second, 1)));
-    rows.into_iter().flat_map(with).collect()
+    // Half as many rows again as an expert has on average are rarely too few.
+    let rows = shape.pairs(tokens) / shape.local_experts.max(1) as f64 * 1.5;
+    let mut tiles = by_warpgroup::words::tiles(words.formats[0].code);
+    let usual = tiles.iter().position(|tile| rows <= tile.rows as f64);
+    let usual = usual.unwrap_or(tiles.len() - 1);
+    tiles.swap(0, usual);
+    let with = |first| tiles.map(|second| way(path, kernel(first, 2), kernel(second, 1)));
+    tiles.into_iter().flat_map(with).collect()
 }
 
 /// The experts as the kernel of both products in one launch takes them.

@@ -89,7 +89,7 @@ pub struct Tile {
     pub columns: usize,
     /// Input features read at a time.
     pub depth: usize,
-    /// Warps that compute: 4 or 8.
+    /// Warps that compute: 4, 8 or 16.
     pub warps: usize,
     /// Blocks that share a multiprocessor.
     pub occupancy: usize,

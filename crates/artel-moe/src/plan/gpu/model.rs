@@ -9,7 +9,7 @@
 //! of each tile, or as its bytes from memory, whichever is longer, and a quarter of the other, which
 //! the two do not hide of each other.
 //!
-//! *FP4 in tiles as high as an expert has rows*: as long as its weights are read or widened, once for each tile,
+//! *Four bits in tiles as high as an expert has rows*: as long as its weights are read or widened, once for each tile,
 //! or as its padded operations, and half of the shorter.
 //!
 //! The constants were fitted to times of kernels on an H200, MiniMax-M2.5 in FP8 on two GPUs and
@@ -36,9 +36,10 @@ const UNHIDDEN: f64 = 0.25;
 const WARPGROUP_READ: f64 = 0.97;
 /// What the kernel with rows on the long side makes of the matrix units.
 const LONG_SHARE: f64 = 0.77;
-/// FP4 weights a second that tiles widen, low ones and high ones, of MXFP4 and NVFP4; and what the end of a tile
-/// lasts, in steps of 128 input features.
-const WIDENED: [[f64; 2]; 2] = [[4.75e12, 4.15e12], [3.9e12; 2]];
+/// Weights of four bits a second that tiles of at most 16, of at most 64 and of more rows widen, of MXFP4, NVFP4 and
+/// INT4; and what the end of a tile lasts, in steps of 128 input features.
+const WIDENED: [[f64; 3]; 3] =
+    [[5.5e12, 5.3e12, 7.5e12], [5.0e12, 4.8e12, 5.9e12], [3.9e12, 3.9e12, 5.1e12]];
 const WIDENED_END: f64 = 0.5;
 /// Of the kernel of both products: its start and its end, and what it reaches of the memory's rate, on
 /// weights of eight and of four bits.
@@ -202,7 +203,7 @@ fn decode(
     (slowest + tail).max(waves * block)
 }
 
-/// Seconds of FP4 weights that are widened once for each tile, which `rows_max` rows fit, where reading
+/// Seconds of weights of four bits that are widened once for each tile, which `rows_max` rows fit, where reading
 /// them and multiplying by them take that long. Half of the shorter is not hidden.
 fn widened(
     shape: &ExpertsShape,
@@ -213,10 +214,11 @@ fn widened(
 ) -> f64 {
     let (features_out, features_in) = shape.features(product);
     let weights = shape.blocks(tokens, rows_max) * (features_out * features_in) as f64;
-    let rates = WIDENED[usize::from(rows_max > warpgroup::words::ROWS_MAX[0])];
+    let rates = WIDENED[usize::from(rows_max > 16) + usize::from(rows_max > 64)];
     let rate = match shape.format {
         Format::Mxfp4 => rates[0],
-        _ => rates[1],
+        Format::Nvfp4 => rates[1],
+        _ => rates[2],
     };
     let widening = weights / rate / ended(1.0, WIDENED_END, features_in);
     let multiplying = multiplying / ended(0.97, 1.0, features_in);
@@ -325,6 +327,7 @@ mod tests {
 
     const NVFP4: ExpertsShape = ExpertsShape { format: Format::Nvfp4, ..MINIMAX_TP2 };
     const MXFP4: ExpertsShape = ExpertsShape { format: Format::Mxfp4, ..MINIMAX_TP2 };
+    const INT4: ExpertsShape = ExpertsShape { format: Format::Int4W4A16, ..MINIMAX_TP2 };
 
     fn h200() -> &'static GpuCeilings {
         GpuCeilings::of_architecture("sm_90").unwrap()
@@ -421,18 +424,6 @@ mod tests {
             (MINIMAX, GpuProduct::Down, "long 128x192x128 w8 o1", 16384, 1286.9),
             (QWEN3_FP8, GpuProduct::GateUp, "prefill 128x64x64 w8 o1", 8192, 663.8),
             (MINIMAX, GpuProduct::GateUp, "prefill 128x64x64 w8 o1", 8192, 2351.2),
-            (NVFP4, GpuProduct::GateUp, "warpgroup 64x64x256 w8 o1", 64, 278.5),
-            (NVFP4, GpuProduct::GateUp, "warpgroup 64x64x256 w8 o1", 1024, 361.0),
-            (NVFP4, GpuProduct::GateUp, "warpgroup 256x64x256 w8 o1", 4096, 632.1),
-            (NVFP4, GpuProduct::GateUp, "warpgroup 256x64x256 w8 o1", 8192, 1110.7),
-            (NVFP4, GpuProduct::Down, "warpgroup 64x128x256 w8 o1", 64, 147.9),
-            (NVFP4, GpuProduct::Down, "warpgroup 64x128x256 w8 o1", 256, 169.3),
-            (NVFP4, GpuProduct::Down, "warpgroup 256x128x256 w8 o1", 4096, 354.3),
-            (NVFP4, GpuProduct::Down, "warpgroup 256x128x256 w8 o1", 8192, 627.9),
-            (MXFP4, GpuProduct::GateUp, "warpgroup 64x64x256 w8 o1", 256, 281.6),
-            (MXFP4, GpuProduct::GateUp, "warpgroup 256x64x256 w8 o1", 1024, 390.5),
-            (MXFP4, GpuProduct::GateUp, "warpgroup 256x64x256 w8 o1", 4096, 619.8),
-            (MXFP4, GpuProduct::Down, "warpgroup 64x128x256 w8 o1", 1024, 188.1),
             (CHANNEL, GpuProduct::GateUp, "warpgroup 144x64x128 w8 o1", 4096, 449.3),
             (CHANNEL, GpuProduct::GateUp, "warpgroup 144x64x128 w8 o1", 8192, 816.6),
             (CHANNEL, GpuProduct::Down, "warpgroup 144x128x128 w8 o1", 4096, 235.8),
@@ -443,11 +434,48 @@ mod tests {
             (INTEGERS, GpuProduct::Down, "warpgroup 288x128x128 w8 o1", 4096, 231.9),
             (INTEGERS, GpuProduct::Down, "warpgroup 288x128x128 w8 o1", 8192, 371.1),
         ] {
-            let kernel: GemmKernel = kernel.parse().unwrap();
-            let path = GpuPath::Aligned { block_size: rows_of_block(kernel) };
-            let modelled = product_seconds(h200(), &shape, product, path, kernel, tokens).unwrap();
-            let error = (modelled * 1e6 / measured - 1.0).abs();
-            assert!(error < 0.1, "{kernel} {tokens}: {modelled:e} s, measured {measured} us");
+            check_product(&shape, product, kernel, tokens, measured);
         }
+    }
+
+    /// Four bits in tiles as high as an expert has rows.
+    #[test]
+    fn widened_products_meet_what_was_measured() {
+        for (shape, product, kernel, tokens, measured) in [
+            (NVFP4, GpuProduct::GateUp, "warpgroup 16x128x256 w16 o1", 64, 230.3),
+            (NVFP4, GpuProduct::GateUp, "warpgroup 16x128x256 w16 o1", 256, 258.3),
+            (NVFP4, GpuProduct::Down, "warpgroup 16x256x256 w16 o1", 256, 146.5),
+            (NVFP4, GpuProduct::GateUp, "warpgroup 64x128x256 w16 o1", 1024, 321.2),
+            (NVFP4, GpuProduct::Down, "warpgroup 64x256x256 w16 o1", 256, 157.9),
+            (NVFP4, GpuProduct::Down, "warpgroup 64x256x256 w16 o1", 1024, 181.9),
+            (NVFP4, GpuProduct::GateUp, "warpgroup 256x64x256 w8 o1", 4096, 623.7),
+            (NVFP4, GpuProduct::GateUp, "warpgroup 256x64x256 w8 o1", 8192, 1102.7),
+            (NVFP4, GpuProduct::Down, "warpgroup 256x128x256 w8 o1", 8192, 626.3),
+            (MXFP4, GpuProduct::GateUp, "warpgroup 16x128x256 w16 o1", 256, 249.4),
+            (MXFP4, GpuProduct::Down, "warpgroup 16x256x256 w16 o1", 256, 137.2),
+            (MXFP4, GpuProduct::GateUp, "warpgroup 256x64x256 w8 o1", 4096, 619.8),
+            (INT4, GpuProduct::GateUp, "warpgroup 16x128x256 w16 o1", 256, 190.0),
+            (INT4, GpuProduct::Down, "warpgroup 16x256x256 w16 o1", 256, 107.1),
+            (INT4, GpuProduct::GateUp, "warpgroup 64x64x256 w8 o1", 256, 225.5),
+            (INT4, GpuProduct::GateUp, "warpgroup 144x64x256 w8 o1", 4096, 588.1),
+            (INT4, GpuProduct::GateUp, "warpgroup 144x64x256 w8 o1", 8192, 1082.2),
+            (INT4, GpuProduct::Down, "warpgroup 144x128x256 w8 o1", 8192, 638.7),
+        ] {
+            check_product(&shape, product, kernel, tokens, measured);
+        }
+    }
+
+    fn check_product(
+        shape: &ExpertsShape,
+        product: GpuProduct,
+        kernel: &str,
+        tokens: usize,
+        measured: f64,
+    ) {
+        let kernel: GemmKernel = kernel.parse().unwrap();
+        let path = GpuPath::Aligned { block_size: rows_of_block(kernel) };
+        let modelled = product_seconds(h200(), shape, product, path, kernel, tokens).unwrap();
+        let error = (modelled * 1e6 / measured - 1.0).abs();
+        assert!(error < 0.1, "{kernel} {tokens}: {modelled:e} s, measured {measured} us");
     }
 }

@@ -12,7 +12,7 @@ use crate::grouped_gemm::decode::cuda::{AlignedStep, WeightSlices};
 use crate::grouped_gemm::prefill::cuda::{Blocks, HalfElement};
 use crate::grouped_gemm::prefill::warpgroup::BLOCK_ROWS;
 use crate::grouped_gemm::prefill::warpgroup::words::cuda::{HalfRows, WarpgroupWords, WordSlices};
-use crate::grouped_gemm::prefill::warpgroup::words::is_served;
+use crate::grouped_gemm::prefill::warpgroup::words::{WordsTile, is_served};
 use crate::weights::words::WordLayout;
 
 /// The kernels of both products and of what brings rows into order.
@@ -26,7 +26,7 @@ pub struct WarpgroupExperts<A> {
 }
 
 impl<A: HalfElement> WarpgroupExperts<A> {
-    /// Asks for the kernels, of both products with tiles of at most `rows_max` rows.
+    /// Asks for the kernels with these tiles of both products.
     ///
     /// # Errors
     /// [`MoeError::Config`] for experts without such kernels, [`MoeError::Cuda`] when one is missing and
@@ -34,10 +34,11 @@ impl<A: HalfElement> WarpgroupExperts<A> {
     pub fn load(
         kernels: &mut Kernels,
         shape: WordShape,
-        rows_max: [usize; 2],
+        tiles: [WordsTile; 2],
     ) -> Result<Self, MoeError> {
         if !is_served(&shape) {
-            let allowed = "FP4 with SiLU, without biases, features by 8";
+            let allowed =
+                "four bits with SiLU, without biases, INT4 in groups of 128, features by 8";
             return Err(MoeError::config("experts", format!("{shape:?}"), allowed));
         }
         let WordShape { experts, top_k, hidden_size, intermediate_size, formats, .. } = shape;
@@ -53,9 +54,8 @@ impl<A: HalfElement> WarpgroupExperts<A> {
             form: RowForm::Halves,
         };
         let order = SplitRows::load(kernels, of_tokens, RowSource::TokensOfPositions(top_k))?;
-        let mut product = |of: usize, out| {
-            WarpgroupWords::load(kernels, &layouts[of], experts, rows_max[of], out)
-        };
+        let mut product =
+            |of: usize, out| WarpgroupWords::load(kernels, &layouts[of], experts, tiles[of], out);
         let products = [product(0, "bf16")?, product(1, A::NAME)?];
         Ok(Self { shape, layouts, order, products, element: PhantomData })
     }

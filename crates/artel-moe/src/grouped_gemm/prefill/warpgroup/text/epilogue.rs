@@ -101,7 +101,7 @@ fn plain_epilogue(sizes: &Sizes) -> String {
     let element = sizes.out;
     // Matrix m of the four: rows 8 * (m / 2), features 8 * (m % 2).
     let mut text = format!(
-        "shl.b32 x, column, 7;
+        "shl.b32 x, column, {};
 mad.lo.u32 x, group, 64, x;
 mad.lo.u32 x, warp, 16, x;
 and.b32 y, lane, 1;
@@ -116,6 +116,7 @@ shl.b32 y, y, 4;
 mad.lo.u32 x, x, 32, y;
 add.u32 at, x, turned;
 ",
+        sizes.tile_features().ilog2(),
         address(sizes, BLOCK_ROWS),
     );
     for block in 0..sizes.rows_max() / BLOCK_ROWS {

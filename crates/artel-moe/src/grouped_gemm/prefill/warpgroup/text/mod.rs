@@ -34,8 +34,8 @@ pub(super) enum Numbers {
     Integers,
     /// e4m3 codes, of whose products so many input features are summed in the matrix units.
     Codes { scales: Scales, summed: usize },
-    /// FP4 weights in words, in tiles of at most so many rows.
-    Words { format: WordFormat, rows_max: usize },
+    /// Weights of four bits in words, in tiles of at most so many rows.
+    Words { format: WordFormat, rows_max: usize, groups: usize },
 }
 
 /// What a kernel is made for.
@@ -59,9 +59,22 @@ impl Sizes {
     /// Weights of a tile, gate and up together.
     fn weights(&self) -> usize {
         match self.side {
-            Side::Short => WEIGHTS,
+            Side::Short => WEIGHTS / 2 * self.groups(),
             Side::Long => LONG_FEATURES,
         }
+    }
+
+    /// Warpgroups that multiply.
+    fn groups(&self) -> usize {
+        match self.numbers {
+            Numbers::Words { groups, .. } => groups,
+            _ => 2,
+        }
+    }
+
+    /// Threads of a block: another warpgroup loads.
+    pub(super) fn threads(&self) -> usize {
+        128 * (1 + self.groups())
     }
 
     fn weight_bytes(&self) -> usize {
@@ -184,7 +197,7 @@ impl Sizes {
 
     /// Barriers of stages that are full.
     fn full(&self) -> usize {
-        self.turned() + 8 * self.turned_bytes()
+        self.turned() + 4 * self.groups() * self.turned_bytes()
     }
 
     /// And of those that are empty.
@@ -269,7 +282,7 @@ fn head(sizes: &Sizes) -> String {
 .extern .shared .align 1024 .b8 shared[];
 .visible .entry multiply_entry(.param .align 64 .b8 weight_map[128], .param .align 64 .b8 row_map[128],
     .param .u64 out_pointer, .param .u64 expert_ids_pointer, .param .u64 rows_pointer{scales})
-.reqntid 384, 1, 1
+.reqntid {threads}, 1, 1
 {{
 .reg .b32 thread, lane, warp, group, base, blocks, expert, i, x, y, z, at;
 .reg .b32 tile, stride, tiles, row_tile, column, low, high, middle, row, height;
@@ -279,7 +292,8 @@ fn head(sizes: &Sizes) -> String {
 .reg .b64 first_a, first_b, stage_a, stage_b, a, b, weight_scales, row_scales;
 .reg .pred p, q, later, is_first_lane, is_live;
 .reg .f32 gate0, gate1, first_scale, second_scale, scale, shared_scale;
-"
+",
+        threads = sizes.threads(),
     );
     if sizes.side == Side::Long {
         return text + &long::registers();
@@ -290,7 +304,7 @@ fn head(sizes: &Sizes) -> String {
     // As many as the end of a tile looks at.
     registers("sum", sizes.rows_max().next_multiple_of(epilogue::GATED_ROWS) / 2);
     if let Numbers::Words { format, .. } = sizes.numbers {
-        text.push_str(&words::registers(format));
+        text.push_str(&words::registers(sizes, format));
     } else if sizes.numbers == Numbers::Integers {
         text.push_str(&integers::registers(sizes.rows_max()));
     } else if matches!(sizes.numbers, Numbers::Codes { .. }) {
@@ -346,9 +360,10 @@ cvta.to.global.u64 {other}, {other};"
     for (full, empty) in rings.into_iter().flat_map(|(full, empty, stages)| {
         (0..stages).map(move |stage| (full + 8 * stage, empty + 8 * stage))
     }) {
-        // The producer fills; each of eight warps has read.
+        // The producer fills; each warp has read.
         let _ = writeln!(text, "mbarrier.init.shared::cta.b64 [shared+{full}], 1;");
-        let _ = writeln!(text, "mbarrier.init.shared::cta.b64 [shared+{empty}], 8;");
+        let warps = 4 * sizes.groups();
+        let _ = writeln!(text, "mbarrier.init.shared::cta.b64 [shared+{empty}], {warps};");
     }
     text.push_str("fence.mbarrier_init.release.cluster;\nfence.proxy.async;\nBARRIERS_MADE:\n");
     text

@@ -2,12 +2,13 @@
 
 use std::fmt::Write as _;
 
-use super::super::{BLOCK_ROWS, Side, THREADS};
+use super::super::{BLOCK_ROWS, Side};
 use super::{Numbers, Sizes};
 
 /// Where the blocks of each expert begin and end.
 pub(super) fn table(sizes: &Sizes) -> String {
     let (experts, first_blocks, ends) = (sizes.experts, sizes.first_blocks(), sizes.block_ends());
+    let threads = sizes.threads();
     format!(
         "mov.u32 expert, thread;
 CLEAR: setp.ge.u32 p, expert, {experts};
@@ -17,7 +18,7 @@ add.u32 at, at, base;
 mov.u32 x, 0;
 st.shared.b32 [at+{first_blocks}], x;
 st.shared.b32 [at+{ends}], x;
-add.u32 expert, expert, {THREADS};
+add.u32 expert, expert, {threads};
 bra CLEAR;
 CLEARED:
 griddepcontrol.launch_dependents;
@@ -47,7 +48,7 @@ setp.ne.and.b32 p, expert, y, q;
 @p st.shared.b32 [at+{first_blocks}], i;
 setp.ne.and.b32 p, expert, z, q;
 @p st.shared.b32 [at+{ends}], x;
-add.u32 i, i, {THREADS};
+add.u32 i, i, {threads};
 bra RUNS;
 RUNS_KNOWN: bar.sync 0;
 ",
@@ -99,8 +100,9 @@ mov.u32 phase, 0;"
 
 /// Zeros for the rows of block `i`, by one of all blocks of threads. Nobody reads such rows of products of words.
 fn zero(sizes: &Sizes) -> String {
+    let threads = sizes.threads();
     if matches!(sizes.numbers, Numbers::Words { .. }) {
-        return format!("add.u32 i, i, {THREADS};\nbra RUNS;\n");
+        return format!("add.u32 i, i, {threads};\nbra RUNS;\n");
     }
     let bytes = BLOCK_ROWS * sizes.features * sizes.out_bytes();
     format!(
@@ -118,7 +120,7 @@ add.u64 pointer, pointer, 16;
 sub.u32 y, y, 1;
 setp.ne.u32 p, y, 0;
 @p bra ZERO;
-ZEROED: add.u32 i, i, {THREADS};
+ZEROED: add.u32 i, i, {threads};
 bra RUNS;
 ",
         sixteens = bytes / 16,

@@ -8,11 +8,14 @@ use bytemuck::Pod;
 use half::bf16;
 
 use super::super::text::{Numbers, Sizes, source};
-use super::super::{BLOCK_ROWS, EXPERTS_MAX, ROW_BYTES, Side, THREADS};
+use super::super::{BLOCK_ROWS, EXPERTS_MAX, ROW_BYTES, Side};
+use super::{WordsTile, tiles};
 use crate::MoeError;
 use crate::grouped_gemm::prefill::cuda::Blocks;
 use crate::weights::words::WordLayout;
 
+/// Weights that a warpgroup multiplies.
+const OF_GROUP: usize = 64;
 /// Columns of a row in one half of a plane.
 const HALF: usize = 64;
 
@@ -45,7 +48,7 @@ pub struct WordSlices<'a> {
 }
 
 impl WarpgroupWords {
-    /// Asks for the kernel of `experts` matrices with tiles of at most `rows_max` rows. Two parts are gate and
+    /// Asks for the kernel of `experts` matrices in tiles as `tile` says. Two parts are gate and
     /// up, which become `silu(gate) * up` in bfloat16; of one part the result is of type `out`, `bf16` or
     /// `f16`.
     ///
@@ -55,7 +58,7 @@ impl WarpgroupWords {
         kernels: &mut Kernels,
         layout: &WordLayout,
         experts: usize,
-        rows_max: usize,
+        tile: WordsTile,
         out: &'static str,
     ) -> Result<Self, MoeError> {
         let WordLayout { format, parts, rows: features, columns } = *layout;
@@ -63,14 +66,20 @@ impl WarpgroupWords {
             let allowed = format!("features by 8, at most {EXPERTS_MAX} experts");
             return Err(MoeError::config("weights in words", format!("{layout:?}"), allowed));
         }
-        let numbers = Numbers::Words { format, rows_max };
+        if !tiles(format.code).contains(&tile) {
+            let (found, allowed) = (format!("{tile:?}"), format!("{:?}", tiles(format.code)));
+            return Err(MoeError::config("a tile of weights in words", found, allowed));
+        }
+        let groups = tile.weights / OF_GROUP;
+        let numbers = Numbers::Words { format, rows_max: tile.rows, groups };
         let sizes = Sizes { experts, features, columns, parts, numbers, side: Side::Short, out };
         let assembly = Assembly {
             text: source(&sizes).into(),
-            threads: THREADS,
+            threads: sizes.threads(),
             shared_bytes: sizes.shared_bytes(),
         };
-        let generics = [experts, features, columns, parts, rows_max, format.group];
+        let WordsTile { rows, weights } = tile;
+        let generics = [experts, features, columns, parts, rows, weights, format.group];
         let name = "grouped_gemm/warpgroup_words";
         let spec = KernelSpec::assembly(name, assembly, "multiply", Architecture::Sm90)
             .element(out)

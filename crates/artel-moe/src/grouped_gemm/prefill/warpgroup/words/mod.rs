@@ -1,8 +1,11 @@
-//! FP4 weights in words, which become bfloat16 in the registers of the warps that multiply.
+//! Weights of four bits in words, which become bfloat16 in the registers of the warps that multiply.
 //!
 //! Each warp widens the weights that it multiplies, once for all rows of a tile, while the matrix units
 //! are at the weights before. Rows lie as widened weights ask for, `[halves of planes of 128 columns, rows, 64]`
 //! (see [`words`](crate::grouped_gemm::words)), and the first product leaves its results so.
+//!
+//! FP4 meets the scales of its groups before it is multiplied, which is exact. INT4 does not: sums of 128 columns meet
+//! their scale in float32, so a tile has fewer rows.
 
 #[cfg(feature = "cuda")]
 pub mod cuda;
@@ -10,18 +13,40 @@ pub mod cuda;
 use super::EXPERTS_MAX;
 use crate::activation::Gating;
 use crate::grouped_gemm::words::{WordCode, WordFormat, WordShape};
+use crate::quant::BLOCK;
 
-/// Most rows of a tile, of kernels for few and for many rows an expert: what rows leave of shared memory is
-/// for weights that are under way.
-pub const ROWS_MAX: [usize; 2] = [64, 256];
 /// Input features of a stage of weights.
 pub const DEPTH: usize = 256;
+
+/// Sizes of tiles of one kernel.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct WordsTile {
+    /// Most rows.
+    pub rows: usize,
+    /// Weights, gates and ups together: 64 for each warpgroup that multiplies, two or four of them.
+    pub weights: usize,
+}
+
+/// Tiles that there are kernels for, for few rows an expert first: what rows leave of shared memory is for weights that
+/// are under way, and what they leave of registers for more warpgroups.
+pub fn tiles(code: WordCode) -> [WordsTile; 3] {
+    let sizes = match code {
+        // There are sums of a plane and of all.
+        WordCode::Int4 => [[16, 256], [64, 128], [144, 128]],
+        _ => [[16, 256], [64, 256], [256, 128]],
+    };
+    sizes.map(|[rows, weights]| WordsTile { rows, weights })
+}
 
 /// Whether there are kernels for these experts.
 pub fn is_served(shape: &WordShape) -> bool {
     let WordShape { experts, hidden_size, intermediate_size, formats, gating, .. } = *shape;
-    let is_fp4 = |format: &WordFormat| matches!(format.code, WordCode::Mxfp4 | WordCode::Nvfp4);
-    formats.iter().all(is_fp4)
+    let has_kernels = |format: &WordFormat| match format.code {
+        WordCode::Mxfp4 | WordCode::Nvfp4 => true,
+        WordCode::Int4 => format.group == BLOCK,
+        WordCode::Int8 | WordCode::Int8Rows => false,
+    };
+    formats.iter().all(has_kernels)
         && gating == Gating::SILU
         && hidden_size.is_multiple_of(8)
         && intermediate_size.is_multiple_of(8)
@@ -33,7 +58,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn fp4_with_silu_is_served() {
+    fn four_bits_with_silu_are_served() {
         let formats = |code, group| [WordFormat { code, group }; 2];
         let shape = WordShape {
             experts: 256,
@@ -43,11 +68,12 @@ mod tests {
             formats: formats(WordCode::Mxfp4, 32),
             gating: Gating::SILU,
         };
-        for (code, group) in [(WordCode::Mxfp4, 32), (WordCode::Nvfp4, 16)] {
+        let served = [(WordCode::Mxfp4, 32), (WordCode::Nvfp4, 16), (WordCode::Int4, BLOCK)];
+        for (code, group) in served {
             assert!(is_served(&WordShape { formats: formats(code, group), ..shape }));
         }
         for other in [
-            WordShape { formats: formats(WordCode::Int4, 128), ..shape },
+            WordShape { formats: formats(WordCode::Int4, 64), ..shape },
             WordShape { formats: formats(WordCode::Int8, 128), ..shape },
             WordShape { formats: formats(WordCode::Int8Rows, 128), ..shape },
             WordShape { gating: Gating { biases: true, ..Gating::SILU }, ..shape },

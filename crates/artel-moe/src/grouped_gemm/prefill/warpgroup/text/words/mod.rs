@@ -1,4 +1,4 @@
-//! Products of FP4 in words: codes become bfloat16 in registers, from where the matrix
+//! Products of weights in words: codes of four bits become bfloat16 in registers, from where the matrix
 //! instructions take them.
 //!
 //! Rows lie as the words give weights, in halves of planes of 128 columns: the even bytes of 32 words, or the
@@ -8,6 +8,7 @@
 //!
 //! Weights and rows have rings of their own: one stage of words is four of rows.
 
+mod integers;
 mod order;
 mod producer;
 mod widen;
@@ -19,16 +20,15 @@ pub(super) use producer::producer;
 use widen::{factors, widen};
 
 use super::super::BLOCK_ROWS;
-use super::{CONSUMER_REGISTERS, Sizes, TURNED_BYTES, advance, epilogue, tiles};
+use super::{
+    CONSUMER_REGISTERS, PRODUCER_REGISTERS, Sizes, TURNED_BYTES, advance, epilogue, tiles,
+};
 use crate::grouped_gemm::words::{WordCode, WordFormat};
 
 /// Shared memory that a block of threads may have on Hopper.
 const SHARED_BYTES_MAX: usize = 232_448;
-/// Bytes of the words of a stage, and of a row of them.
-const WORD_BYTES: usize = 128 * WORD_ROW_BYTES;
+/// Bytes of a row of the words of a stage.
 const WORD_ROW_BYTES: usize = 128;
-/// Bytes from one word of scales to the next of the same row.
-const SCALE_ROW_BYTES: usize = 512;
 /// Stages of rows that meet one stage of words: halves of its two planes.
 const HALVES: usize = 4;
 /// Weights that a thread makes at a time: registers of four instructions.
@@ -39,7 +39,7 @@ pub(super) fn row_stages(rows_max: usize) -> usize {
     match rows_max {
         0..=32 => 16,
         33..=64 => 12,
-        65..=128 => 7,
+        65..=192 => 5,
         _ => 4,
     }
 }
@@ -50,14 +50,25 @@ impl Sizes {
         self.stages() * self.stage_bytes()
     }
 
+    /// Bytes of the words of a stage.
+    fn word_bytes(&self) -> usize {
+        self.weights() * WORD_ROW_BYTES
+    }
+
+    /// Bytes from one word of scales to the next of the same row.
+    fn scale_row_bytes(&self) -> usize {
+        4 * self.weights()
+    }
+
     /// Bytes of a stage of words with their scales.
     fn word_stage_bytes(&self, format: WordFormat) -> usize {
-        WORD_BYTES + scale_words(format) * SCALE_ROW_BYTES
+        self.word_bytes() + scale_words(format) * self.scale_row_bytes()
     }
 
     /// Stages of words: as many as there is room for.
     pub(super) fn word_stages(&self, format: WordFormat) -> usize {
-        let others = self.row_ring_bytes() + 8 * TURNED_BYTES + 3 * self.table_column();
+        let others =
+            self.row_ring_bytes() + 4 * self.groups() * TURNED_BYTES + 3 * self.table_column();
         let barriers = 16 * self.stages();
         (SHARED_BYTES_MAX - others - barriers) / (self.word_stage_bytes(format) + 16)
     }
@@ -89,7 +100,7 @@ fn scale_words(format: WordFormat) -> usize {
 }
 
 /// Registers of a thread that multiplies.
-pub(super) fn registers(format: WordFormat) -> String {
+pub(super) fn registers(sizes: &Sizes, format: WordFormat) -> String {
     let mut text = String::from(
         ".reg .b32 word_stage, word_phase, own_words, own_scales, steps;
 .reg .b64 part_scales;
@@ -101,7 +112,7 @@ pub(super) fn registers(format: WordFormat) -> String {
         let _ = writeln!(text, ".reg .b32 {};", list(|n| format!("word{row}_{n}"), 8));
         let scales = list(|n| format!("scale{row}_{n}"), scale_words(format));
         let factors = list(|n| format!("factor{row}_{n}"), 8);
-        let _ = writeln!(text, ".reg .b32 {scales}, {factors};");
+        let _ = writeln!(text, ".reg .b32 {scales}, {factors}, less{row};");
     }
     for set in 0..2 {
         for instruction in 0..INSTRUCTIONS {
@@ -109,15 +120,21 @@ pub(super) fn registers(format: WordFormat) -> String {
             let _ = writeln!(text, ".reg .b32 {names};");
         }
     }
+    if format.code == WordCode::Int4 {
+        text.push_str(&integers::registers(sizes));
+    }
     text
 }
 
-/// Moves registers between warps where tiles are so high that those of the launch do not do.
-fn registers_of(sizes: &Sizes, direction: &str, count: usize) -> String {
-    match sizes.rows_max() > 128 {
-        true => format!("setmaxnreg.{direction}.sync.aligned.u32 {count};\n"),
-        false => String::new(),
-    }
+/// Moves registers between warps where those of the launch do not do.
+fn registers_of(sizes: &Sizes, direction: &str) -> String {
+    let [more, less] = match (sizes.groups(), sizes.rows_max()) {
+        (2, 65..) => [CONSUMER_REGISTERS, PRODUCER_REGISTERS],
+        (4, 17..) => [112, 32],
+        _ => return String::new(),
+    };
+    let count = if direction == "inc" { more } else { less };
+    format!("setmaxnreg.{direction}.sync.aligned.u32 {count};\n")
 }
 
 fn list(name: impl Fn(usize) -> String, count: usize) -> String {
@@ -161,12 +178,12 @@ CONSUME: setp.ge.u32 p, tile, tiles;
 @p bra EXIT;
 {find}mov.u32 step, 0;
 {units}",
-        more_registers = registers_of(sizes, "inc", CONSUMER_REGISTERS),
+        more_registers = registers_of(sizes, "inc"),
         turned = sizes.turned(),
-        of_group = sizes.tile_features() / 2,
-        of_warp = sizes.tile_features() / 8,
+        of_group = 64 / sizes.parts,
+        of_warp = 16 / sizes.parts,
         ring = sizes.row_ring_bytes(),
-        scales = sizes.row_ring_bytes() + WORD_BYTES,
+        scales = sizes.row_ring_bytes() + sizes.word_bytes(),
         steps = sizes.word_steps(format),
         find = tiles::find(sizes),
         units = units(sizes, format),
@@ -193,14 +210,30 @@ mul.f32 unit1, unit1, 0f43800000;
             4 * (sizes.parts - 1),
         ),
         // What exponents of groups are counted from.
-        _ => String::from("mov.f32 unit0, 0f5F800000;\nmov.f32 unit1, unit0;\n"),
+        WordCode::Mxfp4 => String::from("mov.f32 unit0, 0f5F800000;\nmov.f32 unit1, unit0;\n"),
+        // Scales come to the sums of each plane.
+        _ => String::new(),
     }
 }
 
 /// The loop over stages of words for tiles of `height` blocks.
 pub(super) fn multiply(sizes: &Sizes, format: WordFormat, height: usize) -> String {
-    let mut text = format!(
-        "HEIGHT{height}: setp.ne.u32 later, step, 0;
+    let mut text = format!("HEIGHT{height}:\n");
+    let of_step = match format.code {
+        WordCode::Int4 => {
+            for sum in 0..height * BLOCK_ROWS / 2 {
+                let _ = writeln!(text, "mov.f32 sum{sum}, 0f00000000;");
+            }
+            integers::multiply_planes(sizes, height)
+        }
+        _ => {
+            let halves = (0..HALVES).map(|half| multiply_half(sizes, format, height, half));
+            halves.collect::<String>()
+        }
+    };
+    let _ = writeln!(
+        text,
+        "STEP{height}: setp.ne.u32 later, step, 0;
 shl.b32 x, word_stage, 3;
 add.u32 barrier, x, base;
 WORDS{height}: mbarrier.try_wait.parity.shared::cta.b64 p, [barrier+{full}], word_phase;
@@ -212,30 +245,33 @@ setp.eq.u32 q, word_stage, {stages};
 selp.b32 word_stage, 0, word_stage, q;
 selp.b32 x, 1, 0, q;
 xor.b32 word_phase, word_phase, x;
-",
+{of_step}add.u32 step, step, 1;
+setp.lt.u32 p, step, steps;
+@p bra STEP{height};",
         full = sizes.words_full(),
         load = load(sizes, format),
         empty = sizes.words_empty(format),
         stages = sizes.word_stages(format),
     );
-    for half in 0..HALVES {
-        text.push_str(&multiply_half(sizes, format, height, half));
-    }
-    let _ = writeln!(
-        text,
-        "add.u32 step, step, 1;
-setp.lt.u32 p, step, steps;
-@p bra HEIGHT{height};
-wgmma.wait_group.sync.aligned 0;
-shl.b32 x, released, 3;
-add.u32 x, x, base;
-@is_first_lane mbarrier.arrive.shared::cta.b64 _, [x+{empty}];",
-        empty = sizes.empty(),
-    );
-    for sum in 0..height * BLOCK_ROWS / 2 {
-        let _ = writeln!(text, "mul.f32 sum{sum}, sum{sum}, unit{};", sum / 2 % 2);
+    if format.code != WordCode::Int4 {
+        text.push_str("wgmma.wait_group.sync.aligned 0;\n");
+        text.push_str(&give_back(sizes, "@is_first_lane"));
+        for sum in 0..height * BLOCK_ROWS / 2 {
+            let _ = writeln!(text, "mul.f32 sum{sum}, sum{sum}, unit{};", sum / 2 % 2);
+        }
     }
     text + "bra MULTIPLIED;\n"
+}
+
+/// Gives back the stage of rows whose products are done, where `condition` holds.
+fn give_back(sizes: &Sizes, condition: &str) -> String {
+    format!(
+        "shl.b32 x, released, 3;
+add.u32 x, x, base;
+{condition} mbarrier.arrive.shared::cta.b64 _, [x+{}];
+",
+        sizes.empty()
+    )
 }
 
 /// The words of a stage and their scales: those of this lane's two rows of weights.
@@ -250,7 +286,7 @@ mad.lo.u32 from, word_stage, {stage}, own_scales;
     );
     for word in 0..scale_words(format) {
         for row in 0..2 {
-            let place = word * SCALE_ROW_BYTES + 4 * row * other;
+            let place = word * sizes.scale_row_bytes() + 4 * row * other;
             let _ = writeln!(text, "ld.shared.b32 scale{row}_{word}, [from+{place}];");
         }
     }
@@ -267,56 +303,61 @@ mad.lo.u32 from, word_stage, {stage}, own_scales;
 
 /// The products of one stage of rows. It is given back when those of the next are under way.
 fn multiply_half(sizes: &Sizes, format: WordFormat, height: usize, half: usize) -> String {
-    let (rows, set) = (height * BLOCK_ROWS, half % 2);
     let mut text = String::new();
     if half.is_multiple_of(2) {
         text.push_str(&factors(format, half / 2));
     }
+    text.push_str(&widen_half(format, half));
+    let first = if half == 0 { "later" } else { "1" };
+    text.push_str(&instructions(sizes, (height, half), "sum", first));
+    text.push_str("wgmma.wait_group.sync.aligned 1;\n");
+    text.push_str(&match half {
+        0 => give_back(sizes, "and.pred q, later, is_first_lane;\n@q"),
+        _ => give_back(sizes, "@is_first_lane"),
+    });
+    text.push_str("mov.u32 released, stage;\n");
+    text + &advance(sizes)
+}
+
+/// Weights of half `half` of the words, for all instructions.
+fn widen_half(format: WordFormat, half: usize) -> String {
+    let mut text = String::new();
     for instruction in 0..INSTRUCTIONS {
         for n in 0..4 {
             let (row, word) = (n % 2, 2 * instruction + n / 2);
-            let a = format!("a{set}_{instruction}_{n}");
+            let a = format!("a{}_{instruction}_{n}", half % 2);
             text.push_str(&widen(format, half, &a, [row, word]));
         }
     }
-    let _ = writeln!(
-        text,
+    text
+}
+
+/// The matrix instructions of a stage of rows, into the registers `into`; `first` says whether the first one
+/// adds to these.
+fn instructions(sizes: &Sizes, (height, half): (usize, usize), into: &str, first: &str) -> String {
+    let rows = height * BLOCK_ROWS;
+    let mut text = format!(
         "shl.b32 x, stage, 3;
 add.u32 barrier, x, base;
 FULL{height}_{half}: mbarrier.try_wait.parity.shared::cta.b64 p, [barrier+{full}], phase;
 @!p bra FULL{height}_{half};
 mul.wide.u32 offset, stage, {stage};
 add.u64 stage_b, first_b, offset;
-wgmma.fence.sync.aligned;",
+wgmma.fence.sync.aligned;
+",
         full = sizes.full(),
         stage = sizes.stage_bytes() / 16,
     );
-    let sums = list(|n| format!("sum{n}"), rows / 2);
+    let sums = list(|n| format!("{into}{n}"), rows / 2);
     for instruction in 0..INSTRUCTIONS {
-        let added = if half + instruction == 0 { "later" } else { "1" };
+        let added = if instruction == 0 { first } else { "1" };
         let _ = writeln!(
             text,
             "add.u64 b, stage_b, {};
 wgmma.mma_async.sync.aligned.m64n{rows}k16.f32.bf16.bf16 {{{sums}}}, {{{}}}, b, {added}, 1, 1, 0;",
             2 * instruction,
-            list(|n| format!("a{set}_{instruction}_{n}"), 4),
+            list(|n| format!("a{}_{instruction}_{n}", half % 2), 4),
         );
     }
-    let condition = match half {
-        0 => "and.pred q, later, is_first_lane;\n@q",
-        _ => "@is_first_lane",
-    };
-    let _ = writeln!(
-        text,
-        "wgmma.commit_group.sync.aligned;
-wgmma.wait_group.sync.aligned 1;
-shl.b32 x, released, 3;
-add.u32 x, x, base;
-{condition} mbarrier.arrive.shared::cta.b64 _, [x+{empty}];
-mov.u32 released, stage;
-{advance}",
-        empty = sizes.empty(),
-        advance = advance(sizes),
-    );
-    text
+    text + "wgmma.commit_group.sync.aligned;\n"
 }

@@ -10,7 +10,7 @@ use super::super::epilogue::{GATED_ROWS, packed_gates, store};
 /// stand in one half, the others in the next.
 pub(in super::super) fn ordered_epilogue(sizes: &Sizes) -> String {
     let mut text = format!(
-        "shl.b32 x, column, 6;
+        "shl.b32 x, column, {tile_shift};
 mad.lo.u32 x, group, 32, x;
 mad.lo.u32 x, warp, 8, x;
 setp.lt.u32 is_live, x, {features};
@@ -30,6 +30,7 @@ add.u32 from, from, turned;
 shl.b32 left, height, {block_shift};
 sub.u32 left, left, lane;
 ",
+        tile_shift = sizes.tile_features().ilog2(),
         features = sizes.features,
         block_shift = BLOCK_ROWS.ilog2(),
     );

@@ -1,8 +1,8 @@
 //! The warps that load: one weights with their scales, the other rows.
 
 use super::super::super::BLOCK_ROWS;
-use super::super::{BLOCK_BYTES, PRODUCER_REGISTERS, Sizes, advance, tiles};
-use super::{SCALE_ROW_BYTES, WORD_BYTES, WORD_ROW_BYTES, registers_of, scale_words};
+use super::super::{BLOCK_BYTES, Sizes, advance, tiles};
+use super::{WORD_ROW_BYTES, registers_of, scale_words};
 use crate::grouped_gemm::words::WordFormat;
 
 /// Both warps, each with its own ring.
@@ -17,7 +17,7 @@ setp.ne.u32 p, warp, 0;
 {}LOAD_ROWS: setp.ge.u32 p, tile, tiles;
 @p bra EXIT;
 {}",
-        registers_of(sizes, "dec", PRODUCER_REGISTERS),
+        registers_of(sizes, "dec"),
         words(sizes, format),
         rows(sizes),
     )
@@ -81,7 +81,7 @@ fn own_scales(sizes: &Sizes, format: WordFormat) -> String {
 sub.u32 left, {features}, z;
 min.u32 left, left, {features_of_tile};
 shl.b32 left, left, 2;
-mad.lo.u32 bytes, left, {scale_rows}, {WORD_BYTES};
+mad.lo.u32 bytes, left, {scale_rows}, {words};
 // Word and part of this lane.
 shr.u32 low, lane, {part_shift};
 and.b32 high, lane, {last_part};
@@ -92,9 +92,9 @@ mul.wide.u32 pointer, x, {of_word};
 mul.wide.u32 offset, z, 4;
 add.u64 pointer, pointer, offset;
 add.u64 pointer, pointer, weight_scales;
-mul.lo.u32 from, low, {SCALE_ROW_BYTES};
+mul.lo.u32 from, low, {of_scale};
 mad.lo.u32 from, high, {of_part}, from;
-add.u32 from, from, {WORD_BYTES};
+add.u32 from, from, {words};
 ",
         features_of_tile = sizes.tile_features(),
         features = sizes.features,
@@ -102,6 +102,8 @@ add.u32 from, from, {WORD_BYTES};
         part_shift = parts.ilog2(),
         last_part = parts - 1,
         all_scale_words = sizes.word_steps(format) * of_row,
+        words = sizes.word_bytes(),
+        of_scale = sizes.scale_row_bytes(),
         of_word = 4 * sizes.features,
         of_part = 4 * sizes.tile_features(),
     )

@@ -2,6 +2,7 @@
 
 use std::fmt::Write as _;
 
+use super::integers;
 use crate::grouped_gemm::words::{WordCode, WordFormat};
 
 /// What weights of a plane are multiplied with, for this lane's two rows: of each group that an
@@ -55,6 +56,7 @@ shl.b32 factor{row}_{group}, y, 7;"
 pub(super) fn widen(format: WordFormat, half: usize, a: &str, [row, word]: [usize; 2]) -> String {
     let w = format!("word{row}_{word}");
     let group = match format.code {
+        WordCode::Int4 => return integers::widen(half, a, &w, row),
         WordCode::Nvfp4 => word,
         _ => word / 2,
     };
@@ -73,7 +75,8 @@ lop3.b32 {a}, y, 0x80008000, x, 0xea;
 "
         ),
         1 => format!(
-            "shr.u32 x, {w}, 4;
+            "shr.u32 x, {w}, 6;
+shl.b32 x, x, 2;
 and.b32 x, x, 0x01c001c0;
 lop3.b32 {a}, {w}, 0x80008000, x, 0xea;
 "
@@ -89,9 +92,9 @@ lop3.b32 {a}, y, 0x80008000, x, 0xea;
 "
         ),
         _ => format!(
-            "shr.u32 x, {w}, 2;
+            "shr.u32 y, {w}, 6;
+shl.b32 x, y, 4;
 and.b32 x, x, 0x00c000c0;
-shr.u32 y, {w}, 6;
 lop3.b32 x, y, 0x01000100, x, 0xea;
 shl.b32 y, {w}, 2;
 lop3.b32 {a}, y, 0x80008000, x, 0xea;
