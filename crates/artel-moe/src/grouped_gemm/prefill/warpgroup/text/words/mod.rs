@@ -238,7 +238,10 @@ shl.b32 x, word_stage, 3;
 add.u32 barrier, x, base;
 WORDS{height}: mbarrier.try_wait.parity.shared::cta.b64 p, [barrier+{full}], word_phase;
 @!p bra WORDS{height};
-{load}bar.warp.sync 0xffffffff;
+{load}// Loads are only under way: the copy engine must not write before they have read.
+fence.acq_rel.cta;
+fence.proxy.async;
+bar.warp.sync 0xffffffff;
 @is_first_lane mbarrier.arrive.shared::cta.b64 _, [barrier+{empty}];
 add.u32 word_stage, word_stage, 1;
 setp.eq.u32 q, word_stage, {stages};
