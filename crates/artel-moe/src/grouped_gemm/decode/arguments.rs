@@ -6,6 +6,7 @@ use bytemuck::Pod;
 use super::DecodeShape;
 use crate::MoeError;
 use crate::activation::Gating;
+use crate::grouped_gemm::prefill::cuda::Blocks;
 
 /// Weights of one product, all experts.
 #[derive(Debug, Clone, Copy)]
@@ -43,7 +44,13 @@ pub struct BlockSlices<'a> {
     pub blocks: usize,
 }
 
-impl BlockSlices<'_> {
+impl<'a> BlockSlices<'a> {
+    /// What products over rows in order read of them.
+    pub(crate) fn with_experts(&self) -> Blocks<'a> {
+        let Self { expert_ids, num_tokens_post_padded, .. } = *self;
+        Blocks { expert_ids, num_tokens_post_padded }
+    }
+
     pub(crate) fn check(&self, rows: usize) -> Result<(), MoeError> {
         self.sorted_token_ids.expect_len("sorted token ids", self.blocks * rows)?;
         self.expert_ids.expect_len("experts of blocks", self.blocks)?;

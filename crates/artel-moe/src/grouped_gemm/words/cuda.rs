@@ -151,12 +151,7 @@ impl<A: Element> WordExperts<A> {
         if step.tokens == 0 || positions == 0 {
             return Ok(());
         }
-        let rows = RowsInUse {
-            sorted_token_ids: Some(step.blocks.sorted_token_ids),
-            num_tokens_post_padded: Some(step.blocks.num_tokens_post_padded),
-            count: step.tokens * top_k,
-            rows: positions,
-        };
+        let rows = RowsInUse::of_step(step, top_k, positions);
         self.split.launch(stream, step.hidden_states, rows, &mut workspace.x)?;
         let blocks = |arguments: Arguments| {
             arguments.slice(step.blocks.expert_ids).slice(step.blocks.num_tokens_post_padded)

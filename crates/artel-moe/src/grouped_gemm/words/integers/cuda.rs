@@ -9,7 +9,6 @@ use crate::MoeError;
 use crate::activation::Gating;
 use crate::grouped_gemm::decode::cuda::{AlignedStep, WeightSlices};
 use crate::grouped_gemm::prefill::PrefillForm;
-use crate::grouped_gemm::prefill::cuda::Blocks;
 use crate::grouped_gemm::prefill::warpgroup::BLOCK_ROWS;
 use crate::grouped_gemm::prefill::warpgroup::cuda::{IntegerOperand, WarpgroupIntegerGemm};
 use crate::quant::Element;
@@ -78,16 +77,8 @@ impl<A: Element> IntegerExperts<A> {
         if step.tokens == 0 || positions == 0 {
             return Ok(());
         }
-        let rows = RowsInUse {
-            sorted_token_ids: Some(step.blocks.sorted_token_ids),
-            num_tokens_post_padded: Some(step.blocks.num_tokens_post_padded),
-            count: step.tokens * top_k,
-            rows: positions,
-        };
-        let blocks = Blocks {
-            expert_ids: step.blocks.expert_ids,
-            num_tokens_post_padded: step.blocks.num_tokens_post_padded,
-        };
+        let rows = RowsInUse::of_step(step, top_k, positions);
+        let blocks = step.blocks.with_experts();
         self.split.launch(stream, step.hidden_states, rows, &mut workspace.x)?;
         let mut inner = workspace.inner.slice_mut();
         let mut inner = inner.range_mut(0, positions * intermediate_size)?;

@@ -11,8 +11,8 @@ use bytemuck::Pod;
 use super::super::workspace::{RowForm, SplitBuffers};
 use super::super::{WordCode, WordFormat};
 use crate::MoeError;
-use crate::grouped_gemm::decode::cuda::Release;
-use crate::quant::BLOCK;
+use crate::grouped_gemm::decode::cuda::{AlignedStep, Release};
+use crate::quant::{BLOCK, Element};
 
 /// Columns of a product of rows in bfloat16.
 pub(in super::super) const HALVES: usize = 64;
@@ -41,6 +41,18 @@ pub struct RowsInUse<'a> {
     pub count: usize,
     /// Rows of the product.
     pub rows: usize,
+}
+
+impl<'a> RowsInUse<'a> {
+    /// The positions of a step of sorted pairs, `top_k` a token: `rows` of them.
+    pub fn of_step<A: Element>(step: &AlignedStep<'a, A>, top_k: usize, rows: usize) -> Self {
+        Self {
+            sorted_token_ids: Some(step.blocks.sorted_token_ids),
+            num_tokens_post_padded: Some(step.blocks.num_tokens_post_padded),
+            count: step.tokens * top_k,
+            rows,
+        }
+    }
 }
 
 /// Splits rows of `columns` numbers.

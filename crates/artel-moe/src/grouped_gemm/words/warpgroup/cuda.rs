@@ -9,7 +9,7 @@ use super::super::split::cuda::{RowSource, RowsInUse, SplitRows, SplitShape};
 use super::super::workspace::{RowForm, SplitBuffers, WordWorkspace};
 use crate::MoeError;
 use crate::grouped_gemm::decode::cuda::{AlignedStep, WeightSlices};
-use crate::grouped_gemm::prefill::cuda::{Blocks, HalfElement};
+use crate::grouped_gemm::prefill::cuda::HalfElement;
 use crate::grouped_gemm::prefill::warpgroup::BLOCK_ROWS;
 use crate::grouped_gemm::prefill::warpgroup::words::cuda::{HalfRows, WarpgroupWords, WordSlices};
 use crate::grouped_gemm::prefill::warpgroup::words::{WordsTile, is_served};
@@ -82,17 +82,9 @@ impl<A: HalfElement> WarpgroupExperts<A> {
         if step.tokens == 0 || positions == 0 {
             return Ok(());
         }
-        let rows = RowsInUse {
-            sorted_token_ids: Some(step.blocks.sorted_token_ids),
-            num_tokens_post_padded: Some(step.blocks.num_tokens_post_padded),
-            count: step.tokens * top_k,
-            rows: positions,
-        };
+        let rows = RowsInUse::of_step(step, top_k, positions);
         self.order.launch(stream, step.hidden_states, rows, &mut workspace.x)?;
-        let blocks = Blocks {
-            expert_ids: step.blocks.expert_ids,
-            num_tokens_post_padded: step.blocks.num_tokens_post_padded,
-        };
+        let blocks = step.blocks.with_experts();
         let work = (blocks, positions);
         let weights = self.weights(0, step.experts.w13)?;
         let capacity = workspace.inner_parts.rows;

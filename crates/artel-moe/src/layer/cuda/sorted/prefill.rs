@@ -12,7 +12,7 @@ use crate::combine::cuda::RowBiases;
 use crate::grouped_gemm::decode::DecodeShape;
 use crate::grouped_gemm::decode::cuda::{BlockSlices, WeightSlices};
 use crate::grouped_gemm::prefill::PrefillForm;
-use crate::grouped_gemm::prefill::cuda::{Blocks, Fp8Operand, HalfElement};
+use crate::grouped_gemm::prefill::cuda::{Fp8Operand, HalfElement};
 use crate::permute::cuda::Permute;
 use crate::plan::gpu::{ExpertsShape, GemmFamily, GpuProduct, Way};
 use crate::quant::activations::cuda::{InputRows, Placement, Quantize, QuantizedRows, ScaleLayout};
@@ -118,8 +118,8 @@ impl<A: HalfElement> PrefillChain<A> {
     ) -> Result<(), MoeError> {
         let DecodeShape { hidden_size, intermediate_size, top_k, .. } = self.shape;
         let positions = pairs.blocks.blocks * self.block_size;
-        let BlockSlices { expert_ids, num_tokens_post_padded, .. } = pairs.blocks;
-        let blocks = Blocks { expert_ids, num_tokens_post_padded };
+        let BlockSlices { expert_ids, .. } = pairs.blocks;
+        let blocks = pairs.blocks.with_experts();
         let weights = step.experts.slices();
         let DecodeShape { experts, gating, .. } = &self.shape;
         weights.check_biases(gating, *experts, [2 * intermediate_size, hidden_size])?;
