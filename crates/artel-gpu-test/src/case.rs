@@ -30,9 +30,4 @@ impl Case {
         };
         Self { name: name.into(), load: Box::new(load) }
     }
-
-    /// Whether the name contains `filter`.
-    pub(crate) fn is_chosen(&self, filter: Option<&str>) -> bool {
-        filter.is_none_or(|filter| self.name.contains(filter))
-    }
 }
