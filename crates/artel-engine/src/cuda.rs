@@ -4,9 +4,9 @@
 //! host    write words ─ launch ──────────────────────────┐   wait, read what was chosen
 //! device  ... upload ─ feed ─ forward (a graph) ─ sample ─ download ...
 //! ```
-//! Everything a step needs travels in two copies to the device, and what it chose in two back. Steps
-//! that only decode replay a CUDA graph of the next larger recorded size; steps with prompts are
-//! launched one by one. Two steps may be on their way: the tokens that the first one chooses are fed
+//! Everything a step needs lies in page-locked memory. Steps that only decode are brought to the device by
+//! a kernel and replay a CUDA graph of the next larger recorded size; those with prompts are copied and
+//! launched one by one. A kernel tells the host what was chosen. Two steps may be on their way: the tokens that the first one chooses are fed
 //! to the second on the device.
 //!
 //! What the device cannot do, it leaves to the definition: the logits of such rows are read back and
@@ -17,13 +17,15 @@ mod graphs;
 mod pieces;
 mod sampling;
 mod slot;
+mod words;
 
 use std::collections::VecDeque;
 use std::fmt;
 
-use artel_device::cuda::{Context, Graph, Kernels, PinnedBuffer, Stream, TableColumns};
+use artel_device::cuda::{Context, Graph, Kernels, Stream};
+use artel_layers::exchange::cuda::Exchange;
 use artel_layers::feed::cuda::Feed;
-use artel_model::cuda::{CudaKernels, CudaLimits, CudaModel, CudaStep, StepSection};
+use artel_model::cuda::{CudaKernels, CudaLimits, CudaModel, CudaStep};
 use artel_model::{BLOCK_TOKENS, LogitsOf, Model, Progress, SequenceInput};
 use half::bf16;
 
@@ -31,6 +33,7 @@ use self::counters::ExpertCounters;
 use self::graphs::graph_rows;
 use self::sampling::{DeviceSampling, Rows, SamplingKernels};
 use self::slot::{Readout, Slot};
+use self::words::{Words, blocks, copy_inputs};
 use crate::runner::{Launched, RunReport, Runner, RunnerInfo, SequenceOutput, SequenceStep};
 use crate::{EngineConfig, Result};
 
@@ -52,6 +55,7 @@ pub struct CudaRunner {
     info: RunnerInfo,
     stream: Stream,
     feed: Feed,
+    exchange: Exchange,
     sampling: DeviceSampling,
     slots: [Slot; 2],
     /// Slots of the steps that run, the older first.
@@ -67,6 +71,7 @@ pub struct CudaRunner {
 pub struct CudaRunnerKernels {
     model: CudaKernels,
     feed: Feed,
+    exchange: Exchange,
     sampling: SamplingKernels,
 }
 
@@ -80,6 +85,7 @@ impl CudaRunnerKernels {
         Ok(Self {
             model: CudaKernels::load(kernels, model, &limits)?,
             feed: Feed::load(kernels)?,
+            exchange: Exchange::load(kernels)?,
             sampling: SamplingKernels::load(kernels, model.config().vocabulary)?,
         })
     }
@@ -131,6 +137,7 @@ impl CudaRunner {
             model: on_device,
             stream,
             feed: kernels.feed,
+            exchange: kernels.exchange,
             sampling,
             slots,
             running: VecDeque::with_capacity(2),
@@ -150,21 +157,19 @@ impl CudaRunner {
         let step = self.model.write_step(&inputs, decode_rows, slot.inputs.as_mut_slice())?;
         let words = (slot.sampling.as_mut_slice(), slot.masks.as_mut_slice());
         let rows = self.sampling.write(batch, &self.chosen_rows, words);
-        upload(&self.stream, &mut self.model, (&slot.inputs, &step), &inputs)?;
-        let used = (self.sampling.words_used(&rows), self.sampling.masks_used(&rows));
-        let (mut words, mut masks) = self.sampling.words_mut();
-        // SAFETY: the slot's words stay as they are until the step is collected.
-        unsafe { slot.sampling.write_to(&self.stream, used.0, &mut words) }?;
-        if used.1 > 0 {
-            // SAFETY: as above.
-            unsafe { slot.masks.write_to(&self.stream, used.1, &mut masks) }?;
+        let recorded = recorded.filter(|(rows, _)| step == CudaStep::decode(*rows));
+        let words = Words { step: &step, blocks: blocks(&inputs), rows: &rows };
+        let device = (&mut self.model, &mut self.sampling);
+        match recorded {
+            Some(_) => words.bring(&self.stream, &self.exchange, slot, device)?,
+            None => words.copy(&self.stream, slot, device)?,
         }
         if rows.is_fed {
             let (sources, chosen) = self.sampling.feed(batch.len())?;
             let mut ids = self.model.buffers()?.inputs;
             self.feed.launch(&self.stream, &mut ids, sources, chosen)?;
         }
-        match recorded.filter(|(rows, _)| step == CudaStep::decode(*rows)) {
+        match recorded {
             // SAFETY: graphs are recorded of this model's and cache's buffers, which live as long and
             // are used on this stream only.
             Some((_, graph)) => unsafe { graph.launch(&self.stream) }?,
@@ -190,9 +195,10 @@ impl CudaRunner {
             self.sampling.launch(&self.stream, logits, rows)?;
             let (tokens, logprobs) = self.sampling.chosen(rows.count)?;
             // SAFETY: nobody touches the slot before its event has happened.
-            unsafe { slot.chosen.begin_read(&self.stream, tokens) }?;
-            // SAFETY: as above.
-            unsafe { slot.logprobs.begin_read(&self.stream, logprobs) }?;
+            unsafe {
+                let told = (&mut slot.chosen, &mut slot.logprobs);
+                self.exchange.tell(&self.stream, (tokens, logprobs), told)
+            }?;
             if rows.needs_logits {
                 // SAFETY: as above.
                 unsafe { slot.logits.begin_read(&self.stream, logits) }?;
@@ -234,7 +240,7 @@ impl CudaRunner {
         let number = self.running.back().map_or(0, |latest| 1 - latest);
         let slot = &mut self.slots[number];
         let step = self.model.write_step(&[input], 0, slot.inputs.as_mut_slice())?;
-        upload(&self.stream, &mut self.model, (&slot.inputs, &step), &[input])?;
+        copy_inputs(&self.stream, &mut self.model, &slot.inputs, (&step, blocks(&[input])))?;
         self.model.forward(&self.stream, &step)?;
         let values = step.logits_rows() * self.info.vocabulary;
         let logits = self.model.buffers()?.logits.range(0, values)?;
@@ -253,30 +259,6 @@ impl CudaRunner {
         }
         Ok(self.stream.synchronize()?)
     }
-}
-
-/// Begins to copy the words of a step to the device: of the block tables only the columns in use, as
-/// tables have room for the longest sequences. The words stay as they are until that has happened.
-fn upload(
-    stream: &Stream,
-    model: &mut CudaModel,
-    (words, step): (&PinnedBuffer<i32>, &CudaStep),
-    batch: &[SequenceInput<'_>],
-) -> Result<()> {
-    let (layout, length) =
-        (model.layout(), |input: &SequenceInput<'_>| input.cached + input.tokens.len());
-    let blocks = batch.iter().map(|input| length(input).div_ceil(BLOCK_TOKENS)).max();
-    let table = TableColumns {
-        start: layout.section(StepSection::BlockTables).start,
-        rows: step.sequences,
-        stride: layout.table_stride(),
-        columns: blocks.unwrap_or(0),
-    };
-    let mut target = model.buffers()?.inputs;
-    // SAFETY: the caller waits for the step before it changes the words.
-    unsafe { words.write_to(stream, table.start, &mut target) }?;
-    // SAFETY: as above.
-    Ok(unsafe { words.write_columns_to(stream, table, &mut target) }?)
 }
 
 /// Bytes of the keys of one layer, or of its values: kernels number their elements with 31 bits.

@@ -9,6 +9,7 @@ mod error;
 mod workspace;
 pub mod vector;
 pub mod embedding;
+pub mod exchange;
 pub mod feed;
 pub mod linear;
 pub mod rms_norm;

@@ -300,6 +300,8 @@ pub struct TableColumns {
 /// Page-locked host memory, which the GPU copies from and to without a detour.
 pub struct PinnedBuffer<T: Pod> {
     elements: *mut T,
+    /// Where the device sees them.
+    address: u64,
     len: usize,
     context: Context,
 }
@@ -322,7 +324,30 @@ impl<T: Pod> PinnedBuffer<T> {
             .map_err(CudaError::driver("locking host memory"))?;
         // SAFETY: the driver returned `bytes` writable bytes, aligned for every plain type.
         unsafe { std::ptr::write_bytes(pointer.cast::<u8>(), 0, bytes) };
-        Ok(Self { elements: pointer.cast(), len, context: context.clone() })
+        let mut buffer =
+            Self { elements: pointer.cast(), address: 0, len, context: context.clone() };
+        // SAFETY: the driver made the memory, which every context sees.
+        let status = unsafe {
+            cuda_bindings::cuMemHostGetDevicePointer_v2(&mut buffer.address, pointer.cast(), 0)
+        };
+        check(status, "asking where the GPU sees host memory")?;
+        Ok(buffer)
+    }
+
+    /// Its elements as kernels read them over the bus.
+    ///
+    /// # Safety
+    /// They stay as they are, and the buffer alive, until the kernels that read them have ended.
+    pub unsafe fn on_device(&self) -> DeviceSlice<'_, T> {
+        DeviceSlice { address: self.address, len: self.len, lifetime: PhantomData }
+    }
+
+    /// Its elements as kernels write them over the bus.
+    ///
+    /// # Safety
+    /// Nobody reads, writes or frees the buffer until the kernels that write it have ended.
+    pub unsafe fn on_device_mut(&mut self) -> DeviceSliceMut<'_, T> {
+        DeviceSliceMut { address: self.address, len: self.len, lifetime: PhantomData }
     }
 
     /// Its elements.

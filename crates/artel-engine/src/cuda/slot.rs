@@ -2,6 +2,7 @@
 
 use artel_device::cuda::{Context, Event, PinnedBuffer};
 use artel_layers::LayersError;
+use artel_layers::exchange::cuda::Pieces;
 use artel_layers::sample::TokenLogprobs;
 use artel_model::cuda::StepLayout;
 use half::bf16;
@@ -12,10 +13,15 @@ use crate::Result;
 use crate::cpu::choose;
 use crate::runner::{SequenceOutput, SequenceStep};
 
+/// Pieces of a step that only decodes, beside its block tables.
+const PIECES: usize = 8;
+
 /// Page-locked memory of one step, and what is done with what comes back.
 pub(super) struct Slot {
     /// [`StepLayout`].
     pub(super) inputs: PinnedBuffer<i32>,
+    /// Which words of both a step that only decodes uses.
+    pub(super) pieces: Pieces,
     /// [`SamplingLayout`].
     pub(super) sampling: PinnedBuffer<i32>,
     /// Masks of rows that have one.
@@ -55,6 +61,7 @@ impl Slot {
         let rows = sampling.rows_max();
         Ok(Self {
             inputs: PinnedBuffer::zeroed(context, inputs.words())?,
+            pieces: Pieces::new(context, PIECES + sampling.rows_max())?,
             sampling: PinnedBuffer::zeroed(context, sampling.words_max())?,
             masks: PinnedBuffer::zeroed(context, sampling.masks_max())?,
             chosen: PinnedBuffer::zeroed(context, rows)?,

@@ -2,6 +2,7 @@
 
 mod attention;
 mod embedding;
+mod exchange;
 mod feed;
 mod linear;
 mod numbers;
@@ -22,6 +23,7 @@ fn cases() -> Vec<Case> {
         rope::cases(),
         attention::cases(),
         embedding::cases(),
+        exchange::cases(),
         feed::cases(),
         sample::cases(),
         single::cases(),

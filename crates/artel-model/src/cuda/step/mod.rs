@@ -142,6 +142,30 @@ impl StepLayout {
         0..tables + step.sequences * self.table_stride()
     }
 
+    /// The words that a step uses which only decodes and lists no rows of logits; of each block table the
+    /// first `columns`.
+    pub fn decode_words(
+        &self,
+        step: &CudaStep,
+        columns: usize,
+    ) -> impl Iterator<Item = Range<usize>> + use<> {
+        let (rows, stride) = (step.sequences, self.table_stride());
+        let sections = [
+            (StepSection::TokenIds, rows),
+            (StepSection::UnpaddedTokens, 1),
+            (StepSection::Positions, rows),
+            (StepSection::Slots, rows),
+            (StepSection::Lengths, rows),
+            (StepSection::FirstRows, rows + 1),
+        ];
+        let tables = self.section(StepSection::BlockTables).start;
+        let words = |(start, len): (usize, usize)| start..start + len;
+        let sections = sections.map(|(section, len)| words((self.section(section).start, len)));
+        sections
+            .into_iter()
+            .chain((0..rows).map(move |row| words((tables + row * stride, columns))))
+    }
+
     /// Writes the new tokens of all sequences into `words`, and says which launches they need. A step
     /// that only decodes is padded to `decode_rows` rows, where that is more.
     ///

@@ -79,6 +79,12 @@ fn a_step_that_only_decodes_is_padded() {
     assert_eq!(written.section(StepSection::Slots, 4), [147, 35, -1, -1]);
     assert_eq!(written.section(StepSection::Lengths, 4), [4, 100, 0, 0]);
     assert_eq!(written.section(StepSection::FirstRows, 5), [0, 1, 2, 3, 4]);
+    let is_brought = |place: usize| {
+        let mut words = written.layout.decode_words(&written.step, 7);
+        words.any(|words| words.contains(&place))
+    };
+    let is_written = |place: &usize| written.words[*place] != i32::MIN;
+    assert!((0..written.words.len()).filter(is_written).all(is_brought), "all that was written");
     let mixed = [batch[0], input(0, &[1, 2], LogitsOf::Nothing)];
     assert_eq!(Written::of(&mixed, 4).step.tokens, 3, "others are as they are");
 }

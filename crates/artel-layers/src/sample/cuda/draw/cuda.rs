@@ -21,10 +21,16 @@ mod kernels {
     use artel_moe::cuda::device_code::*;
     use cutile::core::*;
 
-    /// Counts and weighs the candidates of each chunk; and those from the floor on, which `fills` says to
-    /// put into bins if the row may be cut. Grid: rows, chunks of `C`.
+    /// Weighs the candidates of each chunk. `CUTS`: they are counted, too, and so are those from the
+    /// floor on, which go into bins if the row may be cut. Grid: rows, chunks of `C`.
     #[cutile::entry(unchecked_accesses = true)]
-    pub unsafe fn weigh_chunks<L: ElementType, const V: i32, const C: i32, const PDL: i32>(
+    pub unsafe fn weigh_chunks<
+        L: ElementType,
+        const V: i32,
+        const C: i32,
+        const CUTS: i32,
+        const PDL: i32,
+    >(
         logits: *mut L,
         largests: *mut f32,
         floors: *mut f32,
@@ -36,7 +42,6 @@ mod kernels {
         sums: *mut i64,
         bins: *mut i32,
         bin_sums: *mut i64,
-        fills: i32,
     ) {
         let (row, chunk, _): (i32, i32, i32) = get_tile_block_id();
         // SAFETY: launched as its specification says, after the largest logits were found.
@@ -45,37 +50,53 @@ mod kernels {
         let (draws, about): (i32, [f32; 3]) =
             unsafe { row_numbers(temperatures, largests, least, row, ready) };
         if draws == 1i32 {
-            // SAFETY: as above.
-            let floor: f32 = unsafe { load_f32(floors, row, ready) };
-            // SAFETY: as above.
-            let top_k: i32 = unsafe { load_i32(top_ks, row, ready) };
-            // SAFETY: as above.
-            let top_p: f32 = unsafe { load_f32(top_ps, row, ready) };
             let id: Tile<i32, { [C] }> = count_from::<C>(chunk * C);
             // SAFETY: the row has logits.
             let logit: Tile<f32, { [C] }> =
                 unsafe { read_chunk::<L, V, C>(logits, row, id, ready) };
             let relative: Tile<f32, { [C] }> = relative_of::<C>(logit, about);
             let counted: Tile<bool, { [C] }> = is_candidate::<C>(relative, about);
-            let rank: Tile<i32, { [C] }> = rank_of::<C>(relative);
-            let near: Tile<bool, { [C] }> =
-                counted & le_tile(rank, all::<C>(rank_of_one(floor, about)));
             let amount: Tile<i64, { [C] }> = units::<C>(relative, counted);
-            let near_amount: Tile<i64, { [C] }> = select(near, amount, wide::<C>(0i64));
             let chunks: i32 = get_num_tile_blocks().1;
             let place: i32 = 2i32 * row * chunks + chunk;
             // SAFETY: there is a place for each chunk, twice.
-            unsafe {
-                store_i32(counts, place, count_of::<C>(counted), ready);
-                store_i32(counts, place + chunks, count_of::<C>(near), ready);
-                store_i64(sums, place, sum_of::<C>(amount), ready);
-                store_i64(sums, place + chunks, sum_of::<C>(near_amount), ready);
-            }
-            if fills * max(cuts_by_count(top_k, V), cuts_by_share(top_p)) == 1i32 {
-                // SAFETY: each row has a counter for each bin.
-                unsafe { add_to_bins::<C>(bins, bin_sums, row, rank, amount, near, ready) };
+            unsafe { store_i64(sums, place, sum_of::<C>(amount), ready) };
+            if CUTS == 1i32 {
+                // SAFETY: there is one of each for a row.
+                let floor: f32 = unsafe { load_f32(floors, row, ready) };
+                // SAFETY: as above.
+                let top_k: i32 = unsafe { load_i32(top_ks, row, ready) };
+                // SAFETY: as above.
+                let top_p: f32 = unsafe { load_f32(top_ps, row, ready) };
+                let rank: Tile<i32, { [C] }> = rank_of::<C>(relative);
+                let near: Tile<bool, { [C] }> =
+                    counted & le_tile(rank, all::<C>(rank_of_one(floor, about)));
+                let near_amount: Tile<i64, { [C] }> = select(near, amount, wide::<C>(0i64));
+                // SAFETY: there is a place for each chunk, twice.
+                unsafe {
+                    store_i32(counts, place, count_of::<C>(counted), ready);
+                    store_i32(counts, place + chunks, count_of::<C>(near), ready);
+                    store_i64(sums, place + chunks, sum_of::<C>(near_amount), ready);
+                }
+                if max(cuts_by_count(top_k, V), cuts_by_share(top_p)) == 1i32 {
+                    // SAFETY: each row has a counter for each bin.
+                    unsafe { add_to_bins::<C>(bins, bin_sums, row, rank, amount, near, ready) };
+                }
             }
         }
+    }
+
+    /// What all candidates of a row weigh.
+    unsafe fn weight_of_row<const CP: i32>(
+        sums: *mut i64,
+        row: i32,
+        chunks: i32,
+        after: Token,
+    ) -> i64 {
+        let chunk: Tile<i32, { [CP] }> = count_from::<CP>(0i32);
+        let place: Tile<i32, { [CP] }> = count_from::<CP>(2i32 * row * chunks);
+        // SAFETY: the caller vouches for a place for each chunk, twice.
+        sum_of::<CP>(unsafe { gather(sums, place, below(chunk, chunks), 0i64, after) })
     }
 
     /// The first token, by id, up to which a row weighs `wanted`.
@@ -110,14 +131,15 @@ mod kernels {
         tile_to_scalar(token)
     }
 
-    /// Draws from rows that are not cut: tokens in the order of their ids. Of the others it writes which
-    /// tokens they need.
+    /// Draws from rows that are not cut: tokens in the order of their ids. With `CUTS` it writes of the
+    /// others which tokens they need.
     #[cutile::entry(unchecked_accesses = true)]
     pub unsafe fn draw_by_id<
         L: ElementType,
         const V: i32,
         const C: i32,
         const CP: i32,
+        const CUTS: i32,
         const PDL: i32,
     >(
         logits: *mut L,
@@ -141,19 +163,27 @@ mod kernels {
             unsafe { row_numbers(temperatures, largests, least, row, ready) };
         let mut limit: i32 = -1i32;
         if draws == 1i32 {
-            // SAFETY: the chunks of the row have been weighed.
-            let (found, sum): ([i32; 2], [i64; 2]) =
-                unsafe { totals::<CP>(counts, sums, row, ceil_div(V, C), ready) };
-            // SAFETY: there is one of each for a row.
-            let top_k: i32 = unsafe { load_i32(top_ks, row, ready) };
-            // SAFETY: as above.
-            let top_p: f32 = unsafe { load_f32(top_ps, row, ready) };
-            // SAFETY: as above.
-            let floor: f32 = unsafe { load_f32(floors, row, ready) };
-            limit = limit_of(found, sum, top_k, top_p, rank_of_one(floor, about));
+            let mut weight: i64 = 0i64;
+            if CUTS == 1i32 {
+                // SAFETY: the chunks of the row have been weighed.
+                let (found, sum): ([i32; 2], [i64; 2]) =
+                    unsafe { totals::<CP>(counts, sums, row, ceil_div(V, C), ready) };
+                // SAFETY: there is one of each for a row.
+                let top_k: i32 = unsafe { load_i32(top_ks, row, ready) };
+                // SAFETY: as above.
+                let top_p: f32 = unsafe { load_f32(top_ps, row, ready) };
+                // SAFETY: as above.
+                let floor: f32 = unsafe { load_f32(floors, row, ready) };
+                limit = limit_of(found, sum, top_k, top_p, rank_of_one(floor, about));
+                weight = sum[0];
+            }
+            if CUTS == 0i32 {
+                // SAFETY: the chunks of the row have been weighed.
+                weight = unsafe { weight_of_row::<CP>(sums, row, ceil_div(V, C), ready) };
+            }
             if limit < 0i32 {
                 // SAFETY: as above.
-                let wanted: i64 = unsafe { units_of_draw(uniforms, row, sum[0], ready) };
+                let wanted: i64 = unsafe { units_of_draw(uniforms, row, weight, ready) };
                 // SAFETY: the row has logits.
                 let token: i32 =
                     unsafe { token_by_id::<L, V, C, CP>(logits, sums, row, about, wanted, ready) };
@@ -161,8 +191,10 @@ mod kernels {
                 unsafe { store_i32(tokens, row, token, ready) };
             }
         }
-        // SAFETY: and a limit.
-        unsafe { store_i32(limits, row, limit, ready) };
+        if CUTS == 1i32 {
+            // SAFETY: and a limit.
+            unsafe { store_i32(limits, row, limit, ready) };
+        }
     }
 }
 
@@ -237,8 +269,9 @@ impl DrawState<'_> {
 /// The kernels of one vocabulary and number type of logits.
 #[derive(Debug, Clone)]
 pub struct Draw<L> {
-    weigh: Kernel,
-    by_id: Kernel,
+    /// Of rows none of which is cut, and of others.
+    weigh: [Kernel; 2],
+    by_id: [Kernel; 2],
     fill: Kernel,
     order: Kernel,
     gather: Kernel,
@@ -269,13 +302,17 @@ impl<L: Element> Draw<L> {
         let own = |entry, values: &[usize]| spec(kernels::__module_ast_self, entry, values);
         let binned =
             |entry, values: &[usize]| spec(bins::cuda::kernels::__module_ast_self, entry, values);
-        let weigh = own("weigh_chunks", &[vocabulary, CHUNK])
-            .pointers(["floors", "top_ks", "top_ps", "counts", "sums", "bins", "bin_sums"])
-            .warps(4);
-        let by_id = own("draw_by_id", &[vocabulary, CHUNK, padded])
-            .pointers(["floors", "top_ks", "top_ps", "uniforms", "counts", "sums", "limits"])
-            .pointers(["tokens"])
-            .warps(8);
+        let weigh = [0, 1].map(|cuts| {
+            own("weigh_chunks", &[vocabulary, CHUNK, cuts])
+                .pointers(["floors", "top_ks", "top_ps", "counts", "sums", "bins", "bin_sums"])
+                .warps(4)
+        });
+        let by_id = [0, 1].map(|cuts| {
+            own("draw_by_id", &[vocabulary, CHUNK, padded, cuts])
+                .pointers(["floors", "top_ks", "top_ps", "uniforms", "counts", "sums", "limits"])
+                .pointers(["tokens"])
+                .warps(8)
+        });
         let fill = binned("fill_bins", &[vocabulary, CHUNK])
             .pointers(["floors", "bins", "bin_sums", "limits"])
             .warps(4);
@@ -294,8 +331,8 @@ impl<L: Element> Draw<L> {
             .pointers(["limits", "ids", "tokens"])
             .warps(8);
         Ok(Self {
-            weigh: kernels.get(&weigh)?,
-            by_id: kernels.get(&by_id)?,
+            weigh: [kernels.get(&weigh[0])?, kernels.get(&weigh[1])?],
+            by_id: [kernels.get(&by_id[0])?, kernels.get(&by_id[1])?],
             fill: kernels.get(&fill)?,
             order: kernels.get(&order)?,
             gather: kernels.get(&gather)?,
@@ -334,10 +371,10 @@ impl<L: Element> Draw<L> {
             .slice_mut(&state.counts)
             .slice_mut(&state.sums)
             .slice_mut(&state.bins)
-            .slice_mut(&state.bin_sums)
-            .i32(i32::from(cuts));
+            .slice_mut(&state.bin_sums);
+        let (weigh, by_id) = (&self.weigh[usize::from(cuts)], &self.by_id[usize::from(cuts)]);
         // SAFETY: the arguments are the kernel's, with the lengths checked above.
-        unsafe { self.weigh.launch(stream, grid, arguments) }?;
+        unsafe { weigh.launch(stream, grid, arguments) }?;
         let arguments = Arguments::new()
             .slice(logits)
             .slice(rows.largests)
@@ -352,7 +389,7 @@ impl<L: Element> Draw<L> {
             .slice_mut(&state.limits)
             .slice_mut(tokens);
         // SAFETY: as above.
-        unsafe { self.by_id.launch(stream, [count, 1, 1], arguments) }?;
+        unsafe { by_id.launch(stream, [count, 1, 1], arguments) }?;
         if cuts { self.launch_cut(stream, logits, rows, state, tokens) } else { Ok(()) }
     }
 

@@ -102,8 +102,11 @@ pub mod draw_code {
     ) -> Tile<f32, { [B] }> {
         let largest: Tile<f32, { [B] }> = number::<B>(about[0]);
         let temperature: Tile<f32, { [B] }> = number::<B>(about[1]);
-        let relative: Tile<f32, { [B] }> =
-            divf(logit - largest, temperature, rounding::NearestEven, ftz::Disabled);
+        let mut relative: Tile<f32, { [B] }> = logit - largest;
+        // The commonest temperature needs no division, which is most of the work.
+        if about[1] != 1.0f32 {
+            relative = divf(relative, temperature, rounding::NearestEven, ftz::Disabled);
+        }
         select(eq_tile(logit, largest), number::<B>(0.0f32), relative)
     }
 
