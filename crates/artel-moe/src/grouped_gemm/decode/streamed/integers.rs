@@ -46,3 +46,46 @@ pub(super) fn begin() -> String {
 pub(super) fn end() -> String {
     (0..4).map(|i| format!("cvt.rn.f32.s32 sum{i}, whole{i};\n")).collect()
 }
+
+/// `scale` = the largest magnitude over 127, rounded as the quotient, and its inverse, the next number above: so
+/// halfway cases, which abound where that is a power of two, lie beyond a half.
+pub(super) fn integer_scale(n: usize) -> String {
+    // 10^-10, 1 / 127 and -127.
+    format!(
+        "max.f32 largest{n}, largest{n}, 0f2EDBE6FF;
+mul.f32 near, largest{n}, 0f3C010204;
+fma.rn.f32 rest, near, 0fC2FE0000, largest{n};
+fma.rn.f32 scale{n}, rest, 0f3C010204, near;
+rcp.approx.ftz.f32 inverse{n}, scale{n};
+neg.f32 near, scale{n};
+fma.rn.f32 rest, near, inverse{n}, 0f3F800000;
+fma.rn.f32 inverse{n}, rest, inverse{n}, inverse{n};
+mov.b32 x, inverse{n};
+add.u32 x, x, 1;
+mov.b32 inverse{n}, x;
+"
+    )
+}
+
+/// Stores the integers nearest to four numbers over the scale of number `of`, halves away from zero. A conversion
+/// takes several times as long as to add 3 * 2^22, of whose sums the lowest byte is the integer.
+pub(super) fn integers_of(integers: usize, n: usize, of: usize) -> String {
+    let mut text: String = (0..4)
+        .map(|i| format!("fma.rn.f32 v{n}_{i}, v{n}_{i}, inverse{of}, 0f4B400000;\n"))
+        .collect();
+    for (word, i) in [("x", 0), ("y", 2)] {
+        let _ = writeln!(
+            text,
+            "mov.b32 item, v{n}_{i};
+mov.b32 {word}, v{n}_{};
+prmt.b32 {word}, item, {word}, 0x0040;",
+            i + 1
+        );
+    }
+    let _ = writeln!(
+        text,
+        "prmt.b32 word, x, y, 0x5410;
+@has{of} st.shared.b32 [codes_at{of}+{integers}], word;"
+    );
+    text
+}

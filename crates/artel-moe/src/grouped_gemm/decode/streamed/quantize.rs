@@ -8,6 +8,7 @@
 
 use std::fmt::Write as _;
 
+use super::integers::{integer_scale, integers_of};
 use super::layout::{CODERS, FIRST_CODER, ScaleForm, Sizes, TOKENS_MAX, WARPS};
 use super::multiply::NEXT_BUFFER;
 use super::text::{ACTIVATED_BYTES, advance, arrive, read_note, wait};
@@ -224,7 +225,10 @@ fn inner_rows(sizes: &Sizes, first: usize, count: usize) -> String {
             let _ = writeln!(text, "max.f32 largest{row}, largest{row}, largest{n};");
         }
     }
-    text.push_str(&largest_of_warp(&rows));
+    text.push_str(&match sizes.scales {
+        ScaleForm::Words => largest_of_warp(&rows),
+        _ => rows.iter().map(|&row| largest_of_row(row)).collect(),
+    });
     for &row in &rows {
         text.push_str(&row_scale(sizes, row));
         for n in row..row + groups {
@@ -256,6 +260,16 @@ pub(super) fn row_scale(sizes: &Sizes, n: usize) -> String {
         ScaleForm::Integers => integer_scale(n),
         ScaleForm::Blocks | ScaleForm::Channels | ScaleForm::Matrices => scale_of(n, n),
     }
+}
+
+/// The same of the row that lane `from` has as number `of`.
+pub(super) fn row_scale_from(sizes: &Sizes, from: usize, of: usize) -> String {
+    let mut text = format!("shfl.sync.idx.b32 scale{from}, scale{of}, {from}, 31, 0xffffffff;\n");
+    if sizes.scales == ScaleForm::Integers {
+        let _ =
+            writeln!(text, "shfl.sync.idx.b32 inverse{from}, inverse{of}, {from}, 31, 0xffffffff;");
+    }
+    text
 }
 
 /// Stores what becomes of four numbers of the row of number `of`.
@@ -340,6 +354,18 @@ max.f32 largest{n}, largest{n}, other;"
         }
     }
     text
+}
+
+/// The same of one number with one instruction: bits of magnitudes are in the order of the numbers. NaN counts as
+/// nothing.
+fn largest_of_row(row: usize) -> String {
+    format!(
+        "max.f32 largest{row}, largest{row}, zero;
+mov.b32 x, largest{row};
+redux.sync.max.u32 x, x, 0xffffffff;
+mov.b32 largest{row}, x;
+"
+    )
 }
 
 /// Sixteen bits to float32.
@@ -435,48 +461,6 @@ fma.rn.f32 v{n}_{i}, rest, inverse, near;"
 cvt.rn.satfinite.e4m3x2.f32 code1, v{n}_3, v{n}_2;
 mov.b32 word, {{code0, code1}};
 @has{of} st.shared.b32 [codes_at{of}+{codes}], word;"
-    );
-    text
-}
-
-/// `scale` = the largest magnitude over 127, rounded as the quotient, and its inverse: that of a power of two
-/// must be one, since halfway cases abound then.
-fn integer_scale(n: usize) -> String {
-    // 10^-10, 1 / 127 and -127.
-    format!(
-        "max.f32 largest{n}, largest{n}, 0f2EDBE6FF;
-mul.f32 near, largest{n}, 0f3C010204;
-fma.rn.f32 rest, near, 0fC2FE0000, largest{n};
-fma.rn.f32 scale{n}, rest, 0f3C010204, near;
-rcp.approx.ftz.f32 inverse{n}, scale{n};
-neg.f32 near, scale{n};
-fma.rn.f32 rest, near, inverse{n}, 0f3F800000;
-fma.rn.f32 inverse{n}, rest, inverse{n}, inverse{n};
-"
-    )
-}
-
-/// Stores the integers nearest to four numbers over the scale of number `of`, halves away from zero.
-fn integers_of(integers: usize, n: usize, of: usize) -> String {
-    let mut text = String::new();
-    for (i, integer) in ["x", "y", "item", "word"].into_iter().enumerate() {
-        // Just below a half: with a half itself the number below 0.5 would be rounded up to 1.
-        let _ = writeln!(
-            text,
-            "mov.b32 {integer}, v{n}_{i};
-and.b32 {integer}, {integer}, 0x80000000;
-or.b32 {integer}, {integer}, 0x3effffff;
-mov.b32 near, {integer};
-fma.rn.f32 near, v{n}_{i}, inverse{of}, near;
-cvt.rzi.s32.f32 {integer}, near;"
-        );
-    }
-    let _ = writeln!(
-        text,
-        "prmt.b32 x, x, y, 0x0040;
-prmt.b32 y, item, word, 0x0040;
-prmt.b32 word, x, y, 0x5410;
-@has{of} st.shared.b32 [codes_at{of}+{integers}], word;"
     );
     text
 }
