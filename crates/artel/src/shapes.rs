@@ -22,7 +22,7 @@ const MODELS: [(&str, &LayerShape, RoutingMethod); 2] = [
 ];
 
 /// Number formats by the name that they have in a shape's name.
-const FORMATS: [(&str, Format); 10] = [
+const FORMATS: [(&str, Format); 11] = [
     ("bf16", Format::Bf16),
     ("f16", Format::F16),
     ("fp8", Format::Fp8Block128),
@@ -32,6 +32,7 @@ const FORMATS: [(&str, Format); 10] = [
     ("int8-w8a16", Format::Int8W8A16),
     ("int4", Format::Int4W4A16),
     ("mxfp4", Format::Mxfp4),
+    ("mxfp8", Format::Mxfp8),
     ("nvfp4", Format::Nvfp4),
 ];
 

@@ -10,7 +10,7 @@ use artel_moe::grouped_gemm::prefill::cuda::HalfElement;
 use artel_moe::layer::cuda::ExpertsKernels;
 use artel_moe::plan::gpu::Way;
 use artel_moe::quant::{
-    Bf16, F16, Fp8Block128, Fp8Channel, Int4W4A16, Int8W8A8, Mxfp4, NumberFormat, Nvfp4,
+    Bf16, F16, Fp8Block128, Fp8Channel, Int4W4A16, Int8W8A8, Mxfp4, Mxfp8, NumberFormat, Nvfp4,
 };
 
 use crate::decode::layer::{Layer, Sizes, TestFormat};
@@ -34,11 +34,13 @@ pub fn cases() -> Vec<Case> {
     let mut cases = vec![
         every_batch_size::<Bf16>(ODD, IN_TURNS),
         every_batch_size::<Mxfp4>(ODD, IN_TURNS),
+        every_batch_size::<Mxfp8>(ODD, IN_TURNS),
         every_batch_size::<Int4W4A16>(SMALL, IN_TURNS),
         every_batch_size::<Fp8Block128>(SMALL, IN_HALVES),
         every_batch_size::<Fp8Channel>(SMALL, IN_TURNS),
         both_forms::<F16>(IN_TURNS),
         both_forms::<Nvfp4>(IN_TURNS),
+        both_forms::<Mxfp8>(IN_HALVES),
         both_forms::<Int8W8A8>(IN_HALVES),
         both_forms::<Bf16>(SILU_WITH_BIASES),
         both_forms::<Fp8Block128>(SILU_WITH_BIASES),

@@ -17,7 +17,7 @@ use artel_moe::layer::cuda::{CudaExperts, DeviceRouting, ExpertsKernels};
 use artel_moe::plan::gpu::{GemmFamily, GpuPlan, Way, usual_way};
 use artel_moe::quant::{
     Bf16, Element, F16, Format, Fp8Block128, Fp8Channel, Fp8Tensor, Int4W4A16, Int8W8A8, Int8W8A16,
-    Mxfp4, NumberFormat, Nvfp4,
+    Mxfp4, Mxfp8, NumberFormat, Nvfp4,
 };
 use artel_moe::weights::cuda::DeviceExperts;
 use artel_moe::weights::{ExpertMatrices, ExpertWeights};
@@ -46,6 +46,7 @@ pub fn cases() -> Vec<Case> {
     cases.extend(of_format::<Int8W8A16>());
     cases.extend(of_format::<Int4W4A16>());
     cases.extend(of_format::<Mxfp4>());
+    cases.extend(of_format::<Mxfp8>());
     cases.extend(of_format::<Nvfp4>());
     cases.extend([widened::<Int8W8A16>(SMALL), widened::<Int4W4A16>(SMALL)]);
     // INT4 has groups of 128 columns.
@@ -53,7 +54,7 @@ pub fn cases() -> Vec<Case> {
     cases.extend(tall::<Mxfp4>(WordCode::Mxfp4, [192, 200]));
     cases.extend(tall::<Nvfp4>(WordCode::Nvfp4, [192, 200]));
     cases.extend(packed::cases());
-    cases.extend([widened::<Mxfp4>(RAGGED), widened::<Nvfp4>(RAGGED)]);
+    cases.extend([widened::<Mxfp4>(RAGGED), widened::<Nvfp4>(RAGGED), widened::<Mxfp8>(RAGGED)]);
     cases.extend([("deep", DEEP), ("ragged", RAGGED)].map(|(name, sizes)| {
         let way = "aligned/16: warpgroup 288x64x128 w8 o1 + warpgroup 288x128x128 w8 o1".to_owned();
         many_rows::<Int8W8A8>(

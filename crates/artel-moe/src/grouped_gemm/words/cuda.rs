@@ -4,14 +4,12 @@ use std::marker::PhantomData;
 
 use artel_device::cuda::{Arguments, DeviceSliceMut, Kernel, KernelSpec, Kernels, Stream};
 
-use super::aligned::cuda::word_aligned;
-use super::direct::cuda::word_direct;
+use super::entries::entry;
 use super::split::cuda::{HALVES, SplitShape, constant};
 pub use super::split::cuda::{RowSource, RowsInUse, SplitRows};
-use super::widened::cuda::word_widened;
 use super::workspace::SplitBuffers;
 pub use super::workspace::{RowForm, WordWorkspace};
-use super::{WordFormat, WordShape, WordTile};
+use super::{WordCode, WordFormat, WordShape, WordTile};
 use crate::MoeError;
 use crate::assignment::cuda::IdForm;
 use crate::grouped_gemm::decode::cuda::{AlignedStep, DirectStep, ExpertSlices, WeightSlices};
@@ -93,7 +91,7 @@ impl<A: Element> WordExperts<A> {
         };
         if form == WordForm::Widened && !shape.formats.iter().all(WordFormat::is_widened) {
             let found = format!("{:?}", shape.formats);
-            let allowed = "FP4, INT4 and INT8 with groups of 128";
+            let allowed = "FP4, MXFP8, INT4 and INT8 with groups of 128";
             return Err(MoeError::config("weights that are widened", found, allowed));
         }
         let split = |element, columns, product: usize| {
@@ -303,7 +301,7 @@ impl WordShape {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Product {
+pub(super) enum Product {
     First,
     Second,
 }
@@ -327,14 +325,18 @@ fn spec<A: Element>(
     let WordLayout { format, parts, rows, .. } = layout;
     let (row_numbers, scale_words) = (row_numbers(form, &layout), layout.scale_words());
     let spec = match product {
-        Product::First => entry(form, product),
-        Product::Second => entry(form, product).element(A::NAME),
+        Product::First => entry(format, form, product),
+        Product::Second => entry(format, form, product).element(A::NAME),
     };
     let spec = match form {
         WordForm::Direct { .. } | WordForm::Aligned => {
             let columns = constant(format.product_columns());
-            let number = if format.number_bytes() == 1 { "i8" } else { "i32" };
-            let spec = spec.element(number).generics([format.kernel()]);
+            let spec = match (format.code, format.number_bytes()) {
+                (WordCode::Mxfp8, _) => spec,
+                (_, 1) => spec.element("i8"),
+                _ => spec.element("i32"),
+            };
+            let spec = spec.generics([format.kernel()]);
             spec.generics(sizes(shape, tile, product))
                 .tensor("x", &[1; 4], &[-1, -1, columns, 1])
                 .tensor("x_sums", &[1; 2], &[-1, 1])
@@ -383,39 +385,6 @@ fn row_numbers(form: WordForm, layout: &WordLayout) -> usize {
             4 * layout.row_words() / layout.format.number_bytes()
         }
         WordForm::Widened => layout.row_words(),
-    }
-}
-
-/// The kernel of a product.
-fn entry(form: WordForm, product: Product) -> KernelSpec {
-    let direct = |operation, entry| {
-        KernelSpec::new(operation, word_direct::__module_ast_self, "word_direct", entry)
-    };
-    let aligned = |operation, entry| {
-        KernelSpec::new(operation, word_aligned::__module_ast_self, "word_aligned", entry)
-    };
-    let widened = |operation, entry| {
-        KernelSpec::new(operation, word_widened::__module_ast_self, "word_widened", entry)
-    };
-    match (form, product) {
-        (WordForm::Direct { .. }, Product::First) => {
-            direct("grouped_gemm/direct_gate_up", "direct_first")
-        }
-        (WordForm::Direct { .. }, Product::Second) => {
-            direct("grouped_gemm/direct_down", "direct_second")
-        }
-        (WordForm::Aligned, Product::First) => {
-            aligned("grouped_gemm/aligned_gate_up", "aligned_first")
-        }
-        (WordForm::Aligned, Product::Second) => {
-            aligned("grouped_gemm/aligned_down", "aligned_second")
-        }
-        (WordForm::Widened, Product::First) => {
-            widened("grouped_gemm/prefill_gate_up", "widened_first")
-        }
-        (WordForm::Widened, Product::Second) => {
-            widened("grouped_gemm/prefill_down", "widened_second")
-        }
     }
 }
 

@@ -15,6 +15,8 @@ pub enum WordCode {
     Int8,
     /// Four integers, and a float32 scale for each row; activations become INT8, too.
     Int8Rows,
+    /// Four e4m3 numbers, and a power of two for each group of 32.
+    Mxfp8,
 }
 
 /// Weights in words, as kernels are made for them.
@@ -31,7 +33,7 @@ impl WordFormat {
     pub const fn columns_per_word(&self) -> usize {
         match self.code {
             WordCode::Int4 | WordCode::Mxfp4 | WordCode::Nvfp4 => 8,
-            WordCode::Int8 | WordCode::Int8Rows => 4,
+            WordCode::Int8 | WordCode::Int8Rows | WordCode::Mxfp8 => 4,
         }
     }
 
@@ -39,7 +41,7 @@ impl WordFormat {
     pub const fn number_bytes(&self) -> usize {
         match self.code {
             WordCode::Int8 | WordCode::Int8Rows => 1,
-            WordCode::Int4 | WordCode::Mxfp4 | WordCode::Nvfp4 => 4,
+            WordCode::Int4 | WordCode::Mxfp4 | WordCode::Nvfp4 | WordCode::Mxfp8 => 4,
         }
     }
 
@@ -56,7 +58,7 @@ impl WordFormat {
     /// Scales in one word.
     pub const fn scales_per_word(&self) -> usize {
         match self.code {
-            WordCode::Mxfp4 | WordCode::Nvfp4 => 4,
+            WordCode::Mxfp4 | WordCode::Nvfp4 | WordCode::Mxfp8 => 4,
             WordCode::Int4 | WordCode::Int8 | WordCode::Int8Rows => 1,
         }
     }
@@ -69,7 +71,7 @@ impl WordFormat {
     /// Columns of one product.
     pub const fn depth(&self) -> usize {
         match self.code {
-            WordCode::Mxfp4 | WordCode::Nvfp4 => 32,
+            WordCode::Mxfp4 | WordCode::Nvfp4 | WordCode::Mxfp8 => 32,
             WordCode::Int4 | WordCode::Int8 | WordCode::Int8Rows => self.group,
         }
     }
@@ -99,7 +101,7 @@ impl WordFormat {
     /// Whether there are kernels that widen them to bfloat16, whose products have a scale a plane.
     pub const fn is_widened(&self) -> bool {
         match self.code {
-            WordCode::Mxfp4 | WordCode::Nvfp4 => true,
+            WordCode::Mxfp4 | WordCode::Nvfp4 | WordCode::Mxfp8 => true,
             WordCode::Int4 | WordCode::Int8 => self.group == BLOCK,
             WordCode::Int8Rows => false,
         }

@@ -17,7 +17,8 @@
 //! Where an expert has many rows, weights are widened to bfloat16 instead, two with one instruction and
 //! once for all rows of a block, with the scales of FP4 as part of them. Codes of four bits on Hopper become so
 //! in the registers of [a kernel of tiles](crate::grouped_gemm::prefill::warpgroup) as high as an expert has rows.
-//! INT8 with a scale a row meets INT8 activations there.
+//! INT8 with a scale a row meets INT8 activations there. MXFP8 is e4m3 numbers with the scales of MXFP4, which few rows
+//! meet as they are and many as bfloat16.
 //!
 //! Example: `H = 256` in NVFP4. A product covers 32 columns, which are two groups of 16. A row takes
 //! 4 columns of it: first and second part of columns 0 to 15, then of columns 16 to 31.
@@ -28,6 +29,10 @@ mod aligned;
 pub mod cuda;
 #[cfg(feature = "cuda")]
 mod direct;
+#[cfg(feature = "cuda")]
+mod entries;
+#[cfg(feature = "cuda")]
+mod floats;
 mod format;
 #[cfg(feature = "cuda")]
 mod halves;

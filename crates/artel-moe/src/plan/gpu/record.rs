@@ -12,7 +12,7 @@ use super::work::ExpertsShape;
 use crate::MoeError;
 
 /// Records that come with the program, as files under `tuning/`.
-pub(super) const BUNDLED: [&str; 10] = [
+pub(super) const BUNDLED: [&str; 11] = [
     include_str!("../../../tuning/sm_90/m2.5-tp2-fp8.json"),
     include_str!("../../../tuning/sm_90/m2.5-tp2-fp8-channel.json"),
     include_str!("../../../tuning/sm_90/m2.5-tp2-fp8-tensor.json"),
@@ -20,6 +20,7 @@ pub(super) const BUNDLED: [&str; 10] = [
     include_str!("../../../tuning/sm_90/m2.5-tp2-int8-w8a16.json"),
     include_str!("../../../tuning/sm_90/m2.5-tp2-int8-w8a8.json"),
     include_str!("../../../tuning/sm_90/m2.5-tp2-mxfp4.json"),
+    include_str!("../../../tuning/sm_90/m2.5-tp2-mxfp8.json"),
     include_str!("../../../tuning/sm_90/m2.5-tp2-nvfp4.json"),
     include_str!("../../../tuning/sm_90/qwen3-30b-bf16.json"),
     include_str!("../../../tuning/sm_90/qwen3-30b-fp8.json"),

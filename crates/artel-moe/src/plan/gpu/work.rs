@@ -80,6 +80,7 @@ impl ExpertsShape {
         let groups = match self.format {
             Format::Mxfp4 => return Some([WordFormat { code: WordCode::Mxfp4, group: 32 }; 2]),
             Format::Nvfp4 => return Some([WordFormat { code: WordCode::Nvfp4, group: 16 }; 2]),
+            Format::Mxfp8 => return Some([WordFormat { code: WordCode::Mxfp8, group: 32 }; 2]),
             Format::Int8W8A8 => {
                 return Some([WordFormat { code: WordCode::Int8Rows, group: BLOCK }; 2]);
             }
@@ -170,7 +171,7 @@ impl ExpertsShape {
 
     /// The error of a format without GPU kernels.
     pub fn without_kernels(&self) -> MoeError {
-        let allowed = "any but f32 and mxfp8 on a GPU";
+        let allowed = "any but f32 on a GPU";
         MoeError::config("format of the experts", self.format, allowed)
     }
 
@@ -265,7 +266,7 @@ impl ExpertsShape {
             (Format::Bf16 | Format::F16, _) => Ok(gpu.bf16),
             (Format::Fp8Block128 | Format::Fp8Tensor | Format::Fp8Channel, Some(fp8)) => Ok(fp8),
             (Format::Int8W8A8, Some(fp8)) => Ok(fp8),
-            (Format::F32 | Format::Mxfp8, Some(_)) => unsupported("any format but f32 and mxfp8"),
+            (Format::F32, Some(_)) => unsupported("any format but f32"),
             // Both parts of activations through FP8 take longer than their sixteen bits at once would.
             (_, Some(_)) => Ok(gpu.bf16),
             (_, None) => unsupported("bf16 or f16"),
@@ -327,7 +328,9 @@ mod tests {
             assert_eq!(form(format, Gating::SILU), PrefillForm::SiluAndMultiply);
             assert_eq!([gelu, biased].map(|gating| form(format, gating)), [PrefillForm::Sums; 2]);
         }
-        assert_eq!(form(Format::Mxfp4, biased), PrefillForm::SiluAndMultiply);
+        for format in [Format::Mxfp4, Format::Mxfp8] {
+            assert_eq!(form(format, biased), PrefillForm::SiluAndMultiply);
+        }
         for format in [Format::Fp8Channel, Format::Fp8Tensor] {
             assert_eq!(form(format, Gating::SILU), PrefillForm::Sums);
             let form = |gating| form_of(format, gating, GemmFamily::Warpgroup);

@@ -9,7 +9,7 @@ use artel_moe::grouped_gemm::decode::{DecodeShape, WeightNumbers};
 use artel_moe::quant::{
     ActivationScales, BLOCK, Bf16, DenseMatrix, Element, F16, Fit, Format, Fp8Block128,
     Fp8BlockMatrix, Fp8Channel, Fp8ChannelMatrix, Fp8Tensor, Fp8TensorMatrix, Int4Matrix,
-    Int4W4A16, Int8W8A8, Int8W8A16, Mxfp4, NumberFormat, Nvfp4, ZeroPoints, e4m3_from_f32,
+    Int4W4A16, Int8W8A8, Int8W8A16, Mxfp4, Mxfp8, NumberFormat, Nvfp4, ZeroPoints, e4m3_from_f32,
     e4m3_to_f32,
 };
 use artel_moe::weights::{ExpertMatrices, Stacked};
@@ -92,6 +92,7 @@ macro_rules! quantised_format {
 }
 quantised_format!(Int8W8A16, 5e-3);
 quantised_format!(Mxfp4, 5e-3);
+quantised_format!(Mxfp8, 5e-3);
 quantised_format!(Nvfp4, 5e-3);
 // A halfway case that rounds to the other side is a whole code.
 quantised_format!(Int8W8A8, 1.5e-2);

@@ -15,7 +15,7 @@ use artel_moe::packing::reference::pack;
 use artel_moe::packing::unpack;
 use artel_moe::plan::gpu::ExpertsShape;
 use artel_moe::quant::{
-    Element, Fp8Block128, Fp8Channel, Fp8Tensor, Int4W4A16, Int8W8A8, Int8W8A16, Mxfp4,
+    Element, Fp8Block128, Fp8Channel, Fp8Tensor, Int4W4A16, Int8W8A8, Int8W8A16, Mxfp4, Mxfp8,
     NumberFormat, Nvfp4,
 };
 
@@ -39,6 +39,7 @@ pub fn cases() -> Vec<Case> {
     cases.extend(of_format::<Fp8Tensor>());
     cases.extend(of_format::<Fp8Channel>());
     cases.extend(of_format::<Mxfp4>());
+    cases.extend(of_format::<Mxfp8>());
     cases.extend(of_format::<Nvfp4>());
     cases.extend(of_format::<Int4W4A16>());
     cases.extend(of_format::<Int8W8A16>());

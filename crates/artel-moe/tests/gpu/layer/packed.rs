@@ -9,7 +9,7 @@ use artel_moe::layer::cuda::{CudaExperts, DeviceRouting, ExpertsKernels};
 use artel_moe::packing::cuda::Pack;
 use artel_moe::plan::gpu::GpuPlan;
 use artel_moe::quant::{
-    Bf16, F16, Format, Fp8Block128, Fp8Channel, Int4W4A16, Mxfp4, NumberFormat,
+    Bf16, F16, Format, Fp8Block128, Fp8Channel, Int4W4A16, Mxfp4, Mxfp8, NumberFormat,
 };
 
 use super::{SMALL, TOKENS_PER_STEP, config, experts, hidden_states, ids};
@@ -24,6 +24,7 @@ pub fn cases() -> Vec<Case> {
         of_format::<Fp8Channel>(),
         of_format::<Int4W4A16>(),
         of_format::<Mxfp4>(),
+        of_format::<Mxfp8>(),
     ]
 }
 

@@ -1,16 +1,19 @@
-//! Integers of eight bits that meet activations of sixteen.
+//! Weights of eight bits that meet activations of sixteen.
 //!
 //! A group of work is 128 columns of a row, and its halves are what planes are of narrower codes: lane
-//! `4 g + t` reads sixteen bytes of each, columns `16 t ..`. A byte with its sign turned over is the lowest
+//! `4 g + t` reads sixteen bytes of each, columns `16 t ..`. An integer with its sign turned over is the lowest
 //! bits of a float16 number from 1024 on, of which 1152 are taken off. Sums meet the scales of their groups, of
-//! which a lane's halves may have one each.
+//! which a lane's halves may have one each. A number of MXFP8 meets its scale before it is multiplied: an e4m3 number
+//! times a power of two is exact in float16, counted from the largest of the matrix (groups below its 2^-21th count
+//! as zeros).
 //!
-//! (PTX ISA 8.0: `prmt`, `sub.f16x2`.)
+//! (PTX ISA 8.0: `prmt`, `sub.f16x2`, `cvt.rn.f16x2.e4m3x2`.)
 
 use std::fmt::Write as _;
 
 use super::layout::{Product, WARPS};
-use super::words::{instructions, list, part_rows, product_of};
+use super::multiply::widen;
+use super::words::{half_scales, instructions, list, part_rows, product_of};
 use crate::grouped_gemm::words::{WordCode, WordFormat};
 use crate::quant::BLOCK;
 
@@ -19,7 +22,7 @@ pub(super) const LANE_WORDS: usize = 8;
 
 /// The format of a product, if its weights are such.
 pub(super) fn of(product: &Product) -> Option<WordFormat> {
-    product.format.filter(|format| format.code == WordCode::Int8)
+    product.format.filter(|format| matches!(format.code, WordCode::Int8 | WordCode::Mxfp8))
 }
 
 /// Words of a group of all strips, and those of their scales.
@@ -78,6 +81,25 @@ sub.rn.f16x2 a{a}, a{a}, above;"
             let _ =
                 writeln!(text, "fma.rn.f32 sum{strip}_{n}, c{strip}_{half}_{n}, scale, {added};");
         }
+    }
+    text
+}
+
+/// The products of a group of MXFP8, whose weights are multiplied by their scales.
+pub(super) fn multiply_floats(product: &Product, group: usize) -> String {
+    let sides = (0..product.own_strips).flat_map(|strip| [(strip, 0), (strip, 1)]);
+    let mut text: String =
+        sides.map(|(strip, side)| half_scales(product, strip, group, side)).collect();
+    for [word, half, strip] in instructions(product) {
+        for side in 0..2 {
+            let w = format!("w{strip}_{group}_{side}_{}", 4 * half + word);
+            let both = [format!("a{side}"), format!("a{}", side + 2)];
+            text.push_str(&widen(&w, [&both[0], &both[1]]));
+            for a in both {
+                let _ = writeln!(text, "mul.rn.f16x2 {a}, {a}, s{strip}_{group}_{side}_{half};");
+            }
+        }
+        text.push_str(&product_of([strip, group, half], word, group == 0 && word == 0));
     }
     text
 }

@@ -192,6 +192,8 @@ fn unit(code: WordCode) -> &'static str {
         WordCode::Int4 => "0f4B800000",
         // 2^6 of e4m3, and 2^15 that the largest scale of the matrix becomes.
         WordCode::Mxfp4 => "0f3B000000",
+        // 2^7 that the largest scale of the matrix becomes.
+        WordCode::Mxfp8 => "0f3C000000",
         WordCode::Nvfp4 | WordCode::Int8Rows => "0f42800000",
         WordCode::Int8 => "0f3F800000",
     }

@@ -304,7 +304,7 @@ impl Sizes {
     pub(super) fn places(&self) -> Places {
         let is_words = self.scales == ScaleForm::Words;
         // Of four bits two small stages and three large ones are fastest: what is drawn late is dealt out evenly.
-        let is_narrow = self.first.format.is_some_and(|format| format.code != WordCode::Int8);
+        let is_narrow = self.first.format.is_some_and(|format| format.columns_per_word() > 4);
         let stages = if is_narrow { self.first.own_strips + 1 } else { STAGES };
         let [first_scales, second_scales] = self.scale_bytes();
         let first_bytes = self.first.task_bytes() + first_scales;

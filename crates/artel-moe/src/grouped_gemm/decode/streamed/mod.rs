@@ -107,8 +107,8 @@ impl StreamedShape {
             Self::Words(shape) if shape.formats[0].code == WordCode::Int8Rows => {
                 ((ScaleForm::Integers, None), shape.gating, &[1][..])
             }
-            // Tasks of integers are twice as large.
-            Self::Words(shape) if shape.formats[0].code == WordCode::Int8 => {
+            // Tasks of eight bits are twice as large.
+            Self::Words(shape) if shape.formats[0].columns_per_word() == 4 => {
                 ((ScaleForm::Words, Some(shape.formats)), shape.gating, &[1][..])
             }
             Self::Words(shape) => {
@@ -226,8 +226,12 @@ mod tests {
                 assert!(!served(words(code, group, sizes)), "{code:?} {sizes:?}");
             }
         }
-        // One cut of integers.
-        for (code, sizes) in [(WordCode::Int8, [384, 192]), (WordCode::Int8Rows, [384, 128])] {
+        // One cut of eight bits.
+        for (code, sizes) in [
+            (WordCode::Int8, [384, 192]),
+            (WordCode::Int8Rows, [384, 128]),
+            (WordCode::Mxfp8, [384, 192]),
+        ] {
             let cuts = StreamedShape::from(words(code, 128, minimax)).cuts();
             assert_eq!(cuts, [[[16, 3072], [64, 768]]]);
             assert!(served(words(code, 128, sizes)));

@@ -109,6 +109,7 @@ mov.u32 zeros, 0;",
         text.push_str(&match format_of(product).code {
             WordCode::Int4 => integer_group(product, group),
             WordCode::Int8 => bytes::multiply(product, group),
+            WordCode::Mxfp8 => bytes::multiply_floats(product, group),
             _ => float_group(product, group),
         });
     }
@@ -131,7 +132,7 @@ mov.u32 zeros, 0;",
 
 /// Whether a part of an expert has a scale beside those of its groups.
 pub(super) fn has_part_scales(code: WordCode) -> bool {
-    matches!(code, WordCode::Mxfp4 | WordCode::Nvfp4)
+    matches!(code, WordCode::Mxfp4 | WordCode::Nvfp4 | WordCode::Mxfp8)
 }
 
 /// Weight rows of a part of a task.
@@ -146,10 +147,16 @@ fn warp_scales(product: &Product, parts: usize) -> String {
     let of_word = 4 * part_rows(product, parts);
     let mut text = String::new();
     if bytes::of(product).is_some() {
-        return format!(
-            "mad.lo.u32 scales_at, slice, {}, scales_at;\n",
+        let _ = writeln!(
+            text,
+            "mad.lo.u32 scales_at, slice, {}, scales_at;",
             of_word * format.scale_words_per_plane()
         );
+        if format.code == WordCode::Mxfp8 {
+            // Byte t / 2 of a word, and two further that of the other half; in bytes 0 and 2.
+            text.push_str("shr.u32 y, quad_lane, 1;\nmad.lo.u32 pick, y, 0x101, 0x600;\n");
+        }
+        return text;
     }
     if product.slices > 1 {
         text.push_str(&match format.scale_words_per_plane() {
@@ -176,7 +183,7 @@ fn warp_scales(product: &Product, parts: usize) -> String {
     text
 }
 
-/// `part0` and `part1`: the scales of the parts behind a task's scales. Of MXFP4 these are the largest of
+/// `part0` and `part1`: the scales of the parts behind a task's scales. Of MXFP4 and MXFP8 these are the largest of
 /// their groups, from which exponents are counted.
 fn part_scales(product: &Product, parts: usize) -> String {
     let code = format_of(product).code;
@@ -189,13 +196,19 @@ fn part_scales(product: &Product, parts: usize) -> String {
     } else {
         format!("ld.shared.f32 part0, [z+{at}];\nmov.f32 part1, part0;\n")
     };
-    if code == WordCode::Mxfp4 {
+    // The exponent that the largest scale becomes: numbers of MXFP8 are up to 448 themselves.
+    let largest = match code {
+        WordCode::Mxfp4 => Some(30),
+        WordCode::Mxfp8 => Some(22),
+        _ => None,
+    };
+    if let Some(largest) = largest {
         for part in 0..2 {
             let _ = writeln!(
                 text,
                 "mov.b32 x, part{part};
 shr.u32 x, x, 23;
-sub.u32 x, 30, x;
+sub.u32 x, {largest}, x;
 prmt.b32 exponent{part}, x, x, 0x1010;"
             );
         }
@@ -238,12 +251,12 @@ fn load_group(product: &Product, parts: usize, group: usize) -> String {
 }
 
 /// `s.._0` and `s.._1`: the scales of a lane's weights of both planes, each in both halves of a word.
-fn half_scales(product: &Product, strip: usize, group: usize, side: usize) -> String {
+pub(super) fn half_scales(product: &Product, strip: usize, group: usize, side: usize) -> String {
     let [lower, upper] = [0, 1].map(|plane| format!("s{strip}_{group}_{side}_{plane}"));
     let mut text = format!("prmt.b32 x, {lower}, {upper}, pick;\n");
     match format_of(product).code {
-        WordCode::Mxfp4 => {
-            if product.slices == 1 && group % 2 == 1 {
+        code @ (WordCode::Mxfp4 | WordCode::Mxfp8) => {
+            if code == WordCode::Mxfp4 && product.slices == 1 && group % 2 == 1 {
                 // A warp that has both halves of planes.
                 text = format!("add.u32 y, pick, 0x202;\nprmt.b32 x, {lower}, {upper}, y;\n");
             }

@@ -164,7 +164,8 @@ impl WordFormat {
     pub(in super::super) fn kernel(&self) -> i32 {
         match self.code {
             WordCode::Int4 => 0,
-            WordCode::Mxfp4 => 1,
+            // Numbers of eight bits meet activations in the same parts and scales of the same kind.
+            WordCode::Mxfp4 | WordCode::Mxfp8 => 1,
             WordCode::Nvfp4 => 2,
             WordCode::Int8 => 3,
             WordCode::Int8Rows => 4,

@@ -154,6 +154,9 @@ pub fn measure(
         AnyExperts::Mxfp4(experts) => {
             measure_format(options, context, kernels, shape, experts, add)
         }
+        AnyExperts::Mxfp8(experts) => {
+            measure_format(options, context, kernels, shape, experts, add)
+        }
         AnyExperts::Nvfp4(experts) => {
             measure_format(options, context, kernels, shape, experts, add)
         }
@@ -234,6 +237,7 @@ pub fn tune_layer(
         AnyExperts::Int8W8A16(experts) => tune_format(parts, experts, record, tokens, noted),
         AnyExperts::Int4W4A16(experts) => tune_format(parts, experts, record, tokens, noted),
         AnyExperts::Mxfp4(experts) => tune_format(parts, experts, record, tokens, noted),
+        AnyExperts::Mxfp8(experts) => tune_format(parts, experts, record, tokens, noted),
         AnyExperts::Nvfp4(experts) => tune_format(parts, experts, record, tokens, noted),
         other => anyhow::bail!("experts in {} have no GPU kernels", other.format()),
     }

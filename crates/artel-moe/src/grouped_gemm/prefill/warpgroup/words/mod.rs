@@ -44,7 +44,7 @@ pub fn is_served(shape: &WordShape) -> bool {
     let has_kernels = |format: &WordFormat| match format.code {
         WordCode::Mxfp4 | WordCode::Nvfp4 => true,
         WordCode::Int4 => format.group == BLOCK,
-        WordCode::Int8 | WordCode::Int8Rows => false,
+        WordCode::Int8 | WordCode::Int8Rows | WordCode::Mxfp8 => false,
     };
     formats.iter().all(has_kernels)
         && gating == Gating::SILU

@@ -1,0 +1,127 @@
+//! Products over many sorted pairs an expert, on e4m3 weights in words.
+
+// The launchers that the macro generates carry no documentation.
+#![allow(missing_docs)]
+
+/// Rows of both products are positions. Weights are widened to bfloat16 for all rows of a block at
+/// once.
+#[cutile::module]
+pub mod float_widened {
+    use crate::grouped_gemm::decode::gating::cuda::decode_gating::*;
+    use crate::grouped_gemm::decode::parts::cuda::decode_parts::*;
+    use crate::grouped_gemm::decode::routes::cuda::decode_routes::*;
+    use crate::grouped_gemm::words::floats::product::cuda::float_words_product::*;
+    use crate::grouped_gemm::words::widened::product::cuda::widened_product::*;
+    use cutile::core::*;
+
+    /// First product of a block and `silu(gate) * up`, `N` columns, as the rows of the second product.
+    /// `out` is `[products, capacity, 64]`.
+    #[cutile::entry(unchecked_accesses = true)]
+    pub unsafe fn float_widened_first<
+        const F: i32,
+        const BM: i32,
+        const BN: i32,
+        const HB: i32,
+        const HQ: i32,
+        const HH: i32,
+        const NW: i32,
+        const NB: i32,
+        const NH: i32,
+        const SW: i32,
+        const SB: i32,
+        const KW: i32,
+        const N: i32,
+        const NE: i32,
+        const KIND: i32,
+        const PA: i32,
+        const PB: i32,
+        const BIAS: i32,
+        const PDL: i32,
+    >(
+        out: *mut bf16,
+        x: &Tensor<bf16, { [-1, -1, -1] }>,
+        w: &Tensor<i32, { [-1, -1, -1, -1] }>,
+        w_scales: &Tensor<i32, { [-1, -1, -1, -1] }>,
+        w_globals: *mut f32,
+        expert_ids: *mut i32,
+        num_tokens_post_padded: *mut i32,
+        capacity: i32,
+        biases: *mut f32,
+    ) {
+        let (column, block, _): (i32, i32, i32) = get_tile_block_id();
+        // SAFETY: nothing is written before the wait.
+        let ready: Token = unsafe { wait_then_release::<PDL>(new_token_unordered()) };
+        // SAFETY: the token stands for the end of the kernel before.
+        unsafe { x.set_token(ready) };
+        // SAFETY: the assignment has an expert for every block in use.
+        let expert: i32 =
+            unsafe { expert_of_block::<BM, NE>(expert_ids, num_tokens_post_padded, block, ready) };
+        if expert >= 0i32 {
+            let place: [i32; 3] = [expert, column, block];
+            // SAFETY: expert and columns are inside the weights.
+            let sum: Tile<f32, { [BN, BM] }> = unsafe {
+                product_of_float_halves::<F, BM, BN, 2, HB, NW, NB, NH, SW, SB, KW>(
+                    x, w, w_scales, w_globals, place, ready,
+                )
+            };
+            let at: [i32; 3] = [expert, column, N];
+            // SAFETY: experts have biases where there are any.
+            let h: Tile<f32, { [HB, BM] }> =
+                unsafe { gated_product::<KIND, PA, PB, BIAS, BN, BM, HB>(sum, biases, at, ready) };
+            let h: Tile<f32, { [BM, HB] }> = h.transpose();
+            // SAFETY: `out` has a row for every position.
+            unsafe {
+                store_halves_of_block::<BM, HB, HQ, HH>(out, [block, column, N, capacity], h)
+            };
+        }
+    }
+
+    /// Second product of a block, `out` `[positions, N]`.
+    #[cutile::entry(unchecked_accesses = true)]
+    pub unsafe fn float_widened_second<
+        A: ElementType,
+        const F: i32,
+        const BM: i32,
+        const BN: i32,
+        const NW: i32,
+        const NB: i32,
+        const NH: i32,
+        const SW: i32,
+        const SB: i32,
+        const KW: i32,
+        const N: i32,
+        const NE: i32,
+        const PDL: i32,
+    >(
+        out: *mut A,
+        x: &Tensor<bf16, { [-1, -1, -1] }>,
+        w: &Tensor<i32, { [-1, -1, -1, -1] }>,
+        w_scales: &Tensor<i32, { [-1, -1, -1, -1] }>,
+        w_globals: *mut f32,
+        expert_ids: *mut i32,
+        num_tokens_post_padded: *mut i32,
+    ) {
+        let (column, block, _): (i32, i32, i32) = get_tile_block_id();
+        let early: Token = new_token_unordered();
+        // SAFETY: the assignment ended before the kernel before this one began.
+        let expert: i32 =
+            unsafe { expert_of_block::<BM, NE>(expert_ids, num_tokens_post_padded, block, early) };
+        // SAFETY: nothing is written before the wait.
+        let ready: Token = unsafe { wait_then_release::<PDL>(early) };
+        // SAFETY: the token stands for the end of the kernel before.
+        unsafe { x.set_token(ready) };
+        if expert >= 0i32 {
+            let place: [i32; 3] = [expert, column, block];
+            // SAFETY: expert and columns are inside the weights.
+            let sum: Tile<f32, { [BN, BM] }> = unsafe {
+                product_of_float_halves::<F, BM, BN, 1, BN, NW, NB, NH, SW, SB, KW>(
+                    x, w, w_scales, w_globals, place, ready,
+                )
+            };
+            let y: Tile<A, { [BN, BM] }> = convert_tile(sum);
+            let y: Tile<A, { [BM, BN] }> = y.transpose();
+            // SAFETY: `out` has a row for every position.
+            unsafe { store_block::<A, BM, BN>(out, [block, column, BM, N], y) };
+        }
+    }
+}
