@@ -38,6 +38,8 @@ mod format;
 mod halves;
 #[cfg(feature = "cuda")]
 pub(crate) mod integers;
+#[cfg(feature = "cuda")]
+pub mod lanes;
 mod tile;
 #[cfg(feature = "cuda")]
 mod parts;

@@ -4,6 +4,7 @@ use artel_device::cuda::{Arguments, Context, CudaError, DeviceBuffer};
 
 use super::split::cuda::HALVES;
 use super::{WordFormat, WordShape};
+use crate::quant::BLOCK;
 
 /// Largest count of column tiles that sums over pairs keep counters for.
 const COUNTERS: usize = 4096;
@@ -15,7 +16,7 @@ const ROWS_MULTIPLE: usize = 64;
 pub enum RowForm {
     /// Two parts of eight bits each.
     Parts,
-    /// bfloat16 numbers, in the order in which words give weights.
+    /// bfloat16 numbers, in the order in which words or lanes give weights.
     Halves,
 }
 
@@ -108,6 +109,9 @@ pub struct WordWorkspace {
     pub(super) inner: DeviceBuffer<f32>,
     /// The same in parts.
     pub(super) inner_parts: SplitBuffers,
+    /// The same in the order of lanes, where the columns that fill its last plane, which stay zero, are others than in
+    /// the order of words.
+    pub(super) inner_lanes: Option<SplitBuffers>,
     /// Blocks that have come to the sum of each column tile; all 0 between launches.
     pub(super) counters: DeviceBuffer<i32>,
 }
@@ -126,10 +130,14 @@ impl WordWorkspace {
         let inner = shape.intermediate_size;
         let [of_hidden, of_inner] = shape.formats;
         let unsplit = if form == RowForm::Parts { rows * inner } else { 1 };
+        let has_lanes = form == RowForm::Halves && !inner.is_multiple_of(BLOCK);
+        let inner_lanes =
+            has_lanes.then(|| SplitBuffers::new(context, (of_inner, form), inner, rows));
         Ok(Self {
             x: SplitBuffers::new(context, (of_hidden, form), shape.hidden_size, x_rows)?,
             inner: DeviceBuffer::zeroed(context, unsplit)?,
             inner_parts: SplitBuffers::new(context, (of_inner, form), inner, rows)?,
+            inner_lanes: inner_lanes.transpose()?,
             counters: DeviceBuffer::zeroed(context, COUNTERS)?,
         })
     }

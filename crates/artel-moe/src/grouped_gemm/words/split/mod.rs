@@ -1,2 +1,2 @@
 pub mod cuda;
-mod places;
+pub(super) mod places;

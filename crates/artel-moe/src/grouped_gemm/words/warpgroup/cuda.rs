@@ -5,8 +5,9 @@ use std::marker::PhantomData;
 use artel_device::cuda::{DeviceSliceMut, Kernels, Stream};
 
 use super::super::WordShape;
-use super::super::split::cuda::{RowSource, RowsInUse, SplitRows, SplitShape};
-use super::super::workspace::{RowForm, SplitBuffers, WordWorkspace};
+use super::super::lanes::cuda::LaneRows;
+use super::super::split::cuda::RowsInUse;
+use super::super::workspace::{SplitBuffers, WordWorkspace};
 use crate::MoeError;
 use crate::grouped_gemm::decode::cuda::{AlignedStep, WeightSlices};
 use crate::grouped_gemm::prefill::cuda::HalfElement;
@@ -20,7 +21,7 @@ use crate::weights::words::WordLayout;
 pub struct WarpgroupExperts<A> {
     shape: WordShape,
     layouts: [WordLayout; 2],
-    order: SplitRows,
+    order: LaneRows,
     products: [WarpgroupWords; 2],
     element: PhantomData<A>,
 }
@@ -47,13 +48,7 @@ impl<A: HalfElement> WarpgroupExperts<A> {
             WordLayout { format: first, parts: 2, rows: intermediate_size, columns: hidden_size },
             WordLayout { format: second, parts: 1, rows: hidden_size, columns: intermediate_size },
         ];
-        let of_tokens = SplitShape {
-            element: A::NAME,
-            columns: hidden_size,
-            format: first,
-            form: RowForm::Halves,
-        };
-        let order = SplitRows::load(kernels, of_tokens, RowSource::TokensOfPositions(top_k))?;
+        let order = LaneRows::load(kernels, A::NAME, (hidden_size, top_k), first)?;
         let mut product =
             |of: usize, out| WarpgroupWords::load(kernels, &layouts[of], experts, tiles[of], out);
         let products = [product(0, "bf16")?, product(1, A::NAME)?];
@@ -77,23 +72,23 @@ impl<A: HalfElement> WarpgroupExperts<A> {
         step.blocks.check(BLOCK_ROWS)?;
         step.hidden_states.expect_len("hidden states", step.tokens * hidden)?;
         out.expect_len("rows of positions", positions * hidden)?;
-        workspace.inner_parts.expect_rows(positions)?;
+        let WordWorkspace { x, inner_parts, inner_lanes, .. } = workspace;
+        let inner = inner_lanes.as_mut().unwrap_or(inner_parts);
+        inner.expect_rows(positions)?;
         self.shape.check_weights(&step.experts)?;
         if step.tokens == 0 || positions == 0 {
             return Ok(());
         }
         let rows = RowsInUse::of_step(step, top_k, positions);
-        self.order.launch(stream, step.hidden_states, rows, &mut workspace.x)?;
+        self.order.launch(stream, step.hidden_states, rows, x)?;
         let blocks = step.blocks.with_experts();
         let work = (blocks, positions);
         let weights = self.weights(0, step.experts.w13)?;
-        let capacity = workspace.inner_parts.rows;
-        let mut inner = workspace.inner_parts.parts.slice_mut();
-        let into = (&mut inner, capacity);
-        self.products[0].launch(stream, work, half_rows(&workspace.x), weights, into)?;
+        let (capacity, mut inner_rows) = (inner.rows, inner.parts.slice_mut());
+        let into = (&mut inner_rows, capacity);
+        self.products[0].launch(stream, work, half_rows(x), weights, into)?;
         let weights = self.weights(1, step.experts.w2)?;
-        let inner = half_rows(&workspace.inner_parts);
-        self.products[1].launch(stream, work, inner, weights, (out, positions))
+        self.products[1].launch(stream, work, half_rows(inner), weights, (out, positions))
     }
 
     /// Words, scales, and behind these the scales of parts.

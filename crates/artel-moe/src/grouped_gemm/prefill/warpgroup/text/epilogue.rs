@@ -128,6 +128,9 @@ add.u32 at, x, turned;
             let _ = writeln!(text, "cvt.rn.{element}x2.f32 packed{matrix}, {high}, {low};");
         }
         text.push_str(&store("at", block % 2 * 512));
+        if matches!(sizes.numbers, Numbers::Words { .. }) {
+            text.push_str(words::neighbours());
+        }
         text.push_str(
             "@is_live st.global.v4.b32 [pointer], {packed0, packed1, packed2, packed3};
 add.u64 pointer, pointer, next_rows;

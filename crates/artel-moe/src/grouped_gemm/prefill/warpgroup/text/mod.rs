@@ -156,11 +156,11 @@ impl Sizes {
     }
 
     fn stage_bytes(&self) -> usize {
-        let of_weights = match self.numbers {
-            Numbers::Words { .. } => 0,
-            _ => self.weight_bytes(),
-        };
-        of_weights + self.rows_max() * ROW_BYTES
+        let of_rows = self.rows_max() * ROW_BYTES;
+        match self.numbers {
+            Numbers::Words { rows_max, .. } => words::halves_of_stage(rows_max) * of_rows,
+            _ => self.weight_bytes() + of_rows,
+        }
     }
 
     /// Where the scales of the stages stand: of weights, and behind them of rows.

@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 
 use super::super::super::BLOCK_ROWS;
 use super::super::{Sizes, advance};
-use super::{instructions, list, widen_half};
+use super::{give_back_words, instructions, list, widen_half};
 use crate::grouped_gemm::words::{WordCode, WordFormat};
 use crate::quant::BLOCK;
 
@@ -30,11 +30,18 @@ pub(super) fn multiply_planes(sizes: &Sizes, height: usize) -> String {
     let part = format!("part{height}_");
     for plane in 0..2 {
         text.push_str(&instructions(sizes, (height, 2 * plane), &part, "0"));
-        text.push_str("mov.b32 first_barrier, barrier;\n");
-        text.push_str(&advance(sizes));
+        if plane == 0 {
+            text.push_str(&give_back_words(sizes, FORMAT));
+        }
+        if sizes.ends_stage(2 * plane) {
+            text.push_str("mov.b32 first_barrier, barrier;\n");
+            text.push_str(&advance(sizes));
+        }
         text.push_str(&widen_half(FORMAT, 2 * plane + 1));
         text.push_str(&instructions(sizes, (height, 2 * plane + 1), &part, "1"));
-        text.push_str(&advance(sizes));
+        if sizes.ends_stage(2 * plane + 1) {
+            text.push_str(&advance(sizes));
+        }
         for row in 0..2 {
             let _ = writeln!(text, "mov.b32 plane_scale{row}, scale{row}_{plane};");
         }
@@ -43,13 +50,15 @@ pub(super) fn multiply_planes(sizes: &Sizes, height: usize) -> String {
             text.push_str(&zero_points(1));
             text.push_str(&widen_half(FORMAT, 2));
         }
-        let _ = writeln!(
-            text,
-            "wgmma.wait_group.sync.aligned 0;
-@is_first_lane mbarrier.arrive.shared::cta.b64 _, [first_barrier+{empty}];
-@is_first_lane mbarrier.arrive.shared::cta.b64 _, [barrier+{empty}];",
-            empty = sizes.empty()
-        );
+        text.push_str("wgmma.wait_group.sync.aligned 0;\n");
+        let finished = [(2 * plane, "first_barrier"), (2 * plane + 1, "barrier")];
+        for (_, barrier) in finished.into_iter().filter(|(half, _)| sizes.ends_stage(*half)) {
+            let _ = writeln!(
+                text,
+                "@is_first_lane mbarrier.arrive.shared::cta.b64 _, [{barrier}+{}];",
+                sizes.empty()
+            );
+        }
         // A zero point in the lowest byte of a scale changes it by less than its rounding to 16 bits.
         for sum in 0..height * BLOCK_ROWS / 2 {
             let row = sum / 2 % 2;

@@ -1,12 +1,19 @@
 //! Products of weights in words: codes of four bits become bfloat16 in registers, from where the matrix
 //! instructions take them.
 //!
-//! Rows lie as the words give weights, in halves of planes of 128 columns: the even bytes of 32 words, or the
-//! odd ones. So lane `4 g + t` needs words `8 j + t` and `8 j + 4 + t` of its two rows of weights, and
-//! these are what instruction `j` takes of every half of both planes. A thread therefore keeps sixteen words
-//! of 256 columns and makes weights of one half while the products of the half before are under way.
+//! A stage of words has 256 columns in 32 words of a row: two planes of 128, whose even bytes are one half and odd
+//! ones the other. Lane `4 g + t` reads sixteen bytes at once, words `4 t` to `4 t + 3` and `16 + 4 t` to `16 + 4 t + 3`
+//! of its two rows of weights, so that it needs the scales of these columns and no others. Two of them in turn are what
+//! instruction `j` takes of every half of both planes, and rows lie in this order
+//! ([`lanes`](crate::grouped_gemm::words)). A thread keeps the sixteen words and makes weights of one
+//! half while the products of the half before are under way.
 //!
-//! Weights and rows have rings of their own: one stage of words is four of rows.
+//! Of the rows of weights of a warp neighbouring lanes have those that are four apart, which lie in other banks of shared
+//! memory. Of gates and ups a warp has the rows whose results are neighbours in the order of the next product's rows:
+//! of 32 the even or odd ones of eight and of the eight that are sixteen further on.
+//!
+//! Weights and rows have rings of their own. A stage of rows meets one stage of words where tiles are low, else a
+//! half of one of its planes.
 
 mod integers;
 mod order;
@@ -15,11 +22,11 @@ mod widen;
 
 use std::fmt::Write as _;
 
-pub(super) use order::ordered_epilogue;
+pub(super) use order::{neighbours, ordered_epilogue};
 pub(super) use producer::producer;
-use widen::{factors, widen};
+use widen::{factors, pick, widen};
 
-use super::super::BLOCK_ROWS;
+use super::super::{BLOCK_ROWS, ROW_BYTES};
 use super::{
     CONSUMER_REGISTERS, PRODUCER_REGISTERS, Sizes, TURNED_BYTES, advance, epilogue, tiles,
 };
@@ -29,7 +36,7 @@ use crate::grouped_gemm::words::{WordCode, WordFormat};
 const SHARED_BYTES_MAX: usize = 232_448;
 /// Bytes of a row of the words of a stage.
 const WORD_ROW_BYTES: usize = 128;
-/// Stages of rows that meet one stage of words: halves of its two planes.
+/// Halves of the two planes of a stage of words.
 const HALVES: usize = 4;
 /// Weights that a thread makes at a time: registers of four instructions.
 const INSTRUCTIONS: usize = 4;
@@ -37,14 +44,34 @@ const INSTRUCTIONS: usize = 4;
 /// Stages of rows of tiles of at most so many: what leaves room for words that are under way.
 pub(super) fn row_stages(rows_max: usize) -> usize {
     match rows_max {
-        0..=32 => 16,
-        33..=64 => 12,
+        0..=32 => 4,
+        33..=64 => 3,
         65..=192 => 5,
         _ => 4,
     }
 }
 
+/// Halves of planes that a stage of rows of tiles of at most so many has.
+pub(super) fn halves_of_stage(rows_max: usize) -> usize {
+    if rows_max <= 64 { HALVES } else { 1 }
+}
+
 impl Sizes {
+    /// Bytes of a half of a plane in a stage of rows.
+    fn half_bytes(&self) -> usize {
+        self.rows_max() * ROW_BYTES
+    }
+
+    /// Whether half `half` of a stage of words is the first of a stage of rows.
+    fn begins_stage(&self, half: usize) -> bool {
+        half.is_multiple_of(halves_of_stage(self.rows_max()))
+    }
+
+    /// Whether it is the last one.
+    fn ends_stage(&self, half: usize) -> bool {
+        self.begins_stage(half + 1)
+    }
+
     /// Bytes in which stages of rows stand.
     fn row_ring_bytes(&self) -> usize {
         self.stages() * self.stage_bytes()
@@ -102,7 +129,7 @@ fn scale_words(format: WordFormat) -> usize {
 /// Registers of a thread that multiplies.
 pub(super) fn registers(sizes: &Sizes, format: WordFormat) -> String {
     let mut text = String::from(
-        ".reg .b32 word_stage, word_phase, own_words, own_scales, steps;
+        ".reg .b32 word_stage, word_phase, own_words, own_scales, steps, pick, stage_low, stage_high;
 .reg .b64 part_scales;
 .reg .b16 half0, half1;
 .reg .f32 unit0, unit1;
@@ -111,7 +138,7 @@ pub(super) fn registers(sizes: &Sizes, format: WordFormat) -> String {
     for row in 0..2 {
         let _ = writeln!(text, ".reg .b32 {};", list(|n| format!("word{row}_{n}"), 8));
         let scales = list(|n| format!("scale{row}_{n}"), scale_words(format));
-        let factors = list(|n| format!("factor{row}_{n}"), 8);
+        let factors = list(|n| format!("factor{row}_{n}"), 2);
         let _ = writeln!(text, ".reg .b32 {scales}, {factors}, less{row};");
     }
     for set in 0..2 {
@@ -154,17 +181,15 @@ or.b64 first_b, first_b, offset;
 mad.lo.u32 turned, group, 4, warp;
 mad.lo.u32 turned, turned, {TURNED_BYTES}, base;
 add.u32 turned, turned, {turned};
-// This lane's row of weights, and of it the words of the first instruction.
-shr.u32 y, lane, 2;
-mul.lo.u32 x, group, {of_group};
-mad.lo.u32 x, warp, {of_warp}, x;
-add.u32 x, x, y;
-mad.lo.u32 own_words, x, {WORD_ROW_BYTES}, base;
+// This lane's row of weights, and of it the first sixteen bytes, which stand where their number is flipped by that
+// of their row among eight.
+{own_row}mad.lo.u32 own_words, x, {WORD_ROW_BYTES}, base;
+and.b32 y, x, 7;
+and.b32 z, lane, 3;
+xor.b32 y, y, z;
 mad.lo.u32 own_words, y, 16, own_words;
-and.b32 y, lane, 3;
-mad.lo.u32 own_words, y, 4, own_words;
 add.u32 own_words, own_words, {ring};
-mad.lo.u32 own_scales, x, 4, base;
+{pick}mad.lo.u32 own_scales, x, 4, base;
 add.u32 own_scales, own_scales, {scales};
 mov.u32 word_stage, 0;
 mov.u32 word_phase, 0;
@@ -180,18 +205,44 @@ CONSUME: setp.ge.u32 p, tile, tiles;
 {units}",
         more_registers = registers_of(sizes, "inc"),
         turned = sizes.turned(),
-        of_group = 64 / sizes.parts,
-        of_warp = 16 / sizes.parts,
+        own_row = own_row(sizes),
         ring = sizes.row_ring_bytes(),
         scales = sizes.row_ring_bytes() + sizes.word_bytes(),
         steps = sizes.word_steps(format),
         find = tiles::find(sizes),
         units = units(sizes, format),
+        pick = pick(format),
     );
     text.push_str(&super::heights(sizes));
     text.push_str("MULTIPLIED:\n");
     text.push_str(&epilogue::epilogue(sizes));
     text.push_str("STORED: add.u32 tile, tile, stride;\nbra CONSUME;\n");
+    text
+}
+
+/// `x` = this lane's row of weights, of a tile's gates where there are two parts.
+fn own_row(sizes: &Sizes) -> String {
+    let [of_warp, of_odd_warp] = if sizes.parts == 2 { [8, 1] } else { [32, 16] };
+    // Of numbers of lanes divided by four, the lowest bit, the next and the highest.
+    let bits = if sizes.parts == 2 { [4, 2, 16] } else { [4, 1, 2] };
+    let mut text = format!(
+        "mul.lo.u32 x, group, {};
+shr.u32 y, warp, 1;
+mad.lo.u32 x, y, {of_warp}, x;
+and.b32 y, warp, 1;
+mad.lo.u32 x, y, {of_odd_warp}, x;
+",
+        64 / sizes.parts
+    );
+    for (bit, rows) in bits.into_iter().enumerate() {
+        let _ = writeln!(
+            text,
+            "shr.u32 y, lane, {};
+and.b32 y, y, 1;
+mad.lo.u32 x, y, {rows}, x;",
+            2 + bit
+        );
+    }
     text
 }
 
@@ -238,23 +289,11 @@ shl.b32 x, word_stage, 3;
 add.u32 barrier, x, base;
 WORDS{height}: mbarrier.try_wait.parity.shared::cta.b64 p, [barrier+{full}], word_phase;
 @!p bra WORDS{height};
-{load}// Loads are only under way: the copy engine must not write before they have read.
-fence.acq_rel.cta;
-fence.proxy.async;
-bar.warp.sync 0xffffffff;
-@is_first_lane mbarrier.arrive.shared::cta.b64 _, [barrier+{empty}];
-add.u32 word_stage, word_stage, 1;
-setp.eq.u32 q, word_stage, {stages};
-selp.b32 word_stage, 0, word_stage, q;
-selp.b32 x, 1, 0, q;
-xor.b32 word_phase, word_phase, x;
-{of_step}add.u32 step, step, 1;
+{load}{of_step}add.u32 step, step, 1;
 setp.lt.u32 p, step, steps;
 @p bra STEP{height};",
         full = sizes.words_full(),
         load = load(sizes, format),
-        empty = sizes.words_empty(format),
-        stages = sizes.word_stages(format),
     );
     if format.code != WordCode::Int4 {
         text.push_str("wgmma.wait_group.sync.aligned 0;\n");
@@ -264,6 +303,26 @@ setp.lt.u32 p, step, steps;
         }
     }
     text + "bra MULTIPLIED;\n"
+}
+
+/// Gives back the stage of words and goes on to the next. Loads may be under way until what they bring is used, and the
+/// copy engine does not wait for them without the fence.
+fn give_back_words(sizes: &Sizes, format: WordFormat) -> String {
+    format!(
+        "fence.proxy.async.shared::cta;
+bar.warp.sync 0xffffffff;
+shl.b32 x, word_stage, 3;
+add.u32 x, x, base;
+@is_first_lane mbarrier.arrive.shared::cta.b64 _, [x+{empty}];
+add.u32 word_stage, word_stage, 1;
+setp.eq.u32 q, word_stage, {stages};
+selp.b32 word_stage, 0, word_stage, q;
+selp.b32 x, 1, 0, q;
+xor.b32 word_phase, word_phase, x;
+",
+        empty = sizes.words_empty(format),
+        stages = sizes.word_stages(format),
+    )
 }
 
 /// Gives back the stage of rows whose products are done, where `condition` holds.
@@ -293,18 +352,18 @@ mad.lo.u32 from, word_stage, {stage}, own_scales;
             let _ = writeln!(text, "ld.shared.b32 scale{row}_{word}, [from+{place}];");
         }
     }
-    // Sixteen bytes stand where the number of their row among eight is flipped into theirs.
-    for sixteen in 0..8 {
-        let _ = writeln!(text, "xor.b32 x, at, {};", 16 * sixteen);
+    text.push_str("xor.b32 x, at, 64;\n");
+    for (words, from) in ["at", "x"].into_iter().enumerate() {
         for row in 0..2 {
             let place = row * other * WORD_ROW_BYTES;
-            let _ = writeln!(text, "ld.shared.b32 word{row}_{sixteen}, [x+{place}];");
+            let names = list(|n| format!("word{row}_{}", 4 * words + n), 4);
+            let _ = writeln!(text, "ld.shared.v4.b32 {{{names}}}, [{from}+{place}];");
         }
     }
     text
 }
 
-/// The products of one stage of rows. It is given back when those of the next are under way.
+/// The products of one half of a plane. A stage of rows is given back when those of the next are under way.
 fn multiply_half(sizes: &Sizes, format: WordFormat, height: usize, half: usize) -> String {
     let mut text = String::new();
     if half.is_multiple_of(2) {
@@ -313,13 +372,21 @@ fn multiply_half(sizes: &Sizes, format: WordFormat, height: usize, half: usize) 
     text.push_str(&widen_half(format, half));
     let first = if half == 0 { "later" } else { "1" };
     text.push_str(&instructions(sizes, (height, half), "sum", first));
+    if half == 0 {
+        text.push_str(&give_back_words(sizes, format));
+    }
     text.push_str("wgmma.wait_group.sync.aligned 1;\n");
-    text.push_str(&match half {
-        0 => give_back(sizes, "and.pred q, later, is_first_lane;\n@q"),
-        _ => give_back(sizes, "@is_first_lane"),
-    });
-    text.push_str("mov.u32 released, stage;\n");
-    text + &advance(sizes)
+    if sizes.begins_stage(half) {
+        text.push_str(&match half {
+            0 => give_back(sizes, "and.pred q, later, is_first_lane;\n@q"),
+            _ => give_back(sizes, "@is_first_lane"),
+        });
+    }
+    if sizes.ends_stage(half) {
+        text.push_str("mov.u32 released, stage;\n");
+        text.push_str(&advance(sizes));
+    }
+    text
 }
 
 /// Weights of half `half` of the words, for all instructions.
@@ -335,30 +402,41 @@ fn widen_half(format: WordFormat, half: usize) -> String {
     text
 }
 
-/// The matrix instructions of a stage of rows, into the registers `into`; `first` says whether the first one
+/// The matrix instructions of a half of a plane, into the registers `into`; `first` says whether the first one
 /// adds to these.
 fn instructions(sizes: &Sizes, (height, half): (usize, usize), into: &str, first: &str) -> String {
     let rows = height * BLOCK_ROWS;
-    let mut text = format!(
-        "shl.b32 x, stage, 3;
+    let mut text = String::new();
+    if sizes.begins_stage(half) {
+        let _ = writeln!(
+            text,
+            "shl.b32 x, stage, 3;
 add.u32 barrier, x, base;
 FULL{height}_{half}: mbarrier.try_wait.parity.shared::cta.b64 p, [barrier+{full}], phase;
 @!p bra FULL{height}_{half};
 mul.wide.u32 offset, stage, {stage};
-add.u64 stage_b, first_b, offset;
-wgmma.fence.sync.aligned;
-",
-        full = sizes.full(),
-        stage = sizes.stage_bytes() / 16,
-    );
+add.u64 stage_b, first_b, offset;",
+            full = sizes.full(),
+            stage = sizes.stage_bytes() / 16,
+        );
+    }
+    text.push_str("wgmma.fence.sync.aligned;\n");
     let sums = list(|n| format!("{into}{n}"), rows / 2);
     for instruction in 0..INSTRUCTIONS {
         let added = if instruction == 0 { first } else { "1" };
+        // Sixteen columns on, or at the next half. The assembler does it in place, of 32 bits with one instruction.
+        let next = if instruction > 0 { 2 } else { sizes.half_bytes() / 16 - 6 };
+        if instruction > 0 || !sizes.begins_stage(half) {
+            let _ = writeln!(
+                text,
+                "mov.b64 {{stage_low, stage_high}}, stage_b;
+add.u32 stage_low, stage_low, {next};
+mov.b64 stage_b, {{stage_low, stage_high}};"
+            );
+        }
         let _ = writeln!(
             text,
-            "add.u64 b, stage_b, {};
-wgmma.mma_async.sync.aligned.m64n{rows}k16.f32.bf16.bf16 {{{sums}}}, {{{}}}, b, {added}, 1, 1, 0;",
-            2 * instruction,
+            "wgmma.mma_async.sync.aligned.m64n{rows}k16.f32.bf16.bf16 {{{sums}}}, {{{}}}, stage_b, {added}, 1, 1, 0;",
             list(|n| format!("a{}_{instruction}_{n}", half % 2), 4),
         );
     }

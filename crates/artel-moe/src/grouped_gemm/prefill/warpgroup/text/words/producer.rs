@@ -2,7 +2,7 @@
 
 use super::super::super::BLOCK_ROWS;
 use super::super::{BLOCK_BYTES, Sizes, advance, tiles};
-use super::{WORD_ROW_BYTES, registers_of, scale_words};
+use super::{WORD_ROW_BYTES, halves_of_stage, registers_of, scale_words};
 use crate::grouped_gemm::words::WordFormat;
 
 /// Both warps, each with its own ring.
@@ -109,14 +109,20 @@ add.u32 from, from, {words};
     )
 }
 
-/// Each lane loads a block of rows.
+/// Each lane loads a block of rows of a half of a plane.
 fn rows(sizes: &Sizes) -> String {
+    let halves = halves_of_stage(sizes.rows_max());
     format!(
-        "{find}mul.lo.u32 bytes, height, {BLOCK_BYTES};
-mad.lo.u32 y, lane, {BLOCK_ROWS}, row;
-setp.lt.u32 is_live, lane, height;
+        "{find}mul.lo.u32 bytes, height, {stage_block_bytes};
+and.b32 x, lane, {last_half};
+shr.u32 z, lane, {half_shift};
+mad.lo.u32 y, z, {BLOCK_ROWS}, row;
+mul.lo.u32 from, z, {BLOCK_BYTES};
+mad.lo.u32 from, x, {half_bytes}, from;
+add.u32 from, from, base;
+setp.lt.u32 is_live, z, height;
 mov.u32 i, 0;
-mov.u32 step, 0;
+mov.u32 step, x;
 FILL: shl.b32 x, stage, 3;
 add.u32 barrier, x, base;
 xor.b32 free, phase, 1;
@@ -125,18 +131,21 @@ WAIT_EMPTY: mbarrier.try_wait.parity.shared::cta.b64 p, [barrier+{empty}], free;
 add.u32 barrier, barrier, {full};
 @is_first_lane mbarrier.arrive.expect_tx.shared::cta.b64 _, [barrier], bytes;
 bar.warp.sync 0xffffffff;
-mad.lo.u32 target, stage, {stage_bytes}, base;
-mad.lo.u32 target, lane, {BLOCK_BYTES}, target;
+mad.lo.u32 target, stage, {stage_bytes}, from;
 @is_live cp.async.bulk.tensor.3d.shared::cluster.global.tile.mbarrier::complete_tx::bytes
     [target], [row_tensor, {{i, y, step}}], [barrier];
 bar.warp.sync 0xffffffff;
-{advance}add.u32 step, step, 1;
+{advance}add.u32 step, step, {halves};
 setp.lt.u32 p, step, {steps};
 @p bra FILL;
 add.u32 tile, tile, stride;
 bra LOAD_ROWS;
 ",
         find = tiles::find(sizes),
+        stage_block_bytes = halves * BLOCK_BYTES,
+        last_half = halves - 1,
+        half_shift = halves.ilog2(),
+        half_bytes = sizes.half_bytes(),
         empty = sizes.empty(),
         full = sizes.full(),
         stage_bytes = sizes.stage_bytes(),
