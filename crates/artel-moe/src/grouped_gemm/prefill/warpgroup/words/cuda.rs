@@ -27,7 +27,7 @@ pub struct WarpgroupWords {
     layout: WordLayout,
 }
 
-/// Rows of a product, `[halves of planes, capacity, 64]`.
+/// Rows of a product, `[halves of planes, capacity, 64]` in the order of lanes.
 #[derive(Debug, Clone, Copy)]
 pub struct HalfRows<'a> {
     /// Their numbers.

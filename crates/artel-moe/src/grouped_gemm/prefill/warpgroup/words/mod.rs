@@ -1,8 +1,8 @@
 //! Weights of four bits in words, which become bfloat16 in the registers of the warps that multiply.
 //!
 //! Each warp widens the weights that it multiplies, once for all rows of a tile, while the matrix units
-//! are at the weights before. Rows lie as widened weights ask for, `[halves of planes of 128 columns, rows, 64]`
-//! (see [`words`](crate::grouped_gemm::words)), and the first product leaves its results so.
+//! are at the weights before. Rows lie as its lanes read words, `[halves of planes of 128 columns, rows, 64]`
+//! (see `words/lanes`), and the first product leaves its results so.
 //!
 //! FP4 meets the scales of its groups before it is multiplied, which is exact. INT4 does not: sums of 128 columns meet
 //! their scale in float32, so a tile has fewer rows.

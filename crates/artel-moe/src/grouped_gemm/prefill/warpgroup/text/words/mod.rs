@@ -5,7 +5,7 @@
 //! ones the other. Lane `4 g + t` reads sixteen bytes at once, words `4 t` to `4 t + 3` and `16 + 4 t` to `16 + 4 t + 3`
 //! of its two rows of weights, so that it needs the scales of these columns and no others. Two of them in turn are what
 //! instruction `j` takes of every half of both planes, and rows lie in this order
-//! ([`lanes`](crate::grouped_gemm::words)). A thread keeps the sixteen words and makes weights of one
+//! (`words/lanes`). A thread keeps the sixteen words and makes weights of one
 //! half while the products of the half before are under way.
 //!
 //! Of the rows of weights of a warp neighbouring lanes have those that are four apart, which lie in other banks of shared
