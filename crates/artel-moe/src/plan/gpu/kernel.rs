@@ -4,6 +4,7 @@ use std::fmt;
 use std::str::FromStr;
 
 use crate::MoeError;
+use crate::grouped_gemm::prefill::warpgroup;
 
 /// The two products of the experts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -172,6 +173,21 @@ pub struct Way {
     pub path: GpuPath,
     /// What multiplies.
     pub kernels: ExpertKernels,
+}
+
+impl Way {
+    /// Whether tiles are as high as an expert has rows, also where it has many.
+    pub(super) fn follows_rows(&self) -> bool {
+        let ExpertKernels { first, second } = self.kernels;
+        [first, second].iter().all(|kernel| {
+            kernel.family == GemmFamily::Warpgroup && kernel.tile.rows >= warpgroup::rows_max(2)
+        })
+    }
+
+    /// Whether all tiles of the first product have the same height.
+    pub(super) fn has_fixed_height(&self) -> bool {
+        matches!(self.kernels.first.family, GemmFamily::Decode | GemmFamily::Prefill)
+    }
 }
 
 impl fmt::Display for Way {

@@ -33,6 +33,11 @@ use crate::quant::Format;
 /// kernels are loaded.
 const CLOSE: f64 = 1.02;
 
+/// What tiles as high as an expert has rows may take more than tiles of a fixed height. Times are those of tokens
+/// that choose all experts alike; where the n-th most popular expert gets 1/n of them, 1024 tokens of Qwen3-30B-A3B in
+/// bfloat16 take 420 us in blocks of 80 rows instead of 350.
+const UNEVEN: f64 = 1.025;
+
 /// Tokens that pass through the layer at a time unless the caller wants otherwise: enough to keep
 /// the matrix units busy, few enough for intermediates of a few gigabytes.
 pub const TOKENS_PER_STEP: usize = 16384;
@@ -196,9 +201,17 @@ fn batch_sizes(config: &MoeConfig, record: Option<&TuningRecord>, limit: usize) 
     sizes
 }
 
-/// The fastest, or what serves smaller batches when that is as good.
+/// The fastest, or what loses least where some experts get most tokens, or what serves smaller batches,
+/// when that is as good.
 fn best(choices: &[Choice], previous: Option<&GpuPlanEntry>) -> Option<Choice> {
     let fastest = choices.first()?;
+    let steady = choices.iter().find(|choice| {
+        let is_near = choice.microseconds <= fastest.microseconds * UNEVEN;
+        choice.tuned && choice.way.follows_rows() && is_near
+    });
+    if let Some(steady) = steady.filter(|_| fastest.way.has_fixed_height()) {
+        return Some(*steady);
+    }
     let stays = previous.and_then(|previous| {
         choices.iter().find(|choice| {
             choice.way == Way { path: previous.path, kernels: previous.kernels }

@@ -263,6 +263,22 @@ fn kernels_newer_than_the_record_serve_where_they_are_clearly_better() {
 }
 
 #[test]
+fn tiles_as_high_as_an_expert_has_rows_win_where_they_are_as_good() {
+    let (config, format) = (qwen3(), Format::Bf16);
+    let high = "aligned/16: warpgroup 288x64x64 w8 o1 + warpgroup 288x128x64 w8 o1";
+    let fixed = "aligned/80: decode 80x128x64 w8 o1 + decode 80x128x64 w4 o2";
+    let family = |microseconds: f64| {
+        let mut record = empty_record(&config, format);
+        record.note(&fixed.parse().unwrap(), 1024, Some(100.0));
+        record.note(&high.parse().unwrap(), 1024, Some(microseconds));
+        let plan = GpuPlan::new(h200(), &config, format, Some(&record), 1024).unwrap();
+        plan.entry(1024).kernels.first.family
+    };
+    assert_eq!([99.0, 102.4].map(family), [GemmFamily::Warpgroup; 2]);
+    assert_eq!(family(102.6), GemmFamily::Decode);
+}
+
+#[test]
 fn files_that_are_no_records_are_refused() {
     let mut record = empty_record(&qwen3(), Format::Bf16);
     let way = "direct: decode 8x128x128 w4 o2 + decode 8x128x128 w4 o2".parse().unwrap();
