@@ -9,7 +9,7 @@ use artel_moe::grouped_gemm::prefill::cuda::{
     Blocks, Fp8Operand, HalfElement, PrefillFp8Gemm, PrefillGemm,
 };
 use artel_moe::grouped_gemm::prefill::warpgroup::cuda::{WarpgroupFp8Gemm, WarpgroupGemm};
-use artel_moe::grouped_gemm::prefill::warpgroup::{self, BLOCK_ROWS};
+use artel_moe::grouped_gemm::prefill::warpgroup::{self, Assigned, BLOCK_ROWS};
 use artel_moe::grouped_gemm::prefill::{PrefillForm, PrefillTile, RowScales};
 use artel_moe::grouped_gemm::{GroupedGemm, RowWeights, reference};
 use artel_moe::quant::activations::{Granularity, reference as quantization};
@@ -127,8 +127,7 @@ fn warpgroup_cases<F>(
         return;
     }
     let name = format!("prefill::{}{}_{rows}x{columns}_warpgroup", F::NAME, suffix(form));
-    let load = move |kernels: &mut _| WarpgroupGemm::load(kernels, &layout, form);
-    cases.push(Case::new(name, load, move |gpu, gemm: &WarpgroupGemm<F::Activation>| {
+    let run = move |gpu: &Gpu, gemm: &WarpgroupGemm<F::Activation>| {
         let weights = experts::<F>(matrices, rows, columns);
         let numbers: Vec<u8> = stack(&weights).0;
         let numbers = gpu.upload(bytemuck::cast_slice::<u8, F::Activation>(&numbers));
@@ -137,7 +136,13 @@ fn warpgroup_cases<F>(
             let sorted = gpu.upload(rows);
             gemm.launch(&gpu.stream, blocks, sorted.slice(), numbers.slice(), out)
         })
-    }));
+    };
+    // A second product may load weights before it waits.
+    let second = (form.parts() == 1).then_some((Assigned::Before, "_ahead"));
+    for (assigned, suffix) in [(Assigned::Lately, "")].into_iter().chain(second) {
+        let load = move |kernels: &mut _| WarpgroupGemm::load(kernels, &layout, form, assigned);
+        cases.push(Case::new(format!("{name}{suffix}"), load, run));
+    }
 }
 
 fn fp8<F: NumberFormat<Activation = bf16>>(

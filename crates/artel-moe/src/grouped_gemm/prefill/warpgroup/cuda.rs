@@ -10,7 +10,8 @@ use bytemuck::Pod;
 
 use super::text::{Numbers, Sizes, source};
 use super::{
-    BLOCK_ROWS, GROUP, ROW_BYTES, Scales, Side, THREADS, check, check_integers, check_long,
+    Assigned, BLOCK_ROWS, GROUP, ROW_BYTES, Scales, Side, THREADS, check, check_integers,
+    check_long,
 };
 use crate::MoeError;
 use crate::grouped_gemm::EXACT_DEPTH;
@@ -59,13 +60,14 @@ impl<A: HalfElement> WarpgroupGemm<A> {
         kernels: &mut Kernels,
         layout: &StackLayout,
         form: PrefillForm,
+        assigned: Assigned,
     ) -> Result<Self, MoeError> {
         if layout.scale_block.is_some() {
             return Err(MoeError::config("weights", format!("{layout:?}"), "without scales"));
         }
         check(layout, form)?;
-        let product =
-            Product::load::<A>(kernels, layout, form, (Numbers::Halves(A::NAME), Side::Short))?;
+        let numbers = (Numbers::Halves(A::NAME), Side::Short);
+        let product = Product::load::<A>(kernels, layout, form, numbers, assigned)?;
         Ok(Self { product, element: PhantomData })
     }
 
@@ -141,7 +143,7 @@ impl<A: Element> WarpgroupFp8Gemm<A> {
         };
         let numbers = Numbers::Codes { scales, summed };
         check(layout, form)?;
-        let product = Product::load::<A>(kernels, layout, form, (numbers, side))?;
+        let product = Product::load::<A>(kernels, layout, form, (numbers, side), Assigned::Lately)?;
         Ok(Self { product, layout: *layout, element: PhantomData })
     }
 
@@ -192,7 +194,8 @@ impl<A: Element> WarpgroupIntegerGemm<A> {
         check_integers(layout, form)?;
         let columns = layout.columns.next_multiple_of(ROW_BYTES);
         let layout = StackLayout { columns, ..*layout };
-        let product = Product::load::<A>(kernels, &layout, form, (Numbers::Integers, Side::Short))?;
+        let numbers = (Numbers::Integers, Side::Short);
+        let product = Product::load::<A>(kernels, &layout, form, numbers, Assigned::Lately)?;
         Ok(Self { product, element: PhantomData })
     }
 
@@ -248,11 +251,14 @@ impl Product {
         layout: &StackLayout,
         form: PrefillForm,
         (numbers, side): (Numbers, Side),
+        assigned: Assigned,
     ) -> Result<Self, MoeError> {
         let StackLayout { experts, rows, columns, .. } = *layout;
         let parts = form.parts();
         let features = rows / parts;
-        let sizes = Sizes { experts, features, columns, parts, numbers, side, out: A::NAME };
+        let is_ahead = assigned == Assigned::Before;
+        let out = A::NAME;
+        let sizes = Sizes { experts, features, columns, parts, numbers, side, out, is_ahead };
         let assembly = Assembly {
             text: source(&sizes).into(),
             threads: THREADS,
@@ -271,7 +277,7 @@ impl Product {
             }
             Numbers::Words { .. } => panic!("this is a bug: words have a product of their own"),
         };
-        let generics = [experts, sizes.features, columns, parts].into_iter();
+        let generics = [experts, features, columns, parts].into_iter().chain(is_ahead.then_some(1));
         let generics = generics.chain(scales.into_iter().flatten()).map(|size| size as i32);
         let spec = KernelSpec::assembly(name, assembly, "multiply", Architecture::Sm90)
             .element(A::NAME)

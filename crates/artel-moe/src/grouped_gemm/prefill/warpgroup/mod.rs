@@ -70,6 +70,16 @@ enum Side {
     Long,
 }
 
+/// When the assignment was made that a product reads.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Assigned {
+    /// Perhaps only just: the product waits for the kernel before, like all others.
+    Lately,
+    /// Before a kernel of this family that came before: that one lets others start only when it has waited itself. So
+    /// the product looks for its tiles and loads weights while the kernel before still runs.
+    Before,
+}
+
 /// Input features of a stage.
 pub(crate) fn depth(number_bytes: usize) -> usize {
     ROW_BYTES / number_bytes

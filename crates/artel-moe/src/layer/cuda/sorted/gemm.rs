@@ -6,6 +6,7 @@ use crate::MoeError;
 use crate::grouped_gemm::prefill::cuda::{
     Blocks, Fp8Operand, HalfElement, PrefillFp8Gemm, PrefillGemm,
 };
+use crate::grouped_gemm::prefill::warpgroup::Assigned;
 use crate::grouped_gemm::prefill::warpgroup::cuda::{WarpgroupFp8Gemm, WarpgroupGemm};
 use crate::grouped_gemm::prefill::{PrefillForm, PrefillTile};
 use crate::plan::gpu::{GemmFamily, GemmKernel, Tile};
@@ -36,10 +37,12 @@ impl<A: HalfElement> PlainGemm<A> {
         layout: &StackLayout,
         form: PrefillForm,
         kernel: GemmKernel,
-        block_size: usize,
+        (block_size, assigned): (usize, Assigned),
     ) -> Result<Self, MoeError> {
         Ok(match kernel.family {
-            GemmFamily::Warpgroup => Self::Warpgroup(WarpgroupGemm::load(kernels, layout, form)?),
+            GemmFamily::Warpgroup => {
+                Self::Warpgroup(WarpgroupGemm::load(kernels, layout, form, assigned)?)
+            }
             _ => {
                 let tile = prefill_tile(kernel.tile);
                 Self::Tiles(PrefillGemm::load(kernels, layout, form, tile, block_size)?)

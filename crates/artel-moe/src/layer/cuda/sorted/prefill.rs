@@ -13,11 +13,15 @@ use crate::grouped_gemm::decode::DecodeShape;
 use crate::grouped_gemm::decode::cuda::{BlockSlices, WeightSlices};
 use crate::grouped_gemm::prefill::PrefillForm;
 use crate::grouped_gemm::prefill::cuda::{Fp8Operand, HalfElement};
+use crate::grouped_gemm::prefill::warpgroup::Assigned;
 use crate::permute::cuda::Permute;
 use crate::plan::gpu::{ExpertsShape, GemmFamily, GpuProduct, Way};
 use crate::quant::activations::cuda::{InputRows, Placement, Quantize, QuantizedRows, ScaleLayout};
 use crate::quant::activations::{Granularity, ScaleBounds};
 use crate::weights::StackLayout;
+
+/// When pairs were sorted, for the first product and for the second, which comes behind it.
+const ASSIGNED: [Assigned; 2] = [Assigned::Lately, Assigned::Before];
 
 /// Both products with what stands before and between them.
 #[derive(Debug, Clone)]
@@ -76,7 +80,7 @@ impl<A: HalfElement> PrefillChain<A> {
         let steps = if layouts[0].scale_block.is_none() {
             let mut product = |of: usize| {
                 let form = sizes.prefill_form(GpuProduct::ALL[of], both[of].family);
-                PlainGemm::load(kernels, &layouts[of], form, both[of], block_size)
+                PlainGemm::load(kernels, &layouts[of], form, both[of], (block_size, ASSIGNED[of]))
             };
             let (first, second) = (product(0)?, product(1)?);
             let activate = match form {

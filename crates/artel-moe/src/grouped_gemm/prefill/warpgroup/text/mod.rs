@@ -53,6 +53,8 @@ pub(super) struct Sizes {
     pub(super) side: Side,
     /// What is stored: `bf16`, `f16` or `f32`.
     pub(super) out: &'static str,
+    /// Whether the assignment was there before the kernel before began: weights are loaded before that ends.
+    pub(super) is_ahead: bool,
 }
 
 impl Sizes {
@@ -298,6 +300,9 @@ fn head(sizes: &Sizes) -> String {
     if sizes.side == Side::Long {
         return text + &long::registers();
     }
+    if sizes.is_ahead {
+        text.push_str(".reg .b32 ahead;\n");
+    }
     let mut registers = |name: &str, count: usize| {
         let _ = writeln!(text, ".reg .f32 {name}<{count}>;");
     };
@@ -392,7 +397,7 @@ fn consumer(sizes: &Sizes) -> String {
     };
     let mut text = format!(
         "CONSUMER: setmaxnreg.inc.sync.aligned.u32 {CONSUMER_REGISTERS};
-sub.u32 group, group, 1;
+{wait}sub.u32 group, group, 1;
 and.b32 warp, warp, 3;
 // Matrices in shared memory: rows of 128 swizzled bytes, 8 rows every 1024 bytes.
 mov.b64 offset, 0x4000004000010000;
@@ -411,6 +416,7 @@ add.u32 turned, turned, {turned};
 @p bra EXIT;
 {find}mov.u32 step, 0;
 ",
+        wait = if sizes.is_ahead { tiles::WAIT_AND_RELEASE } else { "" },
         turned_bytes = sizes.turned_bytes(),
         turned = sizes.turned(),
         own_row = if sizes.side == Side::Long { long::OWN_ROW } else { "" },

@@ -1,5 +1,7 @@
 //! The warp that loads.
 
+use std::fmt::Write as _;
+
 use super::super::{BLOCK_ROWS, Side};
 use super::{BLOCK_BYTES, Numbers, PRODUCER_REGISTERS, Scales, Sizes, advance, long, tiles};
 
@@ -26,7 +28,7 @@ pub(super) fn producer(sizes: &Sizes) -> String {
 setmaxnreg.dec.sync.aligned.u32 {PRODUCER_REGISTERS};
 setp.ne.u32 p, warp, 0;
 @p bra EXIT;
-PRODUCE: setp.ge.u32 p, tile, tiles;
+{ahead}PRODUCE: setp.ge.u32 p, tile, tiles;
 @p bra EXIT;
 {find}mad.lo.u32 bytes, height, {row_bytes}, {weight_bytes};
 mad.lo.u32 y, lane, {BLOCK_ROWS}, row;
@@ -44,9 +46,7 @@ add.u32 barrier, barrier, {full};
 bar.warp.sync 0xffffffff;
 mad.lo.u32 target, stage, {stage_bytes}, base;
 mul.lo.u32 x, step, {depth};
-@is_first_lane cp.async.bulk.tensor.5d.shared::cluster.global.tile.mbarrier::complete_tx::bytes
-    [target], [weights, {{x, i, i, z, expert}}], [barrier];
-mad.lo.u32 target, lane, {BLOCK_BYTES}, target;
+{weights}mad.lo.u32 target, lane, {BLOCK_BYTES}, target;
 add.u32 target, target, {weight_bytes};
 @is_live cp.async.bulk.tensor.{axes}d.shared::cluster.global.tile.mbarrier::complete_tx::bytes
     [target], [row_tensor, {row_at}], [barrier];
@@ -57,6 +57,11 @@ setp.lt.u32 p, step, {steps};
 add.u32 tile, tile, stride;
 bra PRODUCE;
 ",
+        ahead = if sizes.is_ahead { weights_ahead(sizes) } else { String::new() },
+        weights = match sizes.is_ahead {
+            true => weights_behind(),
+            false => load_weights("is_first_lane"),
+        },
         find = tiles::find(sizes),
         weight_bytes = sizes.weight_bytes(),
         row_bytes = BLOCK_BYTES + scales.map_or(0, |_| BLOCK_ROWS * 4),
@@ -70,6 +75,53 @@ bra PRODUCE;
         row_scales = of(row_scales),
         advance = advance(sizes),
         steps = sizes.steps(),
+    )
+}
+
+/// The weights of a stage.
+fn load_weights(condition: &str) -> String {
+    format!(
+        "@{condition} cp.async.bulk.tensor.5d.shared::cluster.global.tile.mbarrier::complete_tx::bytes
+    [target], [weights, {{x, i, i, z, expert}}], [barrier];
+"
+    )
+}
+
+/// The weights of the first stages, before the kernel before has ended: it leaves only rows. A barrier may hear of bytes
+/// before it is told to expect them.
+fn weights_ahead(sizes: &Sizes) -> String {
+    let stages = sizes.stages().min(sizes.steps());
+    let mut text = format!(
+        "setp.ge.u32 p, tile, tiles;
+@p bra EXIT;
+{}mul.lo.u32 z, column, {};
+mov.u32 i, 0;
+mov.u32 ahead, {stages};
+",
+        tiles::find(sizes),
+        sizes.tile_features() / 8,
+    );
+    for stage in 0..stages {
+        let _ = writeln!(
+            text,
+            "add.u32 target, base, {};\nadd.u32 barrier, base, {};\nmov.u32 x, {};",
+            stage * sizes.stage_bytes(),
+            sizes.full() + 8 * stage,
+            stage * sizes.depth(),
+        );
+        text.push_str(&load_weights("is_first_lane"));
+    }
+    text + "griddepcontrol.wait;\n"
+}
+
+/// The weights of a stage, unless they are on their way.
+fn weights_behind() -> String {
+    let load = load_weights("p");
+    format!(
+        "setp.eq.and.u32 p, ahead, 0, is_first_lane;
+{load}setp.ne.u32 p, ahead, 0;
+@p sub.u32 ahead, ahead, 1;
+"
     )
 }
 

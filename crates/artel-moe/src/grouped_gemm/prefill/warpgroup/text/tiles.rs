@@ -5,6 +5,21 @@ use std::fmt::Write as _;
 use super::super::{BLOCK_ROWS, Side};
 use super::{Numbers, Sizes};
 
+/// Waits for the kernel before, and only then lets the next one start: that may so read what is older than
+/// both before it waits itself.
+pub(super) const WAIT_AND_RELEASE: &str =
+    "griddepcontrol.wait;\ngriddepcontrol.launch_dependents;\n";
+
+/// What comes before the assignment is read.
+fn hand_over(sizes: &Sizes) -> &'static str {
+    match sizes.numbers {
+        // Whoever needs what the kernel before leaves waits for it later.
+        _ if sizes.is_ahead => "",
+        Numbers::Halves(_) => WAIT_AND_RELEASE,
+        _ => "griddepcontrol.launch_dependents;\ngriddepcontrol.wait;\n",
+    }
+}
+
 /// Where the blocks of each expert begin and end.
 pub(super) fn table(sizes: &Sizes) -> String {
     let (experts, first_blocks, ends) = (sizes.experts, sizes.first_blocks(), sizes.block_ends());
@@ -21,9 +36,7 @@ st.shared.b32 [at+{ends}], x;
 add.u32 expert, expert, {threads};
 bra CLEAR;
 CLEARED:
-griddepcontrol.launch_dependents;
-griddepcontrol.wait;
-ld.global.b32 blocks, [rows];
+{hand_over}ld.global.b32 blocks, [rows];
 shr.u32 blocks, blocks, {block_shift};
 bar.sync 0;
 // A block whose neighbour is of another expert begins or ends a run.
@@ -52,6 +65,7 @@ add.u32 i, i, {threads};
 bra RUNS;
 RUNS_KNOWN: bar.sync 0;
 ",
+        hand_over = hand_over(sizes),
         block_shift = BLOCK_ROWS.ilog2(),
         zero = zero(sizes),
     )

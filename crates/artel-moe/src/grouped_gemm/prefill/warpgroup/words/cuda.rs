@@ -72,7 +72,16 @@ impl WarpgroupWords {
         }
         let groups = tile.weights / OF_GROUP;
         let numbers = Numbers::Words { format, rows_max: tile.rows, groups };
-        let sizes = Sizes { experts, features, columns, parts, numbers, side: Side::Short, out };
+        let sizes = Sizes {
+            experts,
+            features,
+            columns,
+            parts,
+            numbers,
+            side: Side::Short,
+            out,
+            is_ahead: false,
+        };
         let assembly = Assembly {
             text: source(&sizes).into(),
             threads: sizes.threads(),
