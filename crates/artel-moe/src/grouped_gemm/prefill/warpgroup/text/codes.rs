@@ -47,12 +47,7 @@ add.u64 stage_b, first_b, offset;",
         }
         text.push_str("wgmma.wait_group.sync.aligned 0;\n");
         if turn + 1 == turns {
-            let _ = writeln!(
-                text,
-                "bar.warp.sync 0xffffffff;
-@is_first_lane mbarrier.arrive.shared::cta.b64 _, [barrier+{}];",
-                sizes.empty()
-            );
+            text.push_str(&give_back(sizes));
         }
         text.push_str(&add(sizes, height));
     }
@@ -69,6 +64,18 @@ setp.lt.u32 p, step, {steps};
     }
     text.push_str("bra MULTIPLIED;\n");
     text
+}
+
+/// Gives back the stage that `barrier` stands for. The scales that were loaded from it may be under way until they
+/// are used, and the copy engine does not wait for them without the fence.
+pub(super) fn give_back(sizes: &Sizes) -> String {
+    let fence = sizes.group_scales().map_or("", |_| "fence.proxy.async.shared::cta;\n");
+    format!(
+        "{fence}bar.warp.sync 0xffffffff;
+@is_first_lane mbarrier.arrive.shared::cta.b64 _, [barrier+{}];
+",
+        sizes.empty()
+    )
 }
 
 /// The products of one sum in the matrix units, `width` wide: `summed` input features of a stage, from zero

@@ -7,7 +7,7 @@
 use std::fmt::Write as _;
 
 use super::super::{BLOCK_ROWS, LONG_FEATURES as FEATURES, LONG_ROWS};
-use super::codes::instructions;
+use super::codes::{give_back, instructions};
 use super::epilogue::activated;
 use super::{Scales, Sizes, advance};
 
@@ -55,12 +55,7 @@ add.u32 barrier, x, base;
             sizes.steps()
         )
     };
-    let release = format!(
-        "bar.warp.sync 0xffffffff;
-@is_first_lane mbarrier.arrive.shared::cta.b64 _, [barrier+{}];
-",
-        sizes.empty()
-    );
+    let release = give_back(sizes);
     let mut text = format!(
         "shl.b32 x, group, {};\nsetp.ge.u32 p, x, height;\n@!p bra BUSY;\n",
         (LONG_ROWS / 2 / BLOCK_ROWS).ilog2()
