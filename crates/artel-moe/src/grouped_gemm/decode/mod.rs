@@ -17,7 +17,8 @@
 //!
 //! FP8 activations have a float32 scale for 128 columns, stored `[columns / 128, rows]`, or one a row,
 //! `[1, rows]`, where the scales of the weights cover all columns: products are then summed without
-//! scales, which come last. The quantised activation is `silu(g) * u` of gate and up in the format's 16 bits, not rounded again,
+//! scales, which come last. In the aligned form the block of threads that is the last to end a tile of
+//! some rows makes their codes. The quantised activation is `silu(g) * u` of gate and up in the format's 16 bits, not rounded again,
 //! with a scale of at least `1 / (448 * 512)`.
 //!
 //! Example: `T = 2`, `K = 2`, ids `[[1, 0], [1, 1]]`. Direct: the block of pair 0 computes both
@@ -36,6 +37,8 @@ mod direct;
 mod fp8_aligned;
 #[cfg(feature = "cuda")]
 mod fp8_direct;
+#[cfg(feature = "cuda")]
+mod fp8_rows;
 #[cfg(feature = "cuda")]
 pub(crate) mod gating;
 #[cfg(feature = "cuda")]

@@ -7,6 +7,9 @@ use super::{DecodeShape, WeightNumbers};
 /// Largest count of column tiles that [`DirectOut::Sum`](super::cuda::DirectOut) keeps counters for.
 const COUNTERS: usize = 4096;
 
+/// Fewest rows of a block of the aligned form, which has a counter.
+const BLOCK_ROWS_MIN: usize = 8;
+
 /// Memory between the products, for batches up to a size. One stream at a time may use it.
 #[derive(Debug)]
 pub struct DecodeWorkspace {
@@ -20,7 +23,8 @@ pub struct DecodeWorkspace {
     pub(super) inner_codes: DeviceBuffer<u8>,
     /// Its scales `[ceil(I / 128), rows]`.
     pub(super) inner_scales: DeviceBuffer<f32>,
-    /// Blocks that have come to the sum of each column tile; all 0 between launches.
+    /// Blocks that have come to the sum of each column tile, or column tiles of each block that are
+    /// written; all 0 between launches.
     pub(super) counters: DeviceBuffer<i32>,
 }
 
@@ -46,7 +50,7 @@ impl DecodeWorkspace {
             inner: DeviceBuffer::zeroed(context, rows * inner * wide)?,
             inner_codes: DeviceBuffer::zeroed(context, codes * rows * inner)?,
             inner_scales: DeviceBuffer::zeroed(context, codes * inner.div_ceil(128) * rows)?,
-            counters: DeviceBuffer::zeroed(context, COUNTERS)?,
+            counters: DeviceBuffer::zeroed(context, COUNTERS.max(rows.div_ceil(BLOCK_ROWS_MIN)))?,
         })
     }
 

@@ -8,6 +8,7 @@ use artel_device::cuda::{
 
 use super::super::arguments::{BlockSlices, ExpertSlices, constant};
 use super::super::fp8_aligned::cuda::fp8_aligned;
+use super::super::fp8_rows::cuda::fp8_rows;
 use super::super::gating::cuda::{gating_constants, with_biases};
 use super::super::plain_aligned::cuda::plain_aligned;
 use super::super::quantize::cuda::{QuantizeRows, Release};
@@ -15,6 +16,7 @@ use super::super::split_aligned::cuda::split_aligned;
 use super::super::workspace::DecodeWorkspace;
 use super::super::{DecodeShape, DecodeTile, WeightNumbers};
 use crate::MoeError;
+use crate::quant::activations::cuda::ROW_COLUMNS_MAX;
 use crate::quant::activations::{Granularity, ScaleBounds};
 use crate::quant::{BLOCK, Element};
 
@@ -25,6 +27,7 @@ pub struct AlignedExperts<A> {
     tiles: [DecodeTile; 2],
     first: Kernel,
     second: Kernel,
+    codes: Codes,
     quantize: Option<QuantizeRows>,
     /// Where the first product's tiles are not those of the quantisation.
     quantize_inner: Option<QuantizeRows>,
@@ -63,18 +66,23 @@ impl<A: Element> AlignedExperts<A> {
             return Err(MoeError::config("rows of the second tile", tiles[1].rows, allowed));
         }
         let (hidden, inner) = (shape.hidden_size, shape.intermediate_size);
+        let codes = Codes::of(&shape, tiles[0]);
+        if codes == Codes::OfRows && inner > ROW_COLUMNS_MAX {
+            let allowed = format!("at most {ROW_COLUMNS_MAX} with one scale a row");
+            return Err(MoeError::config("columns of quantised rows", inner, allowed));
+        }
         let mut quantize = |shared: Option<Granularity>, element, columns, release| {
             let load = |shared| QuantizeRows::load(kernels, element, columns, shared, release);
             shared.map(load).transpose()
         };
         let [of_rows, of_inner] = shape.granularities();
         let rows = quantize(of_rows, A::NAME, hidden, Release::AfterWait)?;
-        let apart = of_inner.filter(|_| !quantizes(&shape, tiles[0]));
+        let apart = of_inner.filter(|_| codes == Codes::Apart);
         let quantize_inner = quantize(apart, "f32", inner, Release::BeforeWait)?;
         let first = kernels.get(&first_spec::<A>(&shape, tiles[0]))?;
         let second = kernels.get(&second_spec::<A>(&shape, tiles[1]))?;
         let element = PhantomData;
-        Ok(Self { shape, tiles, first, second, quantize: rows, quantize_inner, element })
+        Ok(Self { shape, tiles, first, second, codes, quantize: rows, quantize_inner, element })
     }
 
     /// Rows of a block.
@@ -99,6 +107,7 @@ impl<A: Element> AlignedExperts<A> {
         step.hidden_states.expect_len("hidden states", tokens * hidden)?;
         step.experts.check::<A>(&self.shape)?;
         workspace.check(&self.shape, [tokens, 1], positions)?;
+        workspace.counters.slice().expect_len("counters of blocks", step.blocks.blocks)?;
         out.expect_len("rows of positions", positions * hidden)?;
         constant(tokens * hidden);
         if tokens == 0 || positions == 0 {
@@ -137,13 +146,19 @@ impl<A: Element> AlignedExperts<A> {
                 .slice(step.hidden_states)
                 .tensor(w13.numbers, &weights),
             WeightNumbers::Fp8Blocks { .. } => {
-                let out = match self.quantize_inner {
-                    Some(_) => workspace.inner.slice_mut(),
-                    None => workspace.inner_codes.slice_mut(),
+                let out = match self.codes {
+                    Codes::Apart => workspace.inner.slice_mut(),
+                    Codes::OfTile | Codes::OfRows => workspace.inner_codes.slice_mut(),
                 };
-                Arguments::new()
-                    .slice_mut(&out)
-                    .slice_mut(&workspace.inner_scales.slice_mut())
+                let arguments =
+                    Arguments::new().slice_mut(&out).slice_mut(&workspace.inner_scales.slice_mut());
+                let arguments = match self.codes {
+                    Codes::OfRows => arguments
+                        .slice_mut(&workspace.inner.slice_mut())
+                        .slice_mut(&workspace.counters.slice_mut()),
+                    Codes::Apart | Codes::OfTile => arguments,
+                };
+                arguments
                     .slice(workspace.codes.slice())
                     .slice(workspace.scales.slice())
                     .tensor(w13.numbers, &weights)
@@ -155,9 +170,13 @@ impl<A: Element> AlignedExperts<A> {
             .slice(blocks.expert_ids)
             .slice(blocks.num_tokens_post_padded)
             .size(step.tokens * top_k);
-        let arguments = match self.shape.numbers {
-            WeightNumbers::Plain => arguments,
-            WeightNumbers::Fp8Blocks { .. } => arguments.size(step.tokens).size(positions),
+        let arguments = match (self.shape.numbers, self.codes) {
+            (WeightNumbers::Plain, _) => arguments,
+            (_, Codes::OfRows) => {
+                let bounds = ScaleBounds::ACTIVATED.or_given(step.experts.w2.input_scale);
+                arguments.size(step.tokens).f32(bounds.least).f32(bounds.most)
+            }
+            (_, Codes::Apart | Codes::OfTile) => arguments.size(step.tokens).size(positions),
         };
         let arguments = with_biases(arguments, w13.biases);
         let grid = [inner.div_ceil(self.tiles[0].columns), blocks.blocks, 1];
@@ -199,9 +218,34 @@ impl<A: Element> AlignedExperts<A> {
     }
 }
 
-/// Whether a tile of the first product is one group of the quantisation.
-fn quantizes(shape: &DecodeShape, tile: DecodeTile) -> bool {
-    shape.granularities()[1] == Some(Granularity::Groups) && tile.columns == BLOCK
+/// Who makes codes of activated rows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Codes {
+    /// A launch of its own, or nobody where rows are not quantised.
+    Apart,
+    /// The first product: a tile is one group of the quantisation.
+    OfTile,
+    /// The first product when all tiles of a block are there: rows have one scale each.
+    OfRows,
+}
+
+impl Codes {
+    fn of(shape: &DecodeShape, tile: DecodeTile) -> Self {
+        match shape.granularities()[1] {
+            Some(Granularity::Groups) if tile.columns == BLOCK => Self::OfTile,
+            Some(Granularity::Rows) => Self::OfRows,
+            _ => Self::Apart,
+        }
+    }
+}
+
+/// Numbers that the last tile of a block has in registers when it makes codes.
+const NUMBERS_AT_ONCE: usize = 8192;
+
+/// Rows whose codes are made at once, and columns that hold a row.
+fn rows_at_once(shape: &DecodeShape, tile: DecodeTile) -> [usize; 2] {
+    let width = shape.intermediate_size.next_power_of_two();
+    [(NUMBERS_AT_ONCE / width).clamp(1, tile.rows), width]
 }
 
 fn first_spec<A: Element>(shape: &DecodeShape, tile: DecodeTile) -> KernelSpec {
@@ -224,13 +268,26 @@ fn first_spec<A: Element>(shape: &DecodeShape, tile: DecodeTile) -> KernelSpec {
                 .generics([rows, columns, depth, inner, hidden, experts, top_k])
         }
         (WeightNumbers::Fp8Blocks { w13: [scale_rows, scale_columns], .. }, _) => {
-            let module = fp8_aligned::__module_ast_self;
-            let [scale_rows, scale_columns] = [scale_rows, scale_columns].map(constant);
-            KernelSpec::new(operation, module, "fp8_aligned", "aligned_first")
-                .element(if quantizes(shape, tile) { "f8e4m3fn" } else { "f32" })
-                .generics([rows, columns, depth, inner, hidden, scale_rows, scale_columns])
-                .generics([experts, top_k, i32::from(quantizes(shape, tile))])
-                .pointers(["out_scales", "x_scales", "w_scales"])
+            let sizes = [rows, columns, depth, inner, hidden];
+            let scales = [scale_rows, scale_columns].map(constant);
+            let spec = match Codes::of(shape, tile) {
+                Codes::OfRows => {
+                    let module = fp8_rows::__module_ast_self;
+                    KernelSpec::new(operation, module, "fp8_rows", "aligned_first_to_rows")
+                        .generics(sizes.into_iter().chain(scales).chain([experts, top_k]))
+                        .generics(rows_at_once(shape, tile).map(constant))
+                        .pointers(["rows_out", "counters"])
+                }
+                codes => {
+                    let (module, quantizes) =
+                        (fp8_aligned::__module_ast_self, codes == Codes::OfTile);
+                    KernelSpec::new(operation, module, "fp8_aligned", "aligned_first")
+                        .element(if quantizes { "f8e4m3fn" } else { "f32" })
+                        .generics(sizes.into_iter().chain(scales))
+                        .generics([experts, top_k, i32::from(quantizes)])
+                }
+            };
+            spec.pointers(["out_scales", "x_scales", "w_scales"])
         }
     };
     spec.generics(gating_constants(&shape.gating))

@@ -211,6 +211,13 @@ pub mod fp8_aligned {
         let up_at: i32 = (scale_row + (N + feature) / SR) * ceil_div(K, SC);
         let mut gate: Tile<f32, { [HB, BM] }> = constant(0.0f32, const_shape![HB, BM]);
         let mut up: Tile<f32, { [HB, BM] }> = constant(0.0f32, const_shape![HB, BM]);
+        let from: [i32; 3] = [place[0], all, feature];
+        // SAFETY: expert and rows have scales.
+        let (sx_last, sg_last, su_last): (
+            Tile<f32, { [BM] }>,
+            Tile<f32, { [HB] }>,
+            Tile<f32, { [HB] }>,
+        ) = unsafe { last_of_pair::<BM, HB, N, K, SR, SC>(x_scales, w_scales, rows, from, after) };
         for k in 0i32..ceil_div(K, BK) {
             let wg: Tile<f8e4m3fn, { [1, 1, HB, BK] }> =
                 weights.load([place[0], 0i32, place[1], k]);
@@ -240,15 +247,69 @@ pub mod fp8_aligned {
             xp = xp.offset_tile(step);
         }
         if SC >= K {
-            let from: [i32; 3] = [place[0], all, feature];
-            // SAFETY: expert and rows have scales.
-            gate =
-                unsafe { scaled_last::<BM, HB, SR>(gate, x_scales, w_scales, rows, from, after) };
-            let from: [i32; 3] = [place[0], all, N + feature];
-            // SAFETY: as above.
-            up = unsafe { scaled_last::<BM, HB, SR>(up, x_scales, w_scales, rows, from, after) };
+            gate = scaled_rows_and_columns::<HB, BM>(gate, sg_last, sx_last);
+            up = scaled_rows_and_columns::<HB, BM>(up, su_last, sx_last);
         }
         (gate, up)
+    }
+
+    /// Scales of rows, gates and ups that come last. `from` is expert, its features and the first gate of the tile.
+    pub unsafe fn last_of_pair<
+        const BM: i32,
+        const HB: i32,
+        const N: i32,
+        const K: i32,
+        const SR: i32,
+        const SC: i32,
+    >(
+        x_scales: *mut f32,
+        w_scales: *mut f32,
+        rows: Tile<i32, { [BM] }>,
+        from: [i32; 3],
+        after: Token,
+    ) -> (Tile<f32, { [BM] }>, Tile<f32, { [HB] }>, Tile<f32, { [HB] }>) {
+        // SAFETY: the caller vouches for the rows.
+        let sx: Tile<f32, { [BM] }> = unsafe { last_of_rows::<BM, K, SC>(x_scales, rows, after) };
+        // SAFETY: the caller vouches for the expert.
+        let sg: Tile<f32, { [HB] }> =
+            unsafe { last_of_features::<HB, K, SR, SC>(w_scales, from, after) };
+        let of_up: [i32; 3] = [from[0], from[1], from[2] + N];
+        // SAFETY: as above.
+        let su: Tile<f32, { [HB] }> =
+            unsafe { last_of_features::<HB, K, SR, SC>(w_scales, of_up, after) };
+        (sx, sg, su)
+    }
+
+    /// Scales of rows that come last, where those of weights cover all `K`; ones elsewhere. They are asked for
+    /// before the products.
+    pub unsafe fn last_of_rows<const BM: i32, const K: i32, const SC: i32>(
+        x_scales: *mut f32,
+        rows: Tile<i32, { [BM] }>,
+        after: Token,
+    ) -> Tile<f32, { [BM] }> {
+        let mut scales: Tile<f32, { [BM] }> = constant(1.0f32, const_shape![BM]);
+        if SC >= K {
+            // SAFETY: the caller vouches for the rows.
+            scales = unsafe { gather_all(x_scales, rows, after) };
+        }
+        scales
+    }
+
+    /// The same of features: `from` is expert, its features and the first one of the tile. They come from memory, as
+    /// the weights do.
+    pub unsafe fn last_of_features<const HB: i32, const K: i32, const SR: i32, const SC: i32>(
+        w_scales: *mut f32,
+        from: [i32; 3],
+        after: Token,
+    ) -> Tile<f32, { [HB] }> {
+        let mut scales: Tile<f32, { [HB] }> = constant(1.0f32, const_shape![HB]);
+        if SC >= K {
+            let features: Tile<i32, { [HB] }> = count_from::<HB>(from[2]);
+            // SAFETY: the caller vouches for the expert.
+            scales =
+                unsafe { feature_scales::<HB, SR>(w_scales, from[0], from[1], features, after) };
+        }
+        scales
     }
 
     /// `wk . xk`.
@@ -262,25 +323,6 @@ pub mod fp8_aligned {
         let product: Tile<f32, { [HB, BM] }> =
             unsafe { mmaf_with_fast_acc(wk, xk, zero, fast_acc::Enabled) };
         product
-    }
-
-    /// `sum` times the scales of rows and features, which cover all columns. `from` is expert, its
-    /// features and the first one of the tile.
-    pub unsafe fn scaled_last<const BM: i32, const HB: i32, const SR: i32>(
-        sum: Tile<f32, { [HB, BM] }>,
-        x_scales: *mut f32,
-        w_scales: *mut f32,
-        rows: Tile<i32, { [BM] }>,
-        from: [i32; 3],
-        after: Token,
-    ) -> Tile<f32, { [HB, BM] }> {
-        // SAFETY: the caller vouches for the rows.
-        let sx: Tile<f32, { [BM] }> = unsafe { gather_all(x_scales, rows, after) };
-        let features: Tile<i32, { [HB] }> = count_from::<HB>(from[2]);
-        // SAFETY: the caller vouches for the expert.
-        let sw: Tile<f32, { [HB] }> =
-            unsafe { feature_scales::<HB, SR>(w_scales, from[0], from[1], features, after) };
-        scaled_rows_and_columns::<HB, BM>(sum, sw, sx)
     }
 
     /// `sum + product * sx * sw`.
@@ -320,6 +362,13 @@ pub mod fp8_aligned {
         let step: Tile<i32, { [BM, BK] }> = broadcast_scalar(BK, const_shape![BM, BK]);
         let scale_row: i32 = place[0] * ceil_div(N, SR) + place[1] * BN / SR;
         let mut sum: Tile<f32, { [BN, BM] }> = constant(0.0f32, const_shape![BN, BM]);
+        // SAFETY: expert and rows have scales.
+        let sx_last: Tile<f32, { [BM] }> =
+            unsafe { last_of_rows::<BM, K, SC>(x_scales, rows, after) };
+        let at: [i32; 3] = [place[0], N, place[1] * BN];
+        // SAFETY: as above.
+        let sw_last: Tile<f32, { [BN] }> =
+            unsafe { last_of_features::<BN, K, SR, SC>(w_scales, at, after) };
         for k in 0i32..ceil_div(K, BK) {
             let wk: Tile<f8e4m3fn, { [1, 1, BN, BK] }> =
                 weights.load([place[0], 0i32, place[1], k]);
@@ -342,9 +391,7 @@ pub mod fp8_aligned {
             xp = xp.offset_tile(step);
         }
         if SC >= K {
-            let from: [i32; 3] = [place[0], N, place[1] * BN];
-            // SAFETY: expert and rows have scales.
-            sum = unsafe { scaled_last::<BM, BN, SR>(sum, x_scales, w_scales, rows, from, after) };
+            sum = scaled_rows_and_columns::<BN, BM>(sum, sw_last, sx_last);
         }
         sum
     }

@@ -44,6 +44,14 @@ pub mod fp8_direct {
         let last_at: i32 = (row + ((PARTS - 1i32) * N + feature) / SR) * ceil_div(K, SC);
         let mut sum: Tile<f32, { [BN, BM] }> = constant(0.0f32, const_shape![BN, BM]);
         let zero: Tile<f32, { [BN, BM] }> = constant(0.0f32, const_shape![BN, BM]);
+        // Scales that come last are asked for first: they come from memory, as the weights do.
+        let mut sw_last: Tile<f32, { [BN] }> = constant(1.0f32, const_shape![BN]);
+        if SC >= K {
+            let features: Tile<i32, { [BN] }> = features_of_tile::<BN, HB>(place[1], N);
+            // SAFETY: the expert has scales.
+            sw_last =
+                unsafe { feature_scales::<BN, SR>(w_scales, place[0], PARTS * N, features, after) };
+        }
         for k in 0i32..ceil_div(K, BK) {
             let wk: Tile<f8e4m3fn, { [1, PARTS, HB, BK] }> =
                 weights.load([place[0], 0i32, place[1], k]);
@@ -70,11 +78,7 @@ pub mod fp8_direct {
         if SC >= K {
             let sx: Tile<f32, { [1, BM] }> = scales.load([0i32, place[2]]);
             let sx: Tile<f32, { [BM] }> = sx.reshape(const_shape![BM]);
-            let features: Tile<i32, { [BN] }> = features_of_tile::<BN, HB>(place[1], N);
-            // SAFETY: the expert has scales.
-            let sw: Tile<f32, { [BN] }> =
-                unsafe { feature_scales::<BN, SR>(w_scales, place[0], PARTS * N, features, after) };
-            sum = scaled_rows_and_columns::<BN, BM>(sum, sw, sx);
+            sum = scaled_rows_and_columns::<BN, BM>(sum, sw_last, sx);
         }
         sum
     }

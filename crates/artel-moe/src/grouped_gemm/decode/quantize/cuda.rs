@@ -64,7 +64,7 @@ impl QuantizeRows {
             .generics([groups, width, columns].map(constant))
             .generics([early])
             .pointers(["codes", "scales", "x"])
-            .warps(if width > 4096 { 8 } else { 4 })
+            .warps(if width >= 4096 { 8 } else { 4 })
             .programmatic();
         let element_bytes = if element == "f32" { 4 } else { 2 };
         Ok(Self { columns, granularity, element_bytes, kernel: kernels.get(&spec)? })

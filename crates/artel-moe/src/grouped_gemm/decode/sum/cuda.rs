@@ -33,27 +33,10 @@ pub mod decode_sum {
         tile: i32,
         written: Token,
     ) {
-        let counter: PointerTile<*mut i32, { [] }> = pointer_to_tile(counters);
-        let at: Tile<i32, { [] }> = scalar_to_tile(tile);
-        let counter: PointerTile<*mut i32, { [] }> = counter.offset_tile(at);
-        let one: Tile<i32, { [] }> = scalar_to_tile(1i32);
-        // SAFETY: every column has a counter. The order makes the rows of all blocks visible to the
-        // last of them.
-        let (arrived, counted): (Tile<i32, { [] }>, Token) = unsafe {
-            atomic_rmw_tko(
-                counter,
-                one,
-                atomic::Add,
-                ordering::AcqRel,
-                scope::Device,
-                None,
-                Some(written),
-            )
-        };
-        let arrived: i32 = tile_to_scalar(arrived);
-        if arrived == get_num_tile_blocks().0 - 1i32 {
-            // SAFETY: nobody else comes to this counter any more.
-            unsafe { store_i32(counters, tile, 0i32, counted) };
+        // SAFETY: every column has a counter, to which all of its blocks come.
+        let (is_last, counted): (bool, Token) =
+            unsafe { count_arrival(counters, tile, get_num_tile_blocks().0, written) };
+        if is_last {
             for token in 0i32..tokens {
                 // SAFETY: the rows of all pairs have been written.
                 unsafe {
@@ -70,6 +53,39 @@ pub mod decode_sum {
                 };
             }
         }
+    }
+
+    /// Counts an arrival at one of `counters`; whether it was the last of `all`, for which everything that was
+    /// written before the others is there behind the token, and which leaves the counter at 0.
+    pub unsafe fn count_arrival(
+        counters: *mut i32,
+        counter: i32,
+        all: i32,
+        written: Token,
+    ) -> (bool, Token) {
+        let place: PointerTile<*mut i32, { [] }> = pointer_to_tile(counters);
+        let at: Tile<i32, { [] }> = scalar_to_tile(counter);
+        let place: PointerTile<*mut i32, { [] }> = place.offset_tile(at);
+        let one: Tile<i32, { [] }> = scalar_to_tile(1i32);
+        // SAFETY: the caller vouches for the counter. The order makes all that was written visible to the last.
+        let (arrived, counted): (Tile<i32, { [] }>, Token) = unsafe {
+            atomic_rmw_tko(
+                place,
+                one,
+                atomic::Add,
+                ordering::AcqRel,
+                scope::Device,
+                None,
+                Some(written),
+            )
+        };
+        let arrived: i32 = tile_to_scalar(arrived);
+        let is_last: bool = arrived == all - 1i32;
+        if is_last {
+            // SAFETY: nobody else comes to this counter any more.
+            unsafe { store_i32(counters, counter, 0i32, counted) };
+        }
+        (is_last, counted)
     }
 
     /// Weight of one pair: a number, or the bfloat16 in the low half of a packed pair.
