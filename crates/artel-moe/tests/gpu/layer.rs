@@ -56,12 +56,11 @@ pub fn cases() -> Vec<Case> {
     cases.extend(packed::cases());
     cases.extend([widened::<Mxfp4>(RAGGED), widened::<Nvfp4>(RAGGED), widened::<Mxfp8>(RAGGED)]);
     cases.extend([("deep", DEEP), ("ragged", RAGGED)].map(|(name, sizes)| {
-        let way = "aligned/16: warpgroup 288x64x128 w8 o1 + warpgroup 288x128x128 w8 o1".to_owned();
-        many_rows::<Int8W8A8>(
-            format!("layer::{}_warpgroup_{name}", Int8W8A8::NAME),
-            sizes,
-            vec![way],
-        )
+        let ways = [1, 2].map(warpgroup::rows_max).map(|rows| {
+            format!("aligned/16: warpgroup {rows}x64x128 w8 o1 + warpgroup {rows}x128x128 w8 o1")
+        });
+        let name = format!("layer::{}_warpgroup_{name}", Int8W8A8::NAME);
+        many_rows::<Int8W8A8>(name, sizes, ways.to_vec())
     }));
     cases
 }

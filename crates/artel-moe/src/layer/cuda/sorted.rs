@@ -77,7 +77,12 @@ impl<A: HalfElement> Products<A> {
                 let layout =
                     |product| sizes.stack_layout(product).ok_or_else(|| sizes.without_kernels());
                 let [w13, w2] = [layout(GpuProduct::GateUp)?, layout(GpuProduct::Down)?];
-                let experts = IntegerExperts::load(kernels, shape, [&w13, &w2])?;
+                let experts = IntegerExperts::load(
+                    kernels,
+                    shape,
+                    [&w13, &w2],
+                    tiles.map(|kernel| kernel.tile.rows),
+                )?;
                 Products::Integers(Box::new(experts))
             }
             ([first, second], Some(shape)) if first == second => {

@@ -78,6 +78,7 @@ pub(super) fn all(
     }
     ways.extend(streamed(gpu, config, &shape, tokens));
     ways.extend(warpgroup_words(gpu, &shape, tokens));
+    ways.extend(low_integers(gpu, &shape));
     // What a plan without times chooses must get times.
     for favourite in favourites(gpu, config, format, tokens) {
         if !ways.contains(&favourite) {
@@ -221,6 +222,16 @@ fn warpgroup(gpu: &GpuCeilings, shape: &ExpertsShape, family: GemmFamily) -> Opt
     };
     let path = GpuPath::Aligned { block_size: by_warpgroup::BLOCK_ROWS };
     Some(way(path, kernel(GpuProduct::GateUp)?, kernel(GpuProduct::Down)?))
+}
+
+/// The same of integers in tiles of half as many rows, which leave room for more stages.
+fn low_integers(gpu: &GpuCeilings, shape: &ExpertsShape) -> Option<Way> {
+    shape.word_shape()?;
+    let mut way = warpgroup(gpu, shape, GemmFamily::Warpgroup)?;
+    for kernel in [&mut way.kernels.first, &mut way.kernels.second] {
+        kernel.tile.rows = by_warpgroup::rows_max(2);
+    }
+    Some(way)
 }
 
 /// The same for weights of four bits in words, whose kernels have tiles of several sizes: all ways, the usual one for

@@ -182,19 +182,25 @@ impl<A: Element> WarpgroupFp8Gemm<A> {
 }
 
 impl<A: Element> WarpgroupIntegerGemm<A> {
-    /// Asks for the kernel that multiplies by weights of `layout`.
+    /// Asks for the kernel that multiplies by weights of `layout` in tiles of at most `rows_max` rows:
+    /// [`rows_max`](super::rows_max) of one sum a number, or of two, which leaves room for more stages.
     ///
     /// # Errors
-    /// [`MoeError`] when there is none for the weights, or it is missing and cannot be made.
+    /// [`MoeError`] when there is none for the weights or such tiles, or it is missing and cannot be made.
     pub fn load(
         kernels: &mut Kernels,
         layout: &StackLayout,
         form: PrefillForm,
+        rows_max: usize,
     ) -> Result<Self, MoeError> {
         check_integers(layout, form)?;
+        let heights = [1, 2].map(super::rows_max);
+        if !heights.contains(&rows_max) {
+            return Err(MoeError::config("rows of a tile", rows_max, format!("{heights:?}")));
+        }
         let columns = layout.columns.next_multiple_of(ROW_BYTES);
         let layout = StackLayout { columns, ..*layout };
-        let numbers = (Numbers::Integers, Side::Short);
+        let numbers = (Numbers::Integers { rows_max }, Side::Short);
         let product = Product::load::<A>(kernels, &layout, form, numbers, Assigned::Lately)?;
         Ok(Self { product, element: PhantomData })
     }
@@ -266,14 +272,16 @@ impl Product {
         };
         let (name, scales) = match numbers {
             Numbers::Halves(_) => ("grouped_gemm/warpgroup", None),
-            Numbers::Integers => ("grouped_gemm/warpgroup_integers", None),
+            Numbers::Integers { rows_max } => {
+                ("grouped_gemm/warpgroup_integers", Some(vec![rows_max]))
+            }
             Numbers::Codes { scales, summed } => {
                 let Scales { features, grouped } = scales;
                 let name = match side {
                     Side::Short => "grouped_gemm/warpgroup_fp8",
                     Side::Long => "grouped_gemm/warpgroup_fp8_long",
                 };
-                (name, Some([features, usize::from(grouped), summed]))
+                (name, Some(vec![features, usize::from(grouped), summed]))
             }
             Numbers::Words { .. } => panic!("this is a bug: words have a product of their own"),
         };

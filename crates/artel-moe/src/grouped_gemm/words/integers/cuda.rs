@@ -26,7 +26,7 @@ pub struct IntegerExperts<A> {
 }
 
 impl<A: Element> IntegerExperts<A> {
-    /// Asks for the kernels of experts whose stacks are of `layouts`.
+    /// Asks for the kernels of experts whose stacks are of `layouts`, in tiles of at most so many rows.
     ///
     /// # Errors
     /// [`MoeError::Config`] for other weights and other activations than SiLU without biases,
@@ -35,6 +35,7 @@ impl<A: Element> IntegerExperts<A> {
         kernels: &mut Kernels,
         shape: WordShape,
         layouts: [&StackLayout; 2],
+        rows_max: [usize; 2],
     ) -> Result<Self, MoeError> {
         if shape.gating != Gating::SILU {
             let found = format!("{:?}", shape.gating);
@@ -51,9 +52,14 @@ impl<A: Element> IntegerExperts<A> {
         Ok(Self {
             shape,
             split: SplitRows::load(kernels, of_hidden, source)?,
-            first: WarpgroupIntegerGemm::load(kernels, w13, PrefillForm::SiluAndMultiply)?,
+            first: WarpgroupIntegerGemm::load(
+                kernels,
+                w13,
+                PrefillForm::SiluAndMultiply,
+                rows_max[0],
+            )?,
             split_inner: SplitRows::load(kernels, of_inner, RowSource::Positions)?,
-            second: WarpgroupIntegerGemm::load(kernels, w2, PrefillForm::Sums)?,
+            second: WarpgroupIntegerGemm::load(kernels, w2, PrefillForm::Sums, rows_max[1])?,
         })
     }
 

@@ -26,7 +26,7 @@ pub(super) fn epilogue(sizes: &Sizes) -> String {
 /// Makes the sums of `rows` rows from row `first` on what they stand for.
 fn ready(sizes: &Sizes, first: usize, rows: usize) -> String {
     match sizes.numbers {
-        Numbers::Integers => integers::scaled(first, rows),
+        Numbers::Integers { .. } => integers::scaled(first, rows),
         _ => String::new(),
     }
 }

@@ -16,7 +16,7 @@ const INSTRUCTION_BYTES: usize = 32;
 /// of the next are under way.
 pub(super) fn multiply(sizes: &Sizes, height: usize) -> String {
     let (kind, name, order) = match sizes.numbers {
-        Numbers::Integers => ("k32.s32.s8.s8".to_owned(), integers::SUM, ""),
+        Numbers::Integers { .. } => ("k32.s32.s8.s8".to_owned(), integers::SUM, ""),
         Numbers::Halves(element) => (format!("k16.f32.{element}.{element}"), "sum", ", 1, 1, 0, 0"),
         Numbers::Codes { .. } | Numbers::Words { .. } => {
             panic!("this is a bug: other weights have loops of their own")

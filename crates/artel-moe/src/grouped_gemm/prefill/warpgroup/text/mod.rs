@@ -30,8 +30,9 @@ const PRODUCER_REGISTERS: usize = 40;
 pub(super) enum Numbers {
     /// `bf16` or `f16`.
     Halves(&'static str),
-    /// Integers of eight bits with a scale a row, in planes `[K / 128, M, 128]` where they are rows.
-    Integers,
+    /// Integers of eight bits with a scale a row, in planes `[K / 128, M, 128]` where they are rows, in tiles of
+    /// at most so many rows.
+    Integers { rows_max: usize },
     /// e4m3 codes, of whose products so many input features are summed in the matrix units.
     Codes { scales: Scales, summed: usize },
     /// Weights of four bits in words, in tiles of at most so many rows.
@@ -100,7 +101,7 @@ impl Sizes {
     fn number_bytes(&self) -> usize {
         match self.numbers {
             Numbers::Halves(_) | Numbers::Words { .. } => 2,
-            Numbers::Integers | Numbers::Codes { .. } => 1,
+            Numbers::Integers { .. } | Numbers::Codes { .. } => 1,
         }
     }
 
@@ -110,10 +111,10 @@ impl Sizes {
 
     fn rows_max(&self) -> usize {
         match (self.numbers, self.side) {
-            (Numbers::Words { rows_max, .. }, _) => rows_max,
+            (Numbers::Words { rows_max, .. } | Numbers::Integers { rows_max }, _) => rows_max,
             (_, Side::Long) => LONG_ROWS,
             (Numbers::Codes { .. }, Side::Short) => super::rows_max(2),
-            (Numbers::Halves(_) | Numbers::Integers, Side::Short) => super::rows_max(1),
+            (Numbers::Halves(_), Side::Short) => super::rows_max(1),
         }
     }
 
@@ -150,7 +151,8 @@ impl Sizes {
     fn stages(&self) -> usize {
         match (self.numbers, self.side) {
             (Numbers::Words { rows_max, .. }, _) => words::row_stages(rows_max),
-            (Numbers::Halves(_) | Numbers::Integers, _) => 4,
+            (Numbers::Integers { rows_max }, _) if rows_max <= super::rows_max(2) => 6,
+            (Numbers::Halves(_) | Numbers::Integers { .. }, _) => 4,
             // Results stand beside them.
             (_, Side::Long) if long::row_pitch(self) > 0 => 4,
             _ => 5,
@@ -272,7 +274,7 @@ fn head(sizes: &Sizes) -> String {
             "8.0",
             ",\n    .param .u64 weight_scales_pointer, .param .u64 part_scales_pointer, .param .u32 row_count",
         ),
-        Numbers::Integers | Numbers::Codes { .. } => (
+        Numbers::Integers { .. } | Numbers::Codes { .. } => (
             "8.4",
             ",\n    .param .u64 weight_scales_pointer, .param .u64 row_scales_pointer, .param .u32 row_count",
         ),
@@ -310,8 +312,10 @@ fn head(sizes: &Sizes) -> String {
     registers("sum", sizes.rows_max().next_multiple_of(epilogue::GATED_ROWS) / 2);
     if let Numbers::Words { format, .. } = sizes.numbers {
         text.push_str(&words::registers(sizes, format));
-    } else if sizes.numbers == Numbers::Integers {
-        text.push_str(&integers::registers(sizes.rows_max()));
+    } else if matches!(sizes.numbers, Numbers::Integers { .. }) {
+        text.push_str(&integers::registers(
+            sizes.rows_max().next_multiple_of(epilogue::GATED_ROWS),
+        ));
     } else if matches!(sizes.numbers, Numbers::Codes { .. }) {
         for height in 1..=sizes.blocks_max() {
             registers(&format!("part{height}_"), height * BLOCK_ROWS / 2);
@@ -344,7 +348,7 @@ cvta.param.u64 row_tensor, row_tensor;
     );
     let other_scales = match sizes.numbers {
         Numbers::Halves(_) => None,
-        Numbers::Integers | Numbers::Codes { .. } => Some("row_scales"),
+        Numbers::Integers { .. } | Numbers::Codes { .. } => Some("row_scales"),
         Numbers::Words { .. } => Some("part_scales"),
     };
     if let Some(other) = other_scales {
@@ -428,7 +432,7 @@ add.u32 turned, turned, {turned};
             text.push_str(&long::epilogue(sizes));
         }
         _ => {
-            if sizes.numbers == Numbers::Integers {
+            if matches!(sizes.numbers, Numbers::Integers { .. }) {
                 text.push_str(&integers::load_scales(sizes));
             }
             text.push_str(&heights(sizes));
@@ -453,7 +457,7 @@ brx.idx x, HEIGHTS;
     );
     for height in 1..=sizes.blocks_max() {
         text.push_str(&match sizes.numbers {
-            Numbers::Halves(_) | Numbers::Integers => halves::multiply(sizes, height),
+            Numbers::Halves(_) | Numbers::Integers { .. } => halves::multiply(sizes, height),
             Numbers::Codes { summed, .. } => codes::multiply(sizes, summed, height),
             Numbers::Words { format, .. } => words::multiply(sizes, format, height),
         });

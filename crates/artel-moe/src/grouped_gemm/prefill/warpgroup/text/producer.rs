@@ -19,7 +19,7 @@ pub(super) fn producer(sizes: &Sizes) -> String {
     };
     // Rows of integers lie plane after plane.
     let (axes, row_at) = match sizes.numbers {
-        Numbers::Integers => (3, "{i, y, step}"),
+        Numbers::Integers { .. } => (3, "{i, y, step}"),
         _ => (2, "{x, y}"),
     };
     format!(
