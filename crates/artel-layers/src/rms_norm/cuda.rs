@@ -15,6 +15,7 @@ use std::marker::PhantomData;
 use artel_device::cuda::{
     Arguments, DeviceSlice, DeviceSliceMut, Kernel, KernelSpec, Kernels, Stream,
 };
+use artel_moe::layer::cuda::PairRows;
 use artel_moe::quant::Element;
 
 pub use super::codes::cuda::{NormalizeQuantize, Plain};
@@ -96,19 +97,26 @@ pub enum Residual {
     Add,
     /// The same, in 2, 4 or 8 parts.
     AddParts(usize),
+    /// The weighted rows of so many pairs a token, where there is a [kernel](adds_pairs) for it.
+    AddPairs(usize),
 }
 
 impl Residual {
     fn parts(self) -> usize {
         match self {
             Self::Alone | Self::Add => 1,
-            Self::AddParts(parts) => parts,
+            Self::AddParts(parts) | Self::AddPairs(parts) => parts,
         }
     }
 
-    /// Whether something is added, and in how many parts.
+    /// Whether something is added (2: of pairs), and in how many parts.
     pub(super) fn constants(self) -> [usize; 2] {
-        [usize::from(self != Self::Alone), self.parts()]
+        let adds = match self {
+            Self::Alone => 0,
+            Self::Add | Self::AddParts(_) => 1,
+            Self::AddPairs(_) => 2,
+        };
+        [adds, self.parts()]
     }
 
     /// Warps of a block with `columns` columns.
@@ -126,6 +134,24 @@ pub enum Delta<'a, A: Element> {
     Rows(DeviceSlice<'a, A>),
     /// What a product left: [`Residual::AddParts`].
     Parts(PartSums<'a>),
+    /// What experts left: [`Residual::AddPairs`].
+    Pairs(PairRows<'a, A>),
+}
+
+/// Whether norms of float32 rows of `width` to bfloat16 or codes can add `top_k` pairs a token.
+pub fn adds_pairs(kernels: &Kernels, width: usize, top_k: usize) -> bool {
+    row::cuda::is_known(kernels, width, Residual::AddPairs(top_k))
+}
+
+/// An error where there are only tiles, which do not add pairs.
+pub(super) fn expect_tiles(residual: Residual, width: usize) -> Result<(), LayersError> {
+    match residual {
+        Residual::AddPairs(_) => {
+            let allowed = "one whose norm has a kernel that adds pairs";
+            Err(LayersError::config("width of an RMS norm", width, allowed))
+        }
+        Residual::Alone | Residual::Add | Residual::AddParts(_) => Ok(()),
+    }
 }
 
 pub(super) fn tile(width: usize) -> Result<[usize; 2], LayersError> {
@@ -183,9 +209,22 @@ impl<T: Element, A: Element> NormRows<'_, T, A> {
                 let arguments = arguments.no_slice();
                 (sums.argument(arguments, parts, [self.tokens, width])?, sums.rows)
             }
+            (Residual::AddPairs(top_k), Delta::Pairs(pairs)) if top_k == pairs.top_k => {
+                pairs.positions.expect_len("positions of pairs", self.tokens * top_k)?;
+                pairs.weights.expect_len("weights of pairs", self.tokens * top_k)?;
+                (arguments.slice(pairs.rows).slice(pairs.weights), 0)
+            }
             _ => panic!("this is a bug: what is added is of another kind than was asked for"),
         };
         Ok((arguments.slice(self.weight), part_rows))
+    }
+
+    /// `arguments` with what those end with that add pairs.
+    pub(super) fn ends(&self, arguments: Arguments) -> Arguments {
+        match self.delta {
+            Delta::Pairs(pairs) => arguments.slice(pairs.positions),
+            Delta::Nothing | Delta::Rows(_) | Delta::Parts(_) => arguments,
+        }
     }
 }
 
@@ -226,6 +265,7 @@ impl<T: Element, A: Element> Normalize<T, A> {
         let kernel = match of_row {
             Some(kernel) => NormKernel::Row(kernel),
             None => {
+                expect_tiles(residual, width)?;
                 let spec = spec(elements, [width, rows, columns, 1, width, 0], residual);
                 NormKernel::Tiles(kernels.get(&spec)?, rows)
             }
@@ -256,7 +296,7 @@ impl<T: Element, A: Element> Normalize<T, A> {
             }
             NormKernel::Row(kernel) => {
                 let arguments = sizes(arguments.no_slice().no_slice()).size(0).size(0);
-                (kernel, arguments.f32(self.epsilon).f32(0.0).f32(0.0), 1)
+                (kernel, rows.ends(arguments.f32(self.epsilon).f32(0.0).f32(0.0)), 1)
             }
         };
         let grid = [rows.tokens.div_ceil(block_rows), 1, 1];

@@ -9,6 +9,7 @@ use artel_layers::rms_norm::cuda::{
 };
 use artel_layers::rms_norm::projection::cuda::NormalizeProjection;
 use artel_layers::rms_norm::{NormColumns, RmsNorm, reference};
+use artel_moe::layer::cuda::PairRows;
 use artel_moe::quant::Element;
 use artel_moe::quant::activations::cuda::{QuantizedRows, ScaleLayout};
 use artel_moe::quant::activations::{Granularity, ScaleBounds, reference as quantized};
@@ -41,6 +42,13 @@ pub fn cases() -> Vec<Case> {
             }
         }
     }
+    for (pairs, width) in [(1, 256), (3, 3072), (8, 2048), (10, 8192), (16, 256)] {
+        let residual = Residual::AddPairs(pairs);
+        cases.push(plain::<f32, bf16>(width, residual));
+        for plain in [Plain::Kept, Plain::Dropped] {
+            cases.push(codes::<f32, bf16>(width, residual, plain));
+        }
+    }
     for (row_width, first, heads, width) in
         [(10, 1, 2, 4), (5120, 4096, 4, 128), (5120, 0, 32, 128), (8192, 0, 1, 6144), (24, 8, 3, 5)]
     {
@@ -64,7 +72,34 @@ struct Rows<T, A> {
     before: Vec<T>,
     delta: Vec<A>,
     parts: Vec<f32>,
+    pairs: Pairs<A>,
     after: Vec<T>,
+}
+
+/// Rows of pairs, where they are, and what they are multiplied with.
+struct Pairs<A> {
+    rows: Vec<A>,
+    positions: Vec<i32>,
+    weights: Vec<f32>,
+}
+
+/// The last pairs come first, a row apart; every fifth has none. All of few bits, so that every order has
+/// the same sum.
+fn pairs<A: Element>([tokens, width]: [usize; 2], top_k: usize) -> (Pairs<A>, Vec<A>) {
+    let count = tokens * top_k;
+    let coarse = |number: &f32| A::from_f32((number * 16.0).round() / 16.0);
+    let rows: Vec<A> = numbers::<f32>(2 * count * width, 2).iter().map(coarse).collect();
+    let position = |pair| if pair % 5 == 2 { -1 } else { (2 * (count - pair) - 1) as i32 };
+    let positions: Vec<i32> = (0..count).map(position).collect();
+    let weights: Vec<f32> = (0..count).map(|pair| [0.5, 1.0, 0.25, 2.0][pair % 4]).collect();
+    let sum = |at: usize| {
+        let pairs = at / width * top_k..(at / width + 1) * top_k;
+        let pairs = pairs.filter(|&pair| positions[pair] >= 0);
+        let number = |pair| rows[positions[pair] as usize * width + at % width].to_f32();
+        A::from_f32(pairs.map(|pair| weights[pair] * number(pair)).sum())
+    };
+    let sums = (0..tokens * width).map(sum).collect();
+    (Pairs { rows, positions, weights }, sums)
 }
 
 /// Rows of a part: more than there are tokens, as tiles are whole.
@@ -87,12 +122,18 @@ fn rows<T: Element, A: Element>([tokens, width]: [usize; 2], residual: Residual)
             parts.resize((part + 1) * part_rows(tokens) * width, f32::NAN);
         }
     }
+    let (pairs, delta) = match residual {
+        Residual::AddPairs(top_k) => pairs([tokens, width], top_k),
+        _ => (pairs([0, width], 1).0, delta),
+    };
     let sum = |(before, delta): (&T, &A)| T::from_f32(before.to_f32() + delta.to_f32());
     let after = match residual {
         Residual::Alone => before.clone(),
-        Residual::Add | Residual::AddParts(_) => before.iter().zip(&delta).map(sum).collect(),
+        Residual::Add | Residual::AddParts(_) | Residual::AddPairs(_) => {
+            before.iter().zip(&delta).map(sum).collect()
+        }
     };
-    Rows { before, delta, parts, after }
+    Rows { before, delta, parts, pairs, after }
 }
 
 /// What is added, on the device.
@@ -101,12 +142,15 @@ struct Added<A: Element> {
     delta: DeviceBuffer<A>,
     parts: DeviceBuffer<f32>,
     part_rows: usize,
+    pairs: (DeviceBuffer<A>, DeviceBuffer<i32>, DeviceBuffer<f32>),
 }
 
 impl<A: Element> Added<A> {
     fn new<T>(gpu: &Gpu, rows: &Rows<T, A>, tokens: usize, residual: Residual) -> Self {
         let (delta, parts) = (gpu.upload(&rows.delta), gpu.upload(&rows.parts));
-        Self { residual, delta, parts, part_rows: part_rows(tokens) }
+        let Pairs { rows, positions, weights } = &rows.pairs;
+        let pairs = (gpu.upload(rows), gpu.upload(positions), gpu.upload(weights));
+        Self { residual, delta, parts, part_rows: part_rows(tokens), pairs }
     }
 
     fn get(&self) -> Delta<'_, A> {
@@ -115,6 +159,11 @@ impl<A: Element> Added<A> {
             Residual::Add => Delta::Rows(self.delta.slice()),
             Residual::AddParts(_) => {
                 Delta::Parts(PartSums { sums: self.parts.slice(), rows: self.part_rows })
+            }
+            Residual::AddPairs(top_k) => {
+                let (rows, positions, weights) = &self.pairs;
+                let (rows, positions) = (rows.slice(), positions.slice());
+                Delta::Pairs(PairRows { rows, positions, weights: weights.slice(), top_k })
             }
         }
     }

@@ -23,7 +23,7 @@ use super::inputs::Inputs;
 use super::linear::{
     self, Left, MapRows, MapWeights, Products, codes_width, reads_codes, shape_of,
 };
-use super::norm::{Added, InputNorm};
+use super::norm::{Added, Behind, InputNorm, Makes};
 use super::rows::{Rows, Widths};
 use super::single::SingleKernels;
 use super::upload::Upload;
@@ -155,7 +155,7 @@ impl AttentionKernels {
             &of_output,
         )?;
         Ok(Self {
-            norm: InputNorm::load(kernels, norm, added, reads_codes(&inputs))?,
+            norm: InputNorm::load(kernels, norm, added, Makes::of(&inputs))?,
             inputs: of_inputs,
             whole_norms,
             rotate: RotateAndCache::load(kernels, rotate)?,
@@ -183,7 +183,7 @@ impl AttentionKernels {
     pub(super) fn forward(
         &self,
         stream: &Stream,
-        inputs: &Inputs<'_>,
+        (inputs, behind): (&Inputs<'_>, Behind<'_>),
         weights: &AttentionWeights,
         cache: &mut LayerCache,
         rows: &mut Rows,
@@ -192,10 +192,11 @@ impl AttentionKernels {
         let is_single = tokens == 1 && inputs.step.decode == 1;
         let single = &self.single;
         let maps = (&weights.norm, &weights.inputs);
-        let projected = match is_single && single.project(stream, maps, rows)? {
+        let is_of_rows = matches!(behind, Behind::Map(Left::Rows));
+        let projected = match is_single && is_of_rows && single.project(stream, maps, rows)? {
             true => Left::Rows,
             false => {
-                self.norm.launch(stream, (tokens, Left::Rows), &weights.norm, rows)?; // [T, H]
+                self.norm.launch(stream, (tokens, behind), &weights.norm, rows)?; // [T, H]
                 self.project(stream, tokens, weights, rows)? // [T, (Q + 2 KV) D]
             }
         };

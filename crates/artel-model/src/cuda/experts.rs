@@ -1,10 +1,11 @@
 //! Routed experts of one layer on the GPU, and the expert beside them that every token uses.
 
 use artel_device::cuda::{Architecture, Context, DeviceBuffer, DeviceSlice, Kernels, Stream};
+use artel_layers::rms_norm::cuda::adds_pairs;
 use artel_moe::config::MoeConfig;
 use artel_moe::cuda::shipped;
 use artel_moe::layer::AnyMoeLayer;
-use artel_moe::layer::cuda::{DeviceRouting, ExpertsKernels, ExpertsProgram};
+use artel_moe::layer::cuda::{DeviceRouting, ExpertsKernels, ExpertsProgram, Hidden};
 use artel_moe::plan::gpu::{GpuPlan, TOKENS_PER_STEP};
 use artel_moe::quant::{AnyMatrix, Format};
 use artel_moe::router::RouterConfig;
@@ -15,6 +16,8 @@ use half::bf16;
 
 use super::CudaLimits;
 use super::dense::{DenseKernels, DenseWeights, Role};
+use super::linear::Left;
+use super::norm::{Added, Behind};
 use super::rows::{Rows, Widths};
 use super::upload::Upload;
 use crate::decoder::{MoeBlock, SharedExpert};
@@ -52,6 +55,11 @@ impl ProgramKernels {
         Ok(programs.len() - 1)
     }
 
+    /// Whether some steps read hidden states as codes.
+    pub(super) fn reads_codes(&self) -> bool {
+        self.kernels.reads_codes()
+    }
+
     /// The program with its memory.
     pub(super) fn start(self, context: &Context) -> Result<ExpertsProgram<bf16>> {
         let Self { config, format, plan, kernels } = self;
@@ -84,6 +92,34 @@ pub(super) struct MoeKernels {
     program: usize,
     router: RouterConfig,
     shared: Option<Box<SharedKernels>>,
+    /// Whether the norm behind it adds pairs.
+    leaves_pairs: bool,
+}
+
+/// What the MLP of a layer left to be added to the residual stream.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum MlpLeft {
+    /// Rows.
+    Rows,
+    /// Pairs that are not summed yet, in the memory of a program, as they were routed in a layer.
+    Pairs { program: usize, layer: usize },
+}
+
+impl MlpLeft {
+    /// Where a norm finds it.
+    pub(super) fn behind<'a>(
+        self,
+        programs: &'a [ExpertsProgram<bf16>],
+        routing: &'a RoutingRows,
+        tokens: usize,
+    ) -> Result<Behind<'a>> {
+        Ok(match self {
+            Self::Rows => Behind::Map(Left::Rows),
+            Self::Pairs { program, layer } => {
+                Behind::Experts(programs[program].pairs(routing.of_layer(layer)?, tokens)?)
+            }
+        })
+    }
 }
 
 /// The kernels of a shared expert.
@@ -125,7 +161,15 @@ impl MoeKernels {
                 Some(Box::new(SharedKernels { mlp, add }))
             }
         };
-        Ok(Self { gate, program, router, shared })
+        let shape = layer.config().shape();
+        let adds = adds_pairs(kernels, shape.hidden_size, shape.top_k);
+        let leaves_pairs = shared.is_none() && adds;
+        Ok(Self { gate, program, router, shared, leaves_pairs })
+    }
+
+    /// What it leaves.
+    pub(super) fn leaves(&self) -> Added {
+        if self.leaves_pairs { Added::Pairs(self.router.slots()) } else { Added::Rows }
     }
 
     /// Rows that its shared expert needs.
@@ -149,7 +193,7 @@ impl MoeKernels {
         weights: &MoeWeights,
         (routing, number): (&mut RoutingRows, usize),
         (programs, rows): (&mut [ExpertsProgram<bf16>], &mut Rows),
-    ) -> Result<()> {
+    ) -> Result<MlpLeft> {
         let tokens_of = (tokens, unpadded_tokens);
         let hidden = rows.normed.slice();
         match (&self.gate, &weights.gate) {
@@ -162,12 +206,21 @@ impl MoeKernels {
             _ => panic!("this is a bug: a gate of other numbers than its kernels"),
         }
         let routing = routing.of_layer(number)?;
-        let out = &mut rows.delta.slice_mut();
         let program = &mut programs[self.program];
-        program.forward(stream, &weights.experts, (hidden, routing), tokens, out)?;
+        let codes = program.reads_codes(tokens).then(|| rows.codes.coded(tokens));
+        let input = (Hidden { states: hidden, codes }, routing);
+        // One token has launches that add rows.
+        if self.leaves_pairs && tokens > 1 && program.leaves_pairs(tokens) {
+            program.forward_pairs(stream, &weights.experts, input, tokens)?;
+            return Ok(MlpLeft::Pairs { program: self.program, layer: number });
+        }
+        let out = &mut rows.delta.slice_mut();
+        program.forward(stream, &weights.experts, input, tokens, out)?;
         match (&self.shared, &weights.shared) {
-            (None, None) => Ok(()),
-            (Some(kernels), Some(weights)) => kernels.forward(stream, tokens, weights, rows),
+            (None, None) => Ok(MlpLeft::Rows),
+            (Some(kernels), Some(weights)) => {
+                kernels.forward(stream, tokens, weights, rows).map(|()| MlpLeft::Rows)
+            }
             _ => panic!("this is a bug: a shared expert and its weights must come together"),
         }
     }

@@ -14,11 +14,11 @@ use half::bf16;
 use super::CudaLimits;
 use super::attention::{AttentionKernels, AttentionWeights, LayerCache};
 use super::dense::{DenseKernels, DenseWeights, Role, mlp_reads_codes};
-use super::experts::{MoeKernels, MoeWeights, ProgramKernels, RoutingRows};
+use super::experts::{MlpLeft, MoeKernels, MoeWeights, ProgramKernels, RoutingRows};
 use super::inputs::Inputs;
 use super::latent::{LatentKernels, LatentWeights};
 use super::linear::{Left, shape_of};
-use super::norm::{Added, InputNorm};
+use super::norm::{Added, Behind, InputNorm, Makes};
 use super::rows::{Rows, Widths};
 use super::upload::Upload;
 use crate::decoder::{Attention, DecoderLayer, Mlp};
@@ -55,20 +55,21 @@ impl CudaKernels {
         let mut widths = Widths { hidden, vocabulary: head.outputs, ..Widths::default() };
         let (mut layers, mut programs) = (Vec::new(), Vec::new());
         for (number, layer) in decoder.layers.iter().enumerate() {
-            let added = if number == 0 { Added::Nothing } else { Added::Rows };
+            let added = layers.last().map_or(Added::Nothing, LayerKernels::leaves);
             let loaded =
                 LayerKernels::load(kernels, (layer, added), (&decoder.rope, limits), &mut programs);
             let loaded = loaded.map_err(|why| why.of_part(&format!("model.layers.{number}")))?;
             widths = widths.max(loaded.widths());
             layers.push(loaded);
         }
+        let leaves = layers.last().map_or(Added::Nothing, LayerKernels::leaves);
         let of_head = |why: ModelError| why.of_part("lm_head");
         Ok(Self {
             limits: *limits,
             embed: Embed::load(kernels, hidden)?,
             angles: RopeAngles::load(kernels, &decoder.rope)?,
             layers,
-            norm: InputNorm::load(kernels, &decoder.norm, Added::Rows, false)?,
+            norm: InputNorm::load(kernels, &decoder.norm, leaves, Makes::Rows)?,
             pick: Embed::load(kernels, hidden)?,
             head: Linear::load(kernels, head, limits.logits_max)
                 .map_err(ModelError::from)
@@ -117,6 +118,8 @@ fn check(limits: &CudaLimits) -> Result<()> {
 pub(super) struct LayerKernels {
     mixing: MixingKernels,
     mlp_norm: InputNorm,
+    /// For steps whose experts read codes.
+    mlp_norm_to_codes: Option<InputNorm>,
     mlp: MlpKernels,
 }
 
@@ -151,24 +154,42 @@ impl LayerKernels {
                 MixingKernels::Latent(Box::new(loaded))
             }
         };
-        let (mlp, codes) = match &layer.mlp {
+        let (mlp, makes) = match &layer.mlp {
             Mlp::Dense(mlp) => {
                 let dense = DenseKernels::load(kernels, (mlp, Role::Layer), limits)?;
-                (MlpKernels::Dense(Box::new(dense)), mlp_reads_codes(mlp))
+                let makes = if mlp_reads_codes(mlp) { Makes::Codes } else { Makes::Rows };
+                (MlpKernels::Dense(Box::new(dense)), makes)
             }
             Mlp::Moe(moe) => {
                 let moe = MoeKernels::load(kernels, moe, limits, programs)?;
-                (MlpKernels::Moe(moe), false)
+                (MlpKernels::Moe(moe), Makes::Rows)
             }
         };
-        let mlp_norm = InputNorm::load(kernels, &layer.mlp_norm, mixing.leaves(), codes)?;
-        Ok(Self { mixing, mlp_norm, mlp })
+        let mut load = |makes| InputNorm::load(kernels, &layer.mlp_norm, mixing.leaves(), makes);
+        let mlp_norm = load(makes)?;
+        let mlp_norm_to_codes = match &mlp {
+            MlpKernels::Moe(moe) if programs[moe.program()].reads_codes() => {
+                Some(load(Makes::RowsAndCodes)?)
+            }
+            _ => None,
+        };
+        Ok(Self { mixing, mlp_norm, mlp_norm_to_codes, mlp })
     }
 
     fn widths(&self) -> Widths {
-        match &self.mlp {
+        let widths = match &self.mlp {
             MlpKernels::Dense(dense) => self.mixing.widths().max(dense.widths),
             MlpKernels::Moe(moe) => self.mixing.widths().max(moe.widths()),
+        };
+        let codes = self.mlp_norm_to_codes.as_ref().map_or(0, InputNorm::width);
+        widths.max(Widths { codes, ..Widths::default() })
+    }
+
+    /// What its MLP leaves.
+    fn leaves(&self) -> Added {
+        match &self.mlp {
+            MlpKernels::Dense(_) => Added::Rows,
+            MlpKernels::Moe(moe) => moe.leaves(),
         }
     }
 
@@ -180,21 +201,26 @@ impl LayerKernels {
         }
     }
 
-    /// Runs the layer: `rows.hidden` and `rows.delta` to what they are behind it.
+    /// Runs the layer: `rows.hidden` and what was left to what they are behind it.
     pub(super) fn forward(
         &self,
         stream: &Stream,
-        inputs: &Inputs<'_>,
+        (inputs, left): (&Inputs<'_>, MlpLeft),
         (weights, cache): (&LayerWeights, &mut LayerCache),
         (rows, routing): (&mut Rows, &mut RoutingRows),
         programs: &mut [ExpertsProgram<bf16>],
-    ) -> Result<()> {
+    ) -> Result<MlpLeft> {
         let tokens = inputs.step.tokens;
-        let left = self.mixing.forward(stream, inputs, &weights.mixing, cache, rows)?;
-        self.mlp_norm.launch(stream, (tokens, left), &weights.mlp_norm, rows)?;
+        let input = (inputs, left.behind(programs, routing, tokens)?);
+        let left = self.mixing.forward(stream, input, &weights.mixing, cache, rows)?;
+        let reads_codes = self.program().is_some_and(|own| programs[own].reads_codes(tokens));
+        let norm = self.mlp_norm_to_codes.as_ref().filter(|_| reads_codes);
+        let behind = Behind::Map(left);
+        let norm_weight = &weights.mlp_norm;
+        norm.unwrap_or(&self.mlp_norm).launch(stream, (tokens, behind), norm_weight, rows)?;
         match (&self.mlp, &weights.mlp) {
             (MlpKernels::Dense(kernels), MlpWeights::Dense(weights)) => {
-                kernels.forward(stream, tokens, weights, rows)
+                kernels.forward(stream, tokens, weights, rows).map(|()| MlpLeft::Rows)
             }
             (MlpKernels::Moe(kernels), MlpWeights::Moe(weights, number)) => {
                 let tokens = (tokens, inputs.unpadded_tokens);
@@ -224,7 +250,7 @@ impl MixingKernels {
     fn forward(
         &self,
         stream: &Stream,
-        inputs: &Inputs<'_>,
+        inputs: (&Inputs<'_>, Behind<'_>),
         weights: &MixingWeights,
         cache: &mut LayerCache,
         rows: &mut Rows,

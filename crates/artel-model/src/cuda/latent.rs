@@ -26,7 +26,7 @@ use super::inputs::Inputs;
 use super::linear::{
     self, Left, MapRows, MapWeights, Products, codes_width, reads_codes, shape_of,
 };
-use super::norm::{Added, InputNorm};
+use super::norm::{Added, Behind, InputNorm, Makes};
 use super::rows::{Rows, Widths};
 use super::upload::Upload;
 use crate::Result;
@@ -110,7 +110,7 @@ impl LatentKernels {
         };
         let widest = [inputs.outputs, into_latent.input_row, output.inputs];
         Ok(Self {
-            norm: InputNorm::load(kernels, norm, added, reads_codes(&inputs))?,
+            norm: InputNorm::load(kernels, norm, added, Makes::of(&inputs))?,
             inputs: of_inputs,
             in_parts,
             project: ProjectLatents::load(kernels, project)?,
@@ -145,13 +145,13 @@ impl LatentKernels {
     pub(super) fn forward(
         &self,
         stream: &Stream,
-        inputs: &Inputs<'_>,
+        (inputs, behind): (&Inputs<'_>, Behind<'_>),
         weights: &LatentWeights,
         cache: &mut LayerCache,
         rows: &mut Rows,
     ) -> Result<Left> {
         let tokens = inputs.step.tokens;
-        self.norm.launch(stream, (tokens, Left::Rows), &weights.norm, rows)?; // [T, H]
+        self.norm.launch(stream, (tokens, behind), &weights.norm, rows)?; // [T, H]
         let mut cache = cache.slices();
         self.project(stream, inputs, weights, &mut cache.keys, rows)?; // [T, heads (nope + rope)]
         let (queries, angles) = (rows.projected.slice(), rows.angles.slice());

@@ -39,10 +39,10 @@ use crate::checkpoint::Progress;
 use crate::decoder::SequenceInput;
 use crate::{Model, ModelError, Result};
 use attention::LayerCache;
-use experts::RoutingRows;
+use experts::{MlpLeft, RoutingRows};
 use inputs::Inputs;
 use kernels::LayerWeights;
-use linear::{Left, MapRows, MapWeights, Products};
+use linear::{MapRows, MapWeights, Products};
 use rows::Rows;
 use upload::Upload;
 
@@ -273,11 +273,13 @@ impl CudaModel {
         kernels.angles.launch(stream, tokens, positions, frequencies, &mut angles)?;
         kernels.embed.launch(stream, table, inputs.token_ids, &mut rows.hidden.slice_mut())?; // [T, H]
         let layers = kernels.layers.iter().zip(&self.layers).zip(&mut self.cache);
+        let mut left = MlpLeft::Rows;
         for ((kernels, weights), cache) in layers {
-            let memory = (&mut *rows, &mut self.routing);
-            kernels.forward(stream, &inputs, (weights, cache), memory, &mut self.programs)?;
+            let (memory, programs) = ((&mut *rows, &mut self.routing), &mut self.programs);
+            left = kernels.forward(stream, (&inputs, left), (weights, cache), memory, programs)?;
         }
-        kernels.norm.launch(stream, (tokens, Left::Rows), &self.norm, rows)?;
+        let behind = left.behind(&self.programs, &self.routing, tokens)?;
+        kernels.norm.launch(stream, (tokens, behind), &self.norm, rows)?;
         let count = step.logits_rows();
         let picked = match step.logits {
             LogitsRows::Every => &rows.normed,

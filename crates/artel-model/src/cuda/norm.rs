@@ -1,13 +1,15 @@
 //! Norms of the residual stream, to rows or to the codes that the next map reads.
 
 use artel_device::cuda::{DeviceBuffer, Kernels, Stream};
+use artel_layers::linear::cuda::LinearShape;
 use artel_layers::rms_norm::RmsNorm;
 use artel_layers::rms_norm::cuda::{
     Delta, NormRows, Normalize, NormalizeQuantize, Plain, Residual,
 };
+use artel_moe::layer::cuda::PairRows;
 use half::bf16;
 
-use super::linear::{Left, MapRows};
+use super::linear::{Left, MapRows, reads_codes};
 use super::rows::{CodeRows, Rows};
 use crate::Result;
 
@@ -20,6 +22,35 @@ pub(super) enum Added {
     Rows,
     /// Rows, of few tokens in so many parts.
     Parts(usize),
+    /// Rows, or those of so many pairs a token.
+    Pairs(usize),
+}
+
+/// What was left to be added.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Behind<'a> {
+    /// By a map, or rows of whatever else.
+    Map(Left),
+    /// By experts.
+    Experts(PairRows<'a, bf16>),
+}
+
+/// What a norm makes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Makes {
+    /// Rows.
+    Rows,
+    /// Their codes.
+    Codes,
+    /// Both.
+    RowsAndCodes,
+}
+
+impl Makes {
+    /// What a map of `shape` reads.
+    pub(super) fn of(shape: &LinearShape) -> Self {
+        if reads_codes(shape) { Self::Codes } else { Self::Rows }
+    }
 }
 
 /// A norm: the sum of the residual stream and what was added, and what the next map reads of it.
@@ -28,7 +59,10 @@ pub(super) struct InputNorm {
     whole: NormKernel,
     /// For what comes in parts.
     of_parts: Option<NormKernel>,
+    /// For what comes in pairs.
+    of_pairs: Option<NormKernel>,
     adds: bool,
+    width: usize,
 }
 
 #[derive(Debug, Clone)]
@@ -37,38 +71,49 @@ enum NormKernel {
     Plain(Normalize<f32, bf16>),
     /// Codes of rows that nobody else reads.
     Codes(NormalizeQuantize<f32, bf16>),
+    /// Rows and their codes.
+    Both(NormalizeQuantize<f32, bf16>),
 }
 
 impl InputNorm {
-    /// Asks for the kernels of `norm` in front of a map that reads codes, or not.
+    /// Asks for the kernels of `norm` in front of what reads what it `makes`.
     pub(super) fn load(
         kernels: &mut Kernels,
         norm: &RmsNorm,
         added: Added,
-        codes: bool,
+        makes: Makes,
     ) -> Result<Self> {
-        let mut load = |residual| NormKernel::load(kernels, norm, residual, codes);
-        let of_parts = match added {
-            Added::Nothing | Added::Rows => None,
-            Added::Parts(parts) => Some(load(Residual::AddParts(parts))?),
+        let mut load = |residual| NormKernel::load(kernels, norm, residual, makes);
+        let (of_parts, of_pairs) = match added {
+            Added::Nothing | Added::Rows => (None, None),
+            Added::Parts(parts) => (Some(load(Residual::AddParts(parts))?), None),
+            Added::Pairs(pairs) => (None, Some(load(Residual::AddPairs(pairs))?)),
         };
         let adds = added != Added::Nothing;
         let whole = load(if adds { Residual::Add } else { Residual::Alone })?;
-        Ok(Self { whole, of_parts, adds })
+        Ok(Self { whole, of_parts, of_pairs, adds, width: norm.width() })
+    }
+
+    /// Columns of its rows.
+    pub(super) fn width(&self) -> usize {
+        self.width
     }
 
     /// `hidden` plus what was left, and its norm to where [`input`](Self::input) finds it.
     pub(super) fn launch(
         &self,
         stream: &Stream,
-        (tokens, left): (usize, Left),
+        (tokens, behind): (usize, Behind<'_>),
         weight: &DeviceBuffer<f32>,
         rows: &mut Rows,
     ) -> Result<()> {
-        let (kernel, delta) = match (left, &self.of_parts) {
-            (Left::Rows, _) if !self.adds => (&self.whole, Delta::Nothing),
-            (Left::Rows, _) => (&self.whole, Delta::Rows(rows.delta.slice())),
-            (Left::Parts(count), Some(kernel)) => (kernel, Delta::Parts(rows.linear.parts(count))),
+        let (kernel, delta) = match (behind, &self.of_parts, &self.of_pairs) {
+            (Behind::Map(Left::Rows), ..) if !self.adds => (&self.whole, Delta::Nothing),
+            (Behind::Map(Left::Rows), ..) => (&self.whole, Delta::Rows(rows.delta.slice())),
+            (Behind::Map(Left::Parts(count)), Some(kernel), _) => {
+                (kernel, Delta::Parts(rows.linear.parts(count)))
+            }
+            (Behind::Experts(pairs), _, Some(kernel)) => (kernel, Delta::Pairs(pairs)),
             _ => panic!("this is a bug: parts in front of a norm that does not add them"),
         };
         let hidden = rows.hidden.slice_mut();
@@ -79,6 +124,10 @@ impl InputNorm {
             }
             NormKernel::Codes(kernel) => {
                 kernel.launch(stream, &input, None, &mut rows.codes.rows(tokens))?;
+            }
+            NormKernel::Both(kernel) => {
+                let out = Some(rows.normed.slice_mut());
+                kernel.launch(stream, &input, out, &mut rows.codes.rows(tokens))?;
             }
         }
         Ok(())
@@ -92,7 +141,7 @@ impl InputNorm {
     ) -> MapRows<'a> {
         match &self.whole {
             NormKernel::Plain(_) => MapRows::Plain(normed),
-            NormKernel::Codes(_) => MapRows::Codes(codes),
+            NormKernel::Codes(_) | NormKernel::Both(_) => MapRows::Codes(codes),
         }
     }
 }
@@ -102,16 +151,16 @@ impl NormKernel {
         kernels: &mut Kernels,
         norm: &RmsNorm,
         residual: Residual,
-        codes: bool,
+        makes: Makes,
     ) -> Result<Self> {
         let (width, epsilon) = (norm.width(), norm.epsilon());
-        Ok(match codes {
-            false => Self::Plain(Normalize::load(kernels, width, epsilon, residual)?),
-            true => {
-                let plain = Plain::Dropped;
-                let kernel = NormalizeQuantize::load(kernels, width, epsilon, residual, plain)?;
-                Self::Codes(kernel)
-            }
+        let codes = |kernels: &mut Kernels, plain| {
+            NormalizeQuantize::load(kernels, width, epsilon, residual, plain)
+        };
+        Ok(match makes {
+            Makes::Rows => Self::Plain(Normalize::load(kernels, width, epsilon, residual)?),
+            Makes::Codes => Self::Codes(codes(kernels, Plain::Dropped)?),
+            Makes::RowsAndCodes => Self::Both(codes(kernels, Plain::Kept)?),
         })
     }
 }

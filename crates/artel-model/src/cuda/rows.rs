@@ -4,6 +4,7 @@ use artel_device::cuda::{Context, DeviceBuffer};
 use artel_layers::attention::AttentionShape;
 use artel_layers::attention::decode::cuda::DecodeWorkspace;
 use artel_layers::linear::cuda::{Linear, LinearWorkspace};
+use artel_moe::layer::cuda::CodedRows;
 use artel_moe::quant::BLOCK;
 use artel_moe::quant::activations::ScaleBounds;
 use artel_moe::quant::activations::cuda::{QuantizedRows, ScaleLayout};
@@ -68,6 +69,12 @@ impl CodeRows {
             layout: ScaleLayout::ByGroup { rows: Linear::<bf16>::padded(tokens) },
             bounds: ScaleBounds::HIDDEN,
         }
+    }
+
+    /// The same rows as experts read them.
+    pub(super) fn coded(&self, tokens: usize) -> CodedRows<'_> {
+        let stride = Linear::<bf16>::padded(tokens);
+        CodedRows { codes: self.codes.slice(), scales: self.scales.slice(), stride }
     }
 }
 

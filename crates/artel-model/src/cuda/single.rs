@@ -31,7 +31,7 @@ impl SingleKernels {
         of_output: &Linear<bf16>,
     ) -> Result<Self> {
         let inputs = match added {
-            Added::Rows => ProjectNorm::load(kernels, inputs, norm.epsilon())?,
+            Added::Rows | Added::Pairs(_) => ProjectNorm::load(kernels, inputs, norm.epsilon())?,
             Added::Nothing | Added::Parts(_) => None,
         };
         let output = match of_output.parts() {

@@ -10,7 +10,7 @@ use artel_moe::quant::activations::Granularity;
 use artel_moe::quant::activations::cuda::QuantizedRows;
 use artel_moe::quant::{BLOCK, Element};
 
-use super::super::cuda::{BLOCK_ELEMENTS, NormKernel, NormRows, Residual, tile};
+use super::super::cuda::{BLOCK_ELEMENTS, NormKernel, NormRows, Residual, expect_tiles, tile};
 use super::super::row;
 use crate::LayersError;
 
@@ -145,6 +145,7 @@ impl<T: Element, A: Element> NormalizeQuantize<T, A> {
         residual: Residual,
         plain: Plain,
     ) -> Result<NormKernel, LayersError> {
+        expect_tiles(residual, width)?;
         let [_, columns] = tile(width)?;
         let columns = columns.max(BLOCK);
         let rows = (BLOCK_ELEMENTS / columns).max(1);
@@ -207,6 +208,7 @@ impl<T: Element, A: Element> NormalizeQuantize<T, A> {
             NormKernel::Tiles(kernel, block_rows) => (kernel, *block_rows),
             NormKernel::Row(kernel) => (kernel, 1),
         };
+        let arguments = rows.ends(arguments);
         let grid = [tokens.div_ceil(block_rows), 1, 1];
         // SAFETY: the arguments are the kernel's, with the lengths checked above.
         unsafe { kernel.launch(stream, grid, arguments) }?;

@@ -10,6 +10,18 @@ use crate::LayersError;
 const WIDTH_MULTIPLE: usize = 256;
 /// Columns of the most threads of a block.
 const WIDTH_MAX: usize = 8192;
+/// Most pairs of a token: all that a thread reads of them is in its registers.
+const PAIRS_MAX: usize = 16;
+
+/// Whether rows of `width` float32 numbers have a kernel that becomes bfloat16.
+pub(in crate::rms_norm) fn is_known(kernels: &Kernels, width: usize, residual: Residual) -> bool {
+    let fits = match residual {
+        Residual::AddPairs(pairs) => pairs <= PAIRS_MAX,
+        Residual::Alone | Residual::Add | Residual::AddParts(_) => true,
+    };
+    let is_architecture = kernels.architecture() == Architecture::Sm90;
+    fits && is_architecture && width.is_multiple_of(WIDTH_MULTIPLE) && width <= WIDTH_MAX
+}
 
 /// The kernel for rows of the `elements` that are read and made, and whether rows and codes are stored;
 /// `None` where there is none. It is launched with a block for each row and the arguments of
@@ -21,15 +33,11 @@ pub(in crate::rms_norm) fn load(
     residual: Residual,
     [rows, codes]: [bool; 2],
 ) -> Result<Option<Kernel>, LayersError> {
-    let is_known = elements == ["f32", "bf16"]
-        && width.is_multiple_of(WIDTH_MULTIPLE)
-        && width <= WIDTH_MAX
-        && kernels.architecture() == Architecture::Sm90;
-    if !is_known {
+    if elements != ["f32", "bf16"] || !is_known(kernels, width, residual) {
         return Ok(None);
     }
     let [adds, parts] = residual.constants();
-    let form = Form { width, parts: (adds == 1).then_some(parts), rows, codes };
+    let form = Form { width, residual, rows, codes };
     let text = source(&form).into();
     let (threads, shared_bytes) = (form.threads(), form.shared_bytes());
     let assembly = Assembly { text, threads, shared_bytes };

@@ -4,6 +4,8 @@
 
 use std::fmt::Write as _;
 
+use super::super::cuda::Residual;
+
 /// Columns of a thread.
 pub(super) const COLUMNS: usize = 8;
 /// Threads that share a scale.
@@ -14,8 +16,8 @@ const SHARING: usize = 128 / COLUMNS;
 pub(super) struct Form {
     /// Columns of a row.
     pub(super) width: usize,
-    /// Parts in which something is added: one of bfloat16, or several of float32.
-    pub(super) parts: Option<usize>,
+    /// What is added.
+    pub(super) residual: Residual,
     /// Whether the rounded rows are stored.
     pub(super) rows: bool,
     /// Whether their codes are.
@@ -37,7 +39,8 @@ impl Form {
 }
 
 /// `normalize_entry`: the rows to normalise, what is added as rows or as parts, the weight, the rows that
-/// come out, codes and their scales.
+/// come out, codes and their scales; of pairs their rows and weights in place of these, and last where they
+/// are.
 pub(super) fn source(form: &Form) -> String {
     let mut text = begin(form);
     text.push_str(&load(form));
@@ -70,6 +73,10 @@ st.global.v4.b32 [address], {pair0, pair1, pair2, pair3};
 
 /// Who one is, and what is known before the kernel ahead ends.
 fn begin(form: &Form) -> String {
+    let positions = match form.residual {
+        Residual::AddPairs(_) => ",\n    .param .u64 positions_pointer",
+        _ => "",
+    };
     format!(
         ".version 8.4
 .target sm_90a
@@ -79,7 +86,7 @@ fn begin(form: &Form) -> String {
     .param .u64 sums_pointer, .param .u64 weight_pointer, .param .u64 out_pointer,
     .param .u64 codes_pointer, .param .u64 scales_pointer, .param .u32 rows, .param .u32 part_rows,
     .param .u32 row_stride, .param .u32 group_stride, .param .f32 epsilon_value,
-    .param .f32 least_value, .param .f32 most_value)
+    .param .f32 least_value, .param .f32 most_value{positions})
 .reqntid {threads}, 1, 1
 {{
 .reg .b32 thread, lane, row, i, base, pair<4>, whole, stride;
@@ -128,15 +135,16 @@ fn load(form: &Form) -> String {
 ld.global.v4.f32 {value4, value5, value6, value7}, [hidden+16];
 ",
     );
-    match form.parts {
-        None => return text,
-        Some(1) => text.push_str(
+    match form.residual {
+        Residual::Alone => return text,
+        Residual::Add => text.push_str(
             "shl.b64 offset, at, 1;
 add.u64 address, delta, offset;
 ld.global.v4.b32 {pair0, pair1, pair2, pair3}, [address];
 ",
         ),
-        Some(parts) => text.push_str(&sum_parts(form.width, parts)),
+        Residual::AddParts(parts) => text.push_str(&sum_parts(form.width, parts)),
+        Residual::AddPairs(pairs) => text.push_str(&sum_pairs(form.width, pairs)),
     }
     for i in 0..COLUMNS {
         let widen = match i % 2 {
@@ -174,15 +182,119 @@ add.u64 address, address, part_bytes;
 "
         );
     }
+    let words = (0..parts).flat_map(|part| [0, COLUMNS / 2].map(|i| format!("part{part}_{i}")));
+    text.push_str(&behind_all(words, (0..COLUMNS).map(|i| format!("part0_{i}"))));
     for part in 1..parts {
         for i in 0..COLUMNS {
             let _ = writeln!(text, "add.rn.f32 part0_{i}, part0_{i}, part{part}_{i};");
         }
     }
-    for pair in 0..COLUMNS / 2 {
-        let (even, odd) = (2 * pair, 2 * pair + 1);
-        let _ = writeln!(text, "cvt.rn.bf16x2.f32 pair{pair}, part0_{odd}, part0_{even};");
+    text.push_str(&round("part0_"));
+    text
+}
+
+/// Eight numbers as pairs of bfloat16.
+fn round(name: &str) -> String {
+    (0..COLUMNS / 2)
+        .map(|pair| {
+            let (even, odd) = (2 * pair, 2 * pair + 1);
+            format!("cvt.rn.bf16x2.f32 pair{pair}, {name}{odd}, {name}{even};\n")
+        })
+        .collect()
+}
+
+/// Makes `numbers` depend on all `words` and on the hidden row, so that all of them are asked for before the
+/// first is used: by bits of which `%ctaid.z`, which is zero, lets none through.
+fn behind_all(
+    words: impl Iterator<Item = String>,
+    numbers: impl Iterator<Item = String>,
+) -> String {
+    let mut text =
+        String::from(".reg .b32 zero, all, bits;\nmov.u32 zero, %ctaid.z;\nmov.b32 all, 0;\n");
+    let hidden = [0, COLUMNS / 2].map(|i| format!("value{i}"));
+    for word in words.chain(hidden) {
+        let _ = writeln!(text, "mov.b32 bits, {word};\nor.b32 all, all, bits;");
     }
+    text.push_str("and.b32 all, all, zero;\n");
+    for number in numbers {
+        let _ = writeln!(
+            text,
+            "mov.b32 bits, {number};\nxor.b32 bits, bits, all;\nmov.b32 {number}, bits;"
+        );
+    }
+    text
+}
+
+/// Loads `count` neighbouring words, four at a time where they are aligned.
+fn load_words(count: usize, kind: &str, name: &str, address: &str) -> String {
+    let at_once = if count.is_multiple_of(4) { 4 } else { 1 };
+    let load = |first: usize| {
+        let names: Vec<String> = (first..first + at_once).map(|i| format!("{name}{i}")).collect();
+        let names = names.join(", ");
+        match at_once {
+            4 => format!("ld.global.v4.{kind} {{{names}}}, [{address}+{}];\n", 4 * first),
+            _ => format!("ld.global.{kind} {names}, [{address}+{}];\n", 4 * first),
+        }
+    };
+    (0..count).step_by(at_once).map(load).collect()
+}
+
+/// The weighted sums of the rows of a token's pairs in their order, rounded, in pairs of columns. A pair
+/// without a row adds nothing.
+fn sum_pairs(width: usize, pairs: usize) -> String {
+    let mut text = format!(
+        ".reg .b64 places, factors;
+.reg .b32 place<{pairs}>, column;
+.reg .f32 factor<{pairs}>, sum<{COLUMNS}>;
+.reg .pred has<{pairs}>;
+ld.param.u64 places, [positions_pointer];
+mul.wide.u32 offset, row, {row_bytes};
+add.u64 places, places, offset;
+add.u64 factors, sums, offset;
+",
+        row_bytes = 4 * pairs
+    );
+    text.push_str(&load_words(pairs, "b32", "place", "places"));
+    text.push_str(&load_words(pairs, "f32", "factor", "factors"));
+    let _ = writeln!(text, "shl.b32 column, thread, {};", (2 * COLUMNS).ilog2());
+    for pair in 0..pairs {
+        let _ = write!(
+            text,
+            ".reg .b32 of{pair}_<{words}>;
+setp.ge.s32 has{pair}, place{pair}, 0;
+max.s32 place{pair}, place{pair}, 0;
+mul.wide.s32 offset, place{pair}, {row_bytes};
+add.u64 address, delta, offset;
+cvt.u64.u32 offset, column;
+add.u64 address, address, offset;
+",
+            words = COLUMNS / 2,
+            row_bytes = 2 * width,
+        );
+        let _ = writeln!(
+            text,
+            "ld.global.v4.b32 {{of{pair}_0, of{pair}_1, of{pair}_2, of{pair}_3}}, [address];"
+        );
+    }
+    let words = (0..pairs).map(|pair| format!("of{pair}_0"));
+    text.push_str(&behind_all(words, (0..pairs).map(|pair| format!("factor{pair}"))));
+    for i in 0..COLUMNS {
+        let _ = writeln!(text, "mov.f32 sum{i}, 0f00000000;");
+    }
+    for pair in 0..pairs {
+        for i in 0..COLUMNS {
+            let from = format!("of{pair}_{}", i / 2);
+            let widen = match i % 2 {
+                0 => format!("shl.b32 whole, {from}, 16;"),
+                _ => format!("and.b32 whole, {from}, 0xffff0000;"),
+            };
+            let _ = writeln!(
+                text,
+                "{widen}\nmov.b32 other, whole;\n@has{pair} fma.rn.f32 sum{i}, other, factor{pair}, sum{i};"
+            );
+        }
+    }
+    text.push_str(&round("sum"));
     text
 }
 

@@ -16,11 +16,12 @@ use artel_device::cuda::{Context, DeviceSlice, DeviceSliceMut, Kernels, Stream};
 use crate::MoeError;
 use crate::assignment::cuda::IdForm;
 use crate::config::{MoeConfig, Parallelism, RouterWeight};
+pub use crate::grouped_gemm::decode::cuda::CodedRows;
 use crate::grouped_gemm::prefill::cuda::HalfElement;
 use crate::input_weight::cuda::WeighRows;
 pub use crate::packing::cuda::DeviceRouting;
 use crate::plan::gpu::{ExpertsShape, GpuPath, GpuPlan, GpuPlanEntry, GpuProduct, Way};
-use crate::quant::{Format, NumberFormat};
+use crate::quant::{Element, Format, NumberFormat};
 use crate::weights::cuda::DeviceExperts;
 use direct::{DirectChain, DirectMemory};
 use sorted::{SortedChain, SortedMemory};
@@ -70,6 +71,15 @@ impl<A: HalfElement> ExpertsKernels<A> {
         Self::load_form(kernels, (config, format), plan, IdForm::Packed)
     }
 
+    /// Whether some batches read hidden states as codes, which [`Hidden`] may bring.
+    pub fn reads_codes(&self) -> bool {
+        let reads = |chain: &Chain<A>| match chain {
+            Chain::Sorted(chain) => chain.reads_codes(),
+            Chain::Direct(_) => false,
+        };
+        self.weigh.is_none() && self.chains.iter().any(reads)
+    }
+
     fn load_form(
         kernels: &mut Kernels,
         (config, format): (&MoeConfig, Format),
@@ -100,10 +110,39 @@ impl<A: HalfElement> ExpertsKernels<A> {
     }
 }
 
+/// What experts read.
+#[derive(Debug, Clone, Copy)]
+pub struct Hidden<'a, A: HalfElement> {
+    /// `[T, H]`.
+    pub states: DeviceSlice<'a, A>,
+    /// The same as codes, which ways that [read such](ExpertsProgram::reads_codes) need not make then.
+    pub codes: Option<CodedRows<'a>>,
+}
+
+impl<'a, A: HalfElement> From<DeviceSlice<'a, A>> for Hidden<'a, A> {
+    fn from(states: DeviceSlice<'a, A>) -> Self {
+        Self { states, codes: None }
+    }
+}
+
+/// What experts made of every pair, not summed yet: a token is `Σ_k weights[t, k] * rows[positions[t, k]]`.
+#[derive(Debug, Clone, Copy)]
+pub struct PairRows<'a, A: Element> {
+    /// `[positions, H]`.
+    pub rows: DeviceSlice<'a, A>,
+    /// `[T, K]`: inside the rows, or -1 for a pair without one.
+    pub positions: DeviceSlice<'a, i32>,
+    /// `[T, K]`.
+    pub weights: DeviceSlice<'a, f32>,
+    /// `K`.
+    pub top_k: usize,
+}
+
 /// One step of at most [`GpuPlan::tokens_per_step`] tokens.
 #[derive(Debug, Clone, Copy)]
 struct Step<'a, A: HalfElement> {
     hidden_states: DeviceSlice<'a, A>,
+    codes: Option<CodedRows<'a>>,
     routing: DeviceRouting<'a>,
     tokens: usize,
     experts: &'a DeviceExperts,
@@ -201,6 +240,30 @@ impl<A: HalfElement> ExpertsProgram<A> {
         Way { path: entry.path, kernels: entry.kernels }
     }
 
+    /// Whether a batch of `tokens` tokens reads hidden states as codes, which [`Hidden`] may bring.
+    pub fn reads_codes(&self, tokens: usize) -> bool {
+        match self.chain(tokens) {
+            Some(Chain::Sorted(chain)) => self.weighed.is_none() && chain.reads_codes(),
+            _ => false,
+        }
+    }
+
+    /// Whether [`forward_pairs`](Self::forward_pairs) takes a batch of `tokens` tokens.
+    pub fn leaves_pairs(&self, tokens: usize) -> bool {
+        match self.chain(tokens) {
+            Some(Chain::Sorted(chain)) => {
+                self.weighed.is_none() && self.kernels.ids == IdForm::Plain && chain.leaves_pairs()
+            }
+            _ => false,
+        }
+    }
+
+    /// What serves a batch that is one step.
+    fn chain(&self, tokens: usize) -> Option<&Chain<A>> {
+        let chosen = self.plan.entries().iter().position(|entry| tokens <= entry.tokens_max)?;
+        (tokens <= self.plan.tokens_per_step()).then(|| &self.kernels.chains[chosen])
+    }
+
     /// Hidden states `[T, H]` to hidden states `[T, H]` by `weights` that were
     /// [checked](Self::check); this rank's part of the sum over experts. Launches and returns; larger
     /// batches than a step run step by step.
@@ -208,23 +271,23 @@ impl<A: HalfElement> ExpertsProgram<A> {
     /// # Errors
     /// [`MoeError::Config`] for packed pairs where kernels were loaded for plain ones, and the other
     /// way round; [`MoeError::Cuda`] when a slice is too short or a launch fails.
-    pub fn forward(
+    pub fn forward<'h>(
         &mut self,
         stream: &Stream,
         weights: &DeviceExperts,
-        (hidden_states, routing): (DeviceSlice<'_, A>, DeviceRouting<'_>),
+        (hidden, routing): (impl Into<Hidden<'h, A>>, DeviceRouting<'_>),
         tokens: usize,
         out: &mut DeviceSliceMut<'_, A>,
     ) -> Result<(), MoeError> {
         let (hidden_size, top_k) = (self.config.shape().hidden_size, self.config.shape().top_k);
-        hidden_states.expect_len("hidden states", tokens * hidden_size)?;
-        routing.check(self.kernels.ids, tokens * top_k)?;
         out.expect_len("output hidden states", tokens * hidden_size)?;
+        let all = self.step(weights, (hidden.into(), routing), tokens)?;
         let mut done = 0;
         while done < tokens {
             let count = (tokens - done).min(self.plan.tokens_per_step());
             let step = Step {
-                hidden_states: hidden_states.range(done * hidden_size, count * hidden_size)?,
+                hidden_states: all.hidden_states.range(done * hidden_size, count * hidden_size)?,
+                codes: all.codes.filter(|_| count == tokens),
                 routing: routing.range(done * top_k, count * top_k)?,
                 tokens: count,
                 experts: weights,
@@ -249,6 +312,71 @@ impl<A: HalfElement> ExpertsProgram<A> {
             done += count;
         }
         Ok(())
+    }
+
+    /// As [`forward`](Self::forward), but leaves the sums to whoever takes the [`pairs`](Self::pairs).
+    ///
+    /// # Errors
+    /// As there.
+    ///
+    /// # Panics
+    /// For a batch that is [served otherwise](Self::leaves_pairs).
+    pub fn forward_pairs(
+        &mut self,
+        stream: &Stream,
+        weights: &DeviceExperts,
+        (hidden, routing): (Hidden<'_, A>, DeviceRouting<'_>),
+        tokens: usize,
+    ) -> Result<(), MoeError> {
+        assert!(self.leaves_pairs(tokens), "this is a bug: pairs of a batch that has sums");
+        let step = self.step(weights, (hidden, routing), tokens)?;
+        let chosen = self.plan.entries().iter().position(|entry| tokens <= entry.tokens_max);
+        match (chosen.map(|chosen| &self.kernels.chains[chosen]), &mut self.sorted) {
+            (Some(Chain::Sorted(chain)), Some(memory)) => chain.launch_pairs(stream, &step, memory),
+            _ => panic!("this is a bug: no memory"),
+        }
+    }
+
+    /// What the latest [`forward_pairs`](Self::forward_pairs) left of `tokens` tokens, routed as it was
+    /// there.
+    ///
+    /// # Errors
+    /// [`MoeError::Cuda`] for more tokens than there is memory for.
+    ///
+    /// # Panics
+    /// Where there is none.
+    pub fn pairs<'a>(
+        &'a self,
+        routing: DeviceRouting<'a>,
+        tokens: usize,
+    ) -> Result<PairRows<'a, A>, MoeError> {
+        let top_k = self.config.shape().top_k;
+        let (Some(memory), DeviceRouting::Pairs { weights, .. }) = (&self.sorted, routing) else {
+            panic!("this is a bug: pairs of a batch that has sums");
+        };
+        let (rows, positions) = memory.pairs();
+        let count = tokens * top_k;
+        Ok(PairRows {
+            rows,
+            positions: positions.range(0, count)?,
+            weights: weights.range(0, count)?,
+            top_k,
+        })
+    }
+
+    /// A batch as one step.
+    fn step<'a>(
+        &self,
+        experts: &'a DeviceExperts,
+        (hidden, routing): (Hidden<'a, A>, DeviceRouting<'a>),
+        tokens: usize,
+    ) -> Result<Step<'a, A>, MoeError> {
+        let (hidden_size, top_k) = (self.config.shape().hidden_size, self.config.shape().top_k);
+        let Hidden { states: hidden_states, codes } = hidden;
+        hidden_states.expect_len("hidden states", tokens * hidden_size)?;
+        routing.check(self.kernels.ids, tokens * top_k)?;
+        let codes = codes.filter(|_| self.reads_codes(tokens));
+        Ok(Step { hidden_states, codes, routing, tokens, experts })
     }
 }
 

@@ -161,6 +161,40 @@ impl<A: HalfElement> SortedChain<A> {
         memory: &mut SortedMemory<A>,
         out: &mut DeviceSliceMut<'_, A>,
     ) -> Result<(), MoeError> {
+        self.launch_pairs(stream, step, memory)?;
+        let operands = CombineOperands {
+            rows: memory.rows.slice(),
+            selectors: memory.pair_positions.slice(),
+            num_experts: self.sizes.local_experts,
+            weights: step.routing.pair_weights(),
+            identity: None,
+            biases: step
+                .experts
+                .slices()
+                .w2
+                .biases
+                .map(|biases| RowBiases { expert_ids: memory.expert_ids.slice(), biases }),
+        };
+        self.combine.launch(stream, step.tokens, &operands, out)
+    }
+
+    /// Whether hidden states are read as [`CodedRows`](crate::grouped_gemm::decode::cuda::CodedRows).
+    pub(super) fn reads_codes(&self) -> bool {
+        matches!(&self.products, Products::Decode(experts) if experts.reads_codes())
+    }
+
+    /// Whether rows of pairs are all that their sum needs.
+    pub(super) fn leaves_pairs(&self) -> bool {
+        !self.sizes.gating.biases
+    }
+
+    /// Leaves the rows of all pairs at their positions.
+    pub(super) fn launch_pairs(
+        &self,
+        stream: &Stream,
+        step: &Step<'_, A>,
+        memory: &mut SortedMemory<A>,
+    ) -> Result<(), MoeError> {
         let blocks = self.sort(stream, step, memory)?;
         let sorted = BlockSlices {
             sorted_token_ids: memory.sorted_token_ids.slice(),
@@ -200,20 +234,7 @@ impl<A: HalfElement> SortedChain<A> {
                 products.launch(stream, step, pairs, prefill, &mut memory.rows.slice_mut())?;
             }
         }
-        let operands = CombineOperands {
-            rows: memory.rows.slice(),
-            selectors: memory.pair_positions.slice(),
-            num_experts: self.sizes.local_experts,
-            weights: step.routing.pair_weights(),
-            identity: None,
-            biases: step
-                .experts
-                .slices()
-                .w2
-                .biases
-                .map(|biases| RowBiases { expert_ids: memory.expert_ids.slice(), biases }),
-        };
-        self.combine.launch(stream, step.tokens, &operands, out)
+        Ok(())
     }
 
     /// Sorts the pairs; the number of blocks that there can be.
@@ -243,8 +264,8 @@ fn aligned_step<'a, A: HalfElement>(
     step: &Step<'a, A>,
     blocks: BlockSlices<'a>,
 ) -> AlignedStep<'a, A> {
-    let Step { hidden_states, tokens, .. } = *step;
-    AlignedStep { hidden_states, tokens, blocks, experts: step.experts.slices() }
+    let Step { hidden_states, codes, tokens, .. } = *step;
+    AlignedStep { hidden_states, codes, tokens, blocks, experts: step.experts.slices() }
 }
 
 /// What the launches leave for each other: enough for every sorted way of a plan.
@@ -278,6 +299,11 @@ struct Sizes {
 }
 
 impl<A: HalfElement> SortedMemory<A> {
+    /// Rows of pairs, and where those of each token are.
+    pub(super) fn pairs(&self) -> (DeviceSlice<'_, A>, DeviceSlice<'_, i32>) {
+        (self.rows.slice(), self.pair_positions.slice())
+    }
+
     /// Makes room for what `chain` needs for `tokens` tokens beside what is there.
     pub(super) fn grow(
         memory: &mut Option<Self>,

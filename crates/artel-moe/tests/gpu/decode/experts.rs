@@ -6,14 +6,15 @@ use artel_moe::MoeError;
 use artel_moe::assignment::cuda::IdForm;
 use artel_moe::assignment::{AlignOptions, Assignment, Workspace, cpu};
 use artel_moe::grouped_gemm::decode::cuda::{
-    AlignedExperts, AlignedStep, BlockSlices, DecodeWorkspace, DirectExperts, DirectForm,
-    DirectOut, DirectStep, ExpertSlices, WeightSlices,
+    AlignedExperts, AlignedStep, BlockSlices, CodedRows, DecodeWorkspace, DirectExperts,
+    DirectForm, DirectOut, DirectStep, ExpertSlices, WeightSlices,
 };
 use artel_moe::grouped_gemm::decode::{DecodeShape, DecodeTile};
 use artel_moe::packing::cuda::DeviceRouting;
 use artel_moe::packing::reference::pack;
 use artel_moe::packing::unpack;
 use artel_moe::plan::gpu::{ExpertsShape, GpuProduct};
+use artel_moe::quant::activations::{Granularity, reference as quantized};
 use artel_moe::quant::{Bf16, Element, F16, Fp8Block128, Fp8Channel};
 use artel_moe::weights::ExpertMatrices;
 use artel_moe::weights::words::ExpertWords;
@@ -261,6 +262,7 @@ fn check_aligned<F: TestFormat>(
     let mut workspace = DecodeWorkspace::new(gpu.stream.context(), &shape, tokens, positions)?;
     let step = AlignedStep {
         hidden_states: x_device.slice(),
+        codes: None,
         tokens,
         blocks: BlockSlices {
             sorted_token_ids: sorted_device.slice(),
@@ -270,18 +272,47 @@ fn check_aligned<F: TestFormat>(
         },
         experts: device.slices(),
     };
-    let mut run = || -> Result<Vec<F::Activation>, MoeError> {
+    let mut run = |codes| -> Result<Vec<F::Activation>, MoeError> {
         let mut out = gpu.poisoned::<F::Activation>(positions * hidden);
+        let step = AlignedStep { codes, ..step };
         experts.launch(&gpu.stream, &step, &mut workspace, &mut out.slice_mut())?;
         Ok(gpu.download(&out))
     };
-    let out = run()?;
+    let out = run(None)?;
+    if experts.reads_codes() && step.experts.w13.input_scale.is_none() {
+        let stride = tokens + 5;
+        let (codes, scales) = coded(&x, [tokens, hidden], stride);
+        let (codes, scales) = (gpu.upload(&codes), gpu.upload(&scales));
+        let coded = CodedRows { codes: codes.slice(), scales: scales.slice(), stride };
+        let same = run(Some(coded))?.iter().zip(&out).all(|(a, b)| bits(*a) == bits(*b));
+        assert!(same, "codes that somebody else made");
+    }
     check_pairs(layer, ids, &x, |pair| {
         let position = sorted.iter().position(|&entry| entry == pair as i32);
         let position = position.expect("pairs with an expert have a position");
         out[position * hidden..(position + 1) * hidden].to_vec()
     });
     Ok(())
+}
+
+/// Bits of a number; those that nobody has written are no numbers.
+fn bits<A: Element>(number: A) -> u32 {
+    number.to_f32().to_bits()
+}
+
+/// Codes of rows, and their scales `[groups, stride]`.
+fn coded<A: Element>(
+    rows: &[A],
+    [tokens, hidden]: [usize; 2],
+    stride: usize,
+) -> (Vec<u8>, Vec<f32>) {
+    let groups = Granularity::Groups.groups(hidden);
+    let (codes, by_row) = quantized::quantize(Granularity::Groups, hidden, rows);
+    let mut scales = vec![f32::NAN; groups * stride];
+    for (index, scale) in by_row.into_iter().enumerate().take(tokens * groups) {
+        scales[index % groups * stride + index / groups] = scale;
+    }
+    (codes, scales)
 }
 
 /// The row of every pair whose expert exists.

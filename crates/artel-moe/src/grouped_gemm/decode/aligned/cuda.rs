@@ -39,12 +39,26 @@ pub struct AlignedExperts<A> {
 pub struct AlignedStep<'a, A: Element> {
     /// `[T, H]`.
     pub hidden_states: DeviceSlice<'a, A>,
+    /// Their codes, where somebody has made them; only for layers that
+    /// [read such](AlignedExperts::reads_codes).
+    pub codes: Option<CodedRows<'a>>,
     /// `T`.
     pub tokens: usize,
     /// Blocks of as many rows as the tiles have.
     pub blocks: BlockSlices<'a>,
     /// All experts.
     pub experts: ExpertSlices<'a>,
+}
+
+/// Rows of e4m3 codes with a scale for 128 columns.
+#[derive(Debug, Clone, Copy)]
+pub struct CodedRows<'a> {
+    /// `[T, H]`.
+    pub codes: DeviceSlice<'a, u8>,
+    /// `[ceil(H / 128), stride]`, as [`ScaleBounds::HIDDEN`] has them.
+    pub scales: DeviceSlice<'a, f32>,
+    /// Scales between two groups, at least `T`.
+    pub stride: usize,
 }
 
 impl<A: Element> AlignedExperts<A> {
@@ -90,6 +104,11 @@ impl<A: Element> AlignedExperts<A> {
         self.tiles[0].rows
     }
 
+    /// Whether hidden states are read as [`CodedRows`], unless their scale is given.
+    pub fn reads_codes(&self) -> bool {
+        self.shape.granularities()[0] == Some(Granularity::Groups)
+    }
+
     /// Runs both products; row `p` of `out` `[positions, H]` is position `p`.
     ///
     /// # Errors
@@ -113,13 +132,20 @@ impl<A: Element> AlignedExperts<A> {
         if tokens == 0 || positions == 0 {
             return Ok(());
         }
-        if let Some(quantize) = &self.quantize {
+        let codes = step.codes.filter(|_| step.experts.w13.input_scale.is_none());
+        if let Some(CodedRows { codes, scales, stride }) = codes {
+            let groups = hidden.div_ceil(BLOCK);
+            codes.expect_len("codes of hidden states", tokens * hidden)?;
+            scales.expect_len("scales of hidden states", (groups - 1) * stride + tokens)?;
+            assert!(self.reads_codes(), "this is a bug: codes for a layer that makes its own");
+        }
+        if let (Some(quantize), None) = (&self.quantize, codes) {
             let (codes, scales) = (workspace.codes.slice_mut(), workspace.scales.slice_mut());
             let x = step.hidden_states;
             let bounds = ScaleBounds::HIDDEN.or_given(step.experts.w13.input_scale);
             quantize.launch(stream, x, tokens, (codes, scales, tokens), bounds)?;
         }
-        self.launch_first(stream, step, workspace)?;
+        self.launch_first(stream, step, codes, workspace)?;
         if let Some(quantize) = &self.quantize_inner {
             let codes = workspace.inner_codes.slice_mut();
             let scales = workspace.inner_scales.slice_mut();
@@ -134,8 +160,15 @@ impl<A: Element> AlignedExperts<A> {
         &self,
         stream: &Stream,
         step: &AlignedStep<'_, A>,
+        codes: Option<CodedRows<'_>>,
         workspace: &mut DecodeWorkspace,
     ) -> Result<(), MoeError> {
+        let own = CodedRows {
+            codes: workspace.codes.slice(),
+            scales: workspace.scales.slice(),
+            stride: step.tokens,
+        };
+        let x = codes.unwrap_or(own);
         let DecodeShape { experts, top_k, hidden_size, intermediate_size: inner, .. } = self.shape;
         let (blocks, w13) = (&step.blocks, step.experts.w13);
         let positions = blocks.blocks * self.tiles[0].rows;
@@ -159,8 +192,8 @@ impl<A: Element> AlignedExperts<A> {
                     Codes::Apart | Codes::OfTile => arguments,
                 };
                 arguments
-                    .slice(workspace.codes.slice())
-                    .slice(workspace.scales.slice())
+                    .slice(x.codes)
+                    .slice(x.scales)
                     .tensor(w13.numbers, &weights)
                     .slice(w13.scales)
             }
@@ -174,9 +207,9 @@ impl<A: Element> AlignedExperts<A> {
             (WeightNumbers::Plain, _) => arguments,
             (_, Codes::OfRows) => {
                 let bounds = ScaleBounds::ACTIVATED.or_given(step.experts.w2.input_scale);
-                arguments.size(step.tokens).f32(bounds.least).f32(bounds.most)
+                arguments.size(x.stride).f32(bounds.least).f32(bounds.most)
             }
-            (_, Codes::Apart | Codes::OfTile) => arguments.size(step.tokens).size(positions),
+            (_, Codes::Apart | Codes::OfTile) => arguments.size(x.stride).size(positions),
         };
         let arguments = with_biases(arguments, w13.biases);
         let grid = [inner.div_ceil(self.tiles[0].columns), blocks.blocks, 1];
