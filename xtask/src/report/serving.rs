@@ -12,7 +12,7 @@ use super::{read, write};
 const RESULTS: &str = "benches/results/h200/serving";
 /// What makes one of them.
 const COMMAND: &str = "artel bench latency benches/models/NAME --load-format dummy --device cuda \
-                       --kernels NAME.pack --batch-size 1,16,64 --input-len 1024 --output-json \
+                       --kernels NAME.pack --batch-size 1,16,64 --input-len 1024 --output-len 64 --num-iters-warmup 1 --num-iters 3 --output-json \
                        benches/results/h200/serving/NAME.json";
 
 /// A run of `artel bench latency` on a GPU: one model, several batch sizes.
