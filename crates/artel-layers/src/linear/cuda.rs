@@ -203,7 +203,8 @@ impl LinearWorkspace {
     /// The blocks of `tokens` rows, which all are the one expert's.
     fn blocks(&self, tokens: usize) -> Result<Blocks<'_>, LayersError> {
         let padded = self.padded.slice().range(4 * tokens.div_ceil(ROWS_MULTIPLE), 1)?;
-        Ok(Blocks { expert_ids: self.experts.slice(), num_tokens_post_padded: padded })
+        let expert_ids = self.experts.slice();
+        Ok(Blocks { expert_ids, num_tokens_post_padded: padded, pairs: None })
     }
 }
 

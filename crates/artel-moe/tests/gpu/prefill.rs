@@ -6,7 +6,7 @@ use artel_gpu_test::{Case, Gpu};
 use artel_moe::MoeError;
 use artel_moe::assignment::{AlignOptions, Assignment, reference as assignment};
 use artel_moe::grouped_gemm::prefill::cuda::{
-    Blocks, Fp8Operand, HalfElement, PrefillFp8Gemm, PrefillGemm,
+    Blocks, Fp8Operand, HalfElement, PrefillFp8Gemm, PrefillGemm, RowPairs,
 };
 use artel_moe::grouped_gemm::prefill::warpgroup::cuda::{WarpgroupFp8Gemm, WarpgroupGemm};
 use artel_moe::grouped_gemm::prefill::warpgroup::{self, Assigned, BLOCK_ROWS};
@@ -97,10 +97,17 @@ where
                 let weights = experts::<F>(matrices, rows, columns);
                 let numbers: Vec<u8> = stack(&weights).0;
                 let numbers = gpu.upload(bytemuck::cast_slice::<u8, F::Activation>(&numbers));
-                check(gpu, &weights, form, block_size, &ROUTINGS, |rows, blocks, out| {
-                    let sorted = gpu.upload(rows);
-                    gemm.launch(&gpu.stream, blocks, sorted.slice(), numbers.slice(), out)
-                })
+                check(
+                    gpu,
+                    &weights,
+                    form,
+                    (block_size, Padding::Stored),
+                    &ROUTINGS,
+                    |rows, blocks, out| {
+                        let sorted = gpu.upload(rows);
+                        gemm.launch(&gpu.stream, blocks, sorted.slice(), numbers.slice(), out)
+                    },
+                )
             }));
         }
         warpgroup_cases::<F>(cases, matrices, [rows, columns], form);
@@ -132,7 +139,7 @@ fn warpgroup_cases<F>(
         let numbers: Vec<u8> = stack(&weights).0;
         let numbers = gpu.upload(bytemuck::cast_slice::<u8, F::Activation>(&numbers));
         let routings = [&ROUTINGS[..], &HEIGHTS].concat();
-        check(gpu, &weights, form, BLOCK_ROWS, &routings, |rows, blocks, out| {
+        check(gpu, &weights, form, (BLOCK_ROWS, Padding::Left), &routings, |rows, blocks, out| {
             let sorted = gpu.upload(rows);
             gemm.launch(&gpu.stream, blocks, sorted.slice(), numbers.slice(), out)
         })
@@ -166,13 +173,20 @@ fn fp8<F: NumberFormat<Activation = bf16>>(
             let weights = experts::<F>(matrices, rows, columns);
             let (numbers, scales) = stack(&weights);
             let (numbers, scales) = (gpu.upload(&numbers), gpu.upload(&scales));
-            check(gpu, &weights, form, block_size, &ROUTINGS, |sorted, blocks, out| {
-                let (codes, row_scales) = quantized(&layout, sorted);
-                let (codes, row_scales) = (gpu.upload(&codes), gpu.upload(&row_scales));
-                let rows = Fp8Operand { numbers: codes.slice(), scales: row_scales.slice() };
-                let weights = Fp8Operand { numbers: numbers.slice(), scales: scales.slice() };
-                gemm.launch(&gpu.stream, blocks, rows, weights, out)
-            })
+            check(
+                gpu,
+                &weights,
+                form,
+                (block_size, Padding::Stored),
+                &ROUTINGS,
+                |sorted, blocks, out| {
+                    let (codes, row_scales) = quantized(&layout, sorted);
+                    let (codes, row_scales) = (gpu.upload(&codes), gpu.upload(&row_scales));
+                    let rows = Fp8Operand { numbers: codes.slice(), scales: row_scales.slice() };
+                    let weights = Fp8Operand { numbers: numbers.slice(), scales: scales.slice() };
+                    gemm.launch(&gpu.stream, blocks, rows, weights, out)
+                },
+            )
         }));
     }
 }
@@ -205,13 +219,20 @@ fn fp8_warpgroup<F: NumberFormat<Activation = bf16>, O: Element>(
             let (numbers, scales) = stack(&weights);
             let (numbers, scales) = (gpu.upload(&numbers), gpu.upload(&scales));
             let routings = [&ROUTINGS[..], &HEIGHTS].concat();
-            check(gpu, &weights, form, BLOCK_ROWS, &routings, |sorted, blocks, out| {
-                let (codes, row_scales) = quantized(&layout, sorted);
-                let (codes, row_scales) = (gpu.upload(&codes), gpu.upload(&row_scales));
-                let rows = Fp8Operand { numbers: codes.slice(), scales: row_scales.slice() };
-                let weights = Fp8Operand { numbers: numbers.slice(), scales: scales.slice() };
-                gemm.launch(&gpu.stream, blocks, rows, weights, out)
-            })
+            check(
+                gpu,
+                &weights,
+                form,
+                (BLOCK_ROWS, Padding::Left),
+                &routings,
+                |sorted, blocks, out| {
+                    let (codes, row_scales) = quantized(&layout, sorted);
+                    let (codes, row_scales) = (gpu.upload(&codes), gpu.upload(&row_scales));
+                    let rows = Fp8Operand { numbers: codes.slice(), scales: row_scales.slice() };
+                    let weights = Fp8Operand { numbers: numbers.slice(), scales: scales.slice() };
+                    gemm.launch(&gpu.stream, blocks, rows, weights, out)
+                },
+            )
         };
         cases.push(Case::new(format!("{name}_{out}"), short, run));
         if warpgroup::check_long(&layout, form).is_ok() && (form.parts() == 1 || out == f32::NAME) {
@@ -313,24 +334,31 @@ fn check<F: NumberFormat, O: Element>(
     gpu: &Gpu,
     weights: &ExpertMatrices<F>,
     form: PrefillForm,
-    block_size: usize,
+    (block_size, padding): (usize, Padding),
     routings: &[Routing],
     launch: impl Fn(&[F::Activation], Blocks<'_>, &mut DeviceSliceMut<'_, O>) -> Result<(), MoeError>,
 ) -> Result<(), MoeError> {
     for ids in routings {
         let options = AlignOptions::new(EXPERTS, block_size);
         let mut assignment = assignment::align(&ids(), &options)?;
-        check_one(gpu, weights, form, &assignment, &launch)?;
+        check_one(gpu, weights, (form, padding), &assignment, &launch)?;
         // The last block of the first expert.
         let first = assignment.expert_ids.first().copied().unwrap_or(-1);
         let used = assignment.num_tokens_post_padded / block_size;
         let last = assignment.expert_ids[..used].iter().rposition(|&expert| expert == first);
         if let Some(last) = last {
             assignment.expert_ids[last] = -1;
-            check_one(gpu, weights, form, &assignment, &launch)?;
+            check_one(gpu, weights, (form, padding), &assignment, &launch)?;
         }
     }
     Ok(())
+}
+
+/// What becomes of rows that pad a block where a kernel is told which they are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Padding {
+    Stored,
+    Left,
 }
 
 /// `silu(gate) * up` of sums in full precision: the kernel rounds once, at the end.
@@ -342,12 +370,12 @@ fn gated(sums: &[f64], features: usize) -> Vec<f64> {
 fn check_one<F: NumberFormat, O: Element>(
     gpu: &Gpu,
     weights: &ExpertMatrices<F>,
-    form: PrefillForm,
+    (form, padding): (PrefillForm, Padding),
     assignment: &Assignment,
     launch: impl Fn(&[F::Activation], Blocks<'_>, &mut DeviceSliceMut<'_, O>) -> Result<(), MoeError>,
 ) -> Result<(), MoeError> {
     let (features, columns) = (weights.rows() / form.parts(), weights.columns());
-    let Assignment { block_size, num_pairs, num_tokens_post_padded, .. } = *assignment;
+    let Assignment { block_size, num_pairs, num_tokens_post_padded: end, .. } = *assignment;
     let mut rows = vec![0.0; num_pairs * columns];
     for (row, values) in rows.chunks_mut(columns).enumerate() {
         numbers_of(EXPERTS + 1)(row, values);
@@ -357,7 +385,7 @@ fn check_one<F: NumberFormat, O: Element>(
     let positions = assignment.sorted_token_ids.len().next_multiple_of(block_size) + block_size;
     let pair_at = |position: usize| {
         let pair = *assignment.sorted_token_ids.get(position)? as usize;
-        (pair < num_pairs && position < num_tokens_post_padded).then_some(pair)
+        (pair < num_pairs && position < end).then_some(pair)
     };
     let mut sorted = vec![F::Activation::from_f32(0.5); positions * columns];
     for (position, row) in sorted.chunks_mut(columns).enumerate() {
@@ -367,15 +395,18 @@ fn check_one<F: NumberFormat, O: Element>(
     }
     let mut expert_ids = assignment.expert_ids.clone();
     expert_ids.resize(positions / block_size, -1);
-    let (expert_ids, used) =
-        (gpu.upload(&expert_ids), gpu.upload(&[num_tokens_post_padded as i32]));
-    let blocks = Blocks { expert_ids: expert_ids.slice(), num_tokens_post_padded: used.slice() };
+    let (expert_ids, used) = (gpu.upload(&expert_ids), gpu.upload(&[end as i32]));
+    let (expert_ids, num_tokens_post_padded) = (expert_ids.slice(), used.slice());
+    let blocks = Blocks { expert_ids, num_tokens_post_padded, pairs: None };
     let mut out = gpu.poisoned::<O>(positions * features);
     launch(&sorted, blocks, &mut out.slice_mut())?;
     let first = gpu.download(&out);
     launch(&sorted, blocks, &mut out.slice_mut())?;
     let bits = |values: &[O]| bytemuck::cast_slice::<_, u16>(values).to_vec();
     assert_eq!(bits(&first), bits(&gpu.download(&out)), "two runs differ");
+    check_padding(gpu, assignment, padding, (&first, features), |pairs, out| {
+        launch(&sorted, Blocks { pairs, ..blocks }, out)
+    })?;
 
     let gemm = GroupedGemm {
         rows: &rows,
@@ -392,7 +423,7 @@ fn check_one<F: NumberFormat, O: Element>(
     }
     let (mut lost, mut norm) = (0.0, 0.0);
     for (position, row) in first.chunks(features).enumerate() {
-        if position >= num_tokens_post_padded {
+        if position >= end {
             assert!(bits(row).iter().all(|&bits| bits == u16::MAX), "row {position} was written");
         } else if let Some(pair) = pair_at(position) {
             for (value, expected) in row.iter().zip(&expected[pair * features..]) {
@@ -403,5 +434,36 @@ fn check_one<F: NumberFormat, O: Element>(
     }
     let error = (lost / norm.max(f64::MIN_POSITIVE)).sqrt();
     assert!(error <= TOLERANCE, "{num_pairs} pairs: a relative error of {error}");
+    Ok(())
+}
+
+/// The same rows where the kernel is told which are of pairs, and of others what `padding` says.
+fn check_padding<O: Element>(
+    gpu: &Gpu,
+    assignment: &Assignment,
+    padding: Padding,
+    (expected, features): (&[O], usize),
+    launch: impl Fn(Option<RowPairs<'_>>, &mut DeviceSliceMut<'_, O>) -> Result<(), MoeError>,
+) -> Result<(), MoeError> {
+    let Assignment { block_size, num_pairs: count, num_tokens_post_padded: end, .. } = *assignment;
+    let mut pairs: Vec<i32> = assignment.sorted_token_ids.iter().map(|&pair| pair as i32).collect();
+    pairs.resize(expected.len() / features, count as i32);
+    let on_gpu = gpu.upload(&pairs);
+    let mut out = gpu.poisoned::<O>(expected.len());
+    let sorted_token_ids = on_gpu.slice();
+    launch(Some(RowPairs { sorted_token_ids, count }), &mut out.slice_mut())?;
+    let bits = |values: &[O]| bytemuck::cast_slice::<_, u16>(values).to_vec();
+    for (position, row) in gpu.download(&out).chunks(features).enumerate() {
+        let expert = assignment.expert_ids.get(position / block_size).copied().unwrap_or(-1);
+        let is_padding = position < end && pairs[position] as usize >= count && expert >= 0;
+        if is_padding && padding == Padding::Left {
+            assert!(
+                bits(row).iter().all(|&bits| bits == u16::MAX),
+                "padding {position} was written"
+            );
+        } else {
+            assert_eq!(bits(row), bits(&expected[position * features..][..features]), "{position}");
+        }
+    }
     Ok(())
 }

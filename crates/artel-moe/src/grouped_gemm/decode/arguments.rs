@@ -6,7 +6,7 @@ use bytemuck::Pod;
 use super::DecodeShape;
 use crate::MoeError;
 use crate::activation::Gating;
-use crate::grouped_gemm::prefill::cuda::Blocks;
+use crate::grouped_gemm::prefill::cuda::{Blocks, RowPairs};
 
 /// Weights of one product, all experts.
 #[derive(Debug, Clone, Copy)]
@@ -45,10 +45,11 @@ pub struct BlockSlices<'a> {
 }
 
 impl<'a> BlockSlices<'a> {
-    /// What products over rows in order read of them.
-    pub(crate) fn with_experts(&self) -> Blocks<'a> {
-        let Self { expert_ids, num_tokens_post_padded, .. } = *self;
-        Blocks { expert_ids, num_tokens_post_padded }
+    /// What products over rows in order read of them; `count` pairs were sorted.
+    pub(crate) fn of_pairs(&self, count: usize) -> Blocks<'a> {
+        let Self { sorted_token_ids, expert_ids, num_tokens_post_padded, .. } = *self;
+        let pairs = Some(RowPairs { sorted_token_ids, count });
+        Blocks { expert_ids, num_tokens_post_padded, pairs }
     }
 
     pub(crate) fn check(&self, rows: usize) -> Result<(), MoeError> {

@@ -30,9 +30,29 @@ pub struct Blocks<'a> {
     pub expert_ids: DeviceSlice<'a, i32>,
     /// Rows in use, a multiple of the block size and at most `M`: `[1]`.
     pub num_tokens_post_padded: DeviceSlice<'a, i32>,
+    /// Whose rows they are; with `None` every row counts.
+    pub pairs: Option<RowPairs<'a>>,
+}
+
+/// The pairs that rows belong to. What pads a block stands behind its pairs, and nobody reads what becomes of it: kernels
+/// may leave such rows of a result as they are.
+#[derive(Debug, Clone, Copy)]
+pub struct RowPairs<'a> {
+    /// The pair of each row, `count` or more where it pads a block: `[M]` or more.
+    pub sorted_token_ids: DeviceSlice<'a, i32>,
+    /// Pairs of the batch.
+    pub count: usize,
 }
 
 impl Blocks<'_> {
+    /// Appends what tells rows of pairs from those that pad a block.
+    pub(super) fn row_pairs(&self, arguments: Arguments) -> Arguments {
+        match self.pairs {
+            Some(pairs) => arguments.slice(pairs.sorted_token_ids).size(pairs.count),
+            None => arguments.no_slice().size(1),
+        }
+    }
+
     /// Rows of an output of `len` numbers, `features` a row, in blocks of `block_size`.
     pub(super) fn positions(
         &self,
@@ -50,6 +70,9 @@ impl Blocks<'_> {
         if self.expert_ids.len() < block_count || self.num_tokens_post_padded.is_empty() {
             let found = self.expert_ids.len();
             return Err(MoeError::config("blocks of an assignment", found, block_count));
+        }
+        if let Some(pairs) = self.pairs {
+            pairs.sorted_token_ids.expect_len("sorted token ids", positions)?;
         }
         Ok(positions)
     }

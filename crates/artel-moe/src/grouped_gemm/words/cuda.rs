@@ -152,7 +152,14 @@ impl<A: Element> WordExperts<A> {
         let rows = RowsInUse::of_step(step, top_k, positions);
         self.split.launch(stream, step.hidden_states, rows, &mut workspace.x)?;
         let blocks = |arguments: Arguments| {
-            arguments.slice(step.blocks.expert_ids).slice(step.blocks.num_tokens_post_padded)
+            let sorted = &step.blocks;
+            let arguments = arguments.slice(sorted.expert_ids).slice(sorted.num_tokens_post_padded);
+            match self.form {
+                WordForm::Aligned => {
+                    arguments.slice(sorted.sorted_token_ids).size(step.tokens * top_k)
+                }
+                _ => arguments,
+            }
         };
         let arguments = match &self.split_inner {
             Some(_) => Arguments::new().slice_mut(&workspace.inner.slice_mut()),
@@ -354,9 +361,10 @@ fn spec<A: Element>(
             let constants = [constant(shape.top_k), slots, i32::from(shared), ids.packed()];
             spec.generics(constants).pointers(["ids"])
         }
-        WordForm::Aligned | WordForm::Widened => {
-            spec.pointers(["expert_ids", "num_tokens_post_padded"])
+        WordForm::Aligned => {
+            spec.pointers(["expert_ids", "num_tokens_post_padded", "sorted_token_ids"])
         }
+        WordForm::Widened => spec.pointers(["expert_ids", "num_tokens_post_padded"]),
     };
     let spec = match (form, product) {
         (WordForm::Direct { .. }, Product::Second) => {

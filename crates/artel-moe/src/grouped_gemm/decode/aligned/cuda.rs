@@ -243,7 +243,11 @@ impl<A: Element> AlignedExperts<A> {
                 .tensor(w2.numbers, &weights)
                 .slice(w2.scales),
         };
-        let arguments = arguments.slice(blocks.expert_ids).slice(blocks.num_tokens_post_padded);
+        let arguments = arguments
+            .slice(blocks.expert_ids)
+            .slice(blocks.num_tokens_post_padded)
+            .slice(blocks.sorted_token_ids)
+            .size(step.tokens * self.shape.top_k);
         let grid = [hidden_size.div_ceil(self.tiles[1].columns), blocks.blocks, 1];
         // SAFETY: the arguments are the kernel's; `launch` has compared all lengths.
         unsafe { self.second.launch(stream, grid, arguments) }?;
@@ -370,7 +374,7 @@ fn second_spec<A: Element>(shape: &DecodeShape, tile: DecodeTile) -> KernelSpec 
                 .tensor("x_scales", &[1, 1], &[-1, 1])
         }
     };
-    let spec = spec.pointers(["out", "expert_ids", "num_tokens_post_padded"]);
+    let spec = spec.pointers(["out", "expert_ids", "num_tokens_post_padded", "sorted_token_ids"]);
     let spec = match tile.split_rows() {
         Some(_) => spec.pointers(["x"]),
         None => spec.tensor("x", &[1, 1], &[inner, 1]),

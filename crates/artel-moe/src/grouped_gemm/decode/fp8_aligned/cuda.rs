@@ -57,8 +57,8 @@ pub mod fp8_aligned {
             unsafe { expert_of_block::<BM, NE>(expert_ids, num_tokens_post_padded, block, ready) };
         if expert >= 0i32 {
             // SAFETY: the block is in use.
-            let rows: Tile<i32, { [BM] }> =
-                unsafe { rows_of_block::<BM, TOP_K>(sorted_token_ids, block, pairs, ready) };
+            let (rows, kept): (Tile<i32, { [BM] }>, Tile<i32, { [BM] }>) =
+                unsafe { rows_and_places::<BM, TOP_K>(sorted_token_ids, block, pairs, ready) };
             let place: [i32; 3] = [expert, column, x_stride];
             // SAFETY: expert, columns and scales are inside the weights.
             let (gate, up): (Tile<f32, { [HB, BM] }>, Tile<f32, { [HB, BM] }>) = unsafe {
@@ -73,15 +73,15 @@ pub mod fp8_aligned {
             let mut scales: Tile<f32, { [BM] }> = constant(1.0f32, const_shape![BM]);
             if QUANTIZE == 1i32 {
                 scales = column_scales::<HB, BM>(h, 0.0000043596542f32);
-                let at: Tile<i32, { [BM] }> = count_from::<BM>(column * out_stride + block * BM);
-                let all: Tile<bool, { [BM] }> = ge_tile(rows, splat::<BM>(0i32));
+                let at: Tile<i32, { [BM] }> = kept + splat::<BM>(column * out_stride);
+                let live: Tile<bool, { [BM] }> = ge_tile(kept, splat::<BM>(0i32));
                 // SAFETY: every position has a scale for every `HB` columns.
-                unsafe { scatter(out_scales, at, all, scales, ready) };
+                unsafe { scatter(out_scales, at, live, scales, ready) };
             }
             let h: Tile<O, { [HB, BM] }> = scaled_columns::<O, HB, BM>(h, scales);
             let h: Tile<O, { [BM, HB] }> = h.transpose();
             // SAFETY: `out` has a row for every position.
-            unsafe { store_block::<O, BM, HB>(out, [block, column, BM, I], h) };
+            let _written: Token = unsafe { store_rows::<O, BM, HB>(out, kept, column * HB, I, h) };
         }
     }
 
@@ -157,6 +157,8 @@ pub mod fp8_aligned {
         w_scales: *mut f32,
         expert_ids: *mut i32,
         num_tokens_post_padded: *mut i32,
+        sorted_token_ids: *mut i32,
+        pairs: i32,
     ) {
         let (column, block, _): (i32, i32, i32) = get_tile_block_id();
         let early: Token = new_token_unordered();
@@ -170,13 +172,16 @@ pub mod fp8_aligned {
         // SAFETY: as above.
         unsafe { x_scales.set_token(ready) };
         if expert >= 0i32 {
+            // SAFETY: the block is in use.
+            let kept: Tile<i32, { [BM] }> =
+                unsafe { live_positions::<BM>(sorted_token_ids, block * BM, pairs, early) };
             // SAFETY: the expert exists and the column tile begins inside its weights.
             let y: Tile<A, { [BM, BN] }> = unsafe {
                 let place: [i32; 3] = [expert, column, block];
                 down_tile::<A, BM, BN, BK, H, I, SR, SC>(w, x, x_scales, w_scales, place, early)
             };
             // SAFETY: `out` has a row for every position.
-            unsafe { store_block::<A, BM, BN>(out, [block, column, BM, H], y) };
+            let _written: Token = unsafe { store_rows::<A, BM, BN>(out, kept, column * BN, H, y) };
         }
     }
 

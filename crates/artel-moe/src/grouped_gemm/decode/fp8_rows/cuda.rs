@@ -65,8 +65,8 @@ pub mod fp8_rows {
             unsafe { expert_of_block::<BM, NE>(expert_ids, num_tokens_post_padded, block, ready) };
         if expert >= 0i32 {
             // SAFETY: the block is in use.
-            let rows: Tile<i32, { [BM] }> =
-                unsafe { rows_of_block::<BM, TOP_K>(sorted_token_ids, block, pairs, ready) };
+            let (rows, kept): (Tile<i32, { [BM] }>, Tile<i32, { [BM] }>) =
+                unsafe { rows_and_places::<BM, TOP_K>(sorted_token_ids, block, pairs, ready) };
             let place: [i32; 3] = [expert, column, x_stride];
             // SAFETY: expert, columns and scales are inside the weights.
             let (gate, up): (Tile<f32, { [HB, BM] }>, Tile<f32, { [HB, BM] }>) = unsafe {
@@ -79,10 +79,9 @@ pub mod fp8_rows {
             let h: Tile<f32, { [HB, BM] }> =
                 unsafe { gated_halves::<KIND, PA, PB, BIAS, HB, BM>(gate, up, biases, at, ready) };
             let h: Tile<f32, { [BM, HB] }> = h.transpose();
-            let mine: Tile<i32, { [BM] }> = count_from::<BM>(block * BM);
             // SAFETY: `rows_out` has a row for every position.
             let written: Token =
-                unsafe { store_rows::<f32, BM, HB>(rows_out, mine, column * HB, I, h) };
+                unsafe { store_rows::<f32, BM, HB>(rows_out, kept, column * HB, I, h) };
             // SAFETY: every block has a counter, codes and scales; its tiles come here once each.
             unsafe {
                 finish_block::<BM, R, W, I>(

@@ -46,8 +46,8 @@ pub mod plain_aligned {
             unsafe { expert_of_block::<BM, NE>(expert_ids, num_tokens_post_padded, block, ready) };
         if expert >= 0i32 {
             // SAFETY: the block is in use.
-            let rows: Tile<i32, { [BM] }> =
-                unsafe { rows_of_block::<BM, TOP_K>(sorted_token_ids, block, pairs, ready) };
+            let (rows, kept): (Tile<i32, { [BM] }>, Tile<i32, { [BM] }>) =
+                unsafe { rows_and_places::<BM, TOP_K>(sorted_token_ids, block, pairs, ready) };
             // SAFETY: expert and columns are inside the weights.
             let (gate, up): (Tile<f32, { [HB, BM] }>, Tile<f32, { [HB, BM] }>) =
                 unsafe { gathered_pair::<A, BM, HB, BK, K>(w, x, rows, [expert, column], ready) };
@@ -58,7 +58,7 @@ pub mod plain_aligned {
             let h: Tile<A, { [HB, BM] }> = convert_tile(h);
             let h: Tile<A, { [BM, HB] }> = h.transpose();
             // SAFETY: `out` has a row for every position.
-            unsafe { store_block::<A, BM, HB>(out, [block, column, BM, I], h) };
+            let _written: Token = unsafe { store_rows::<A, BM, HB>(out, kept, column * HB, I, h) };
         }
     }
 
@@ -121,6 +121,8 @@ pub mod plain_aligned {
         w: &Tensor<A, { [-1, -1, -1, -1] }>,
         expert_ids: *mut i32,
         num_tokens_post_padded: *mut i32,
+        sorted_token_ids: *mut i32,
+        pairs: i32,
     ) {
         let (column, block, _): (i32, i32, i32) = get_tile_block_id();
         let early: Token = new_token_unordered();
@@ -132,13 +134,16 @@ pub mod plain_aligned {
         // SAFETY: the token stands for the end of the kernel before.
         unsafe { x.set_token(ready) };
         if expert >= 0i32 {
+            // SAFETY: the block is in use.
+            let kept: Tile<i32, { [BM] }> =
+                unsafe { live_positions::<BM>(sorted_token_ids, block * BM, pairs, early) };
             let place: [i32; 3] = [expert, column, block];
             let sum: Tile<f32, { [BN, BM] }> =
                 plain_product::<A, BM, BN, 1, BN, BK, I>(w, x, place);
             let y: Tile<A, { [BN, BM] }> = convert_tile(sum);
             let y: Tile<A, { [BM, BN] }> = y.transpose();
             // SAFETY: `out` has a row for every position.
-            unsafe { store_block::<A, BM, BN>(out, [block, column, BM, H], y) };
+            let _written: Token = unsafe { store_rows::<A, BM, BN>(out, kept, column * BN, H, y) };
         }
     }
 

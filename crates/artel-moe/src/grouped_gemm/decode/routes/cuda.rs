@@ -95,6 +95,37 @@ pub mod decode_routes {
         rows
     }
 
+    /// The rows of `x` that a block multiplies, as [`rows_of_block`], and where results go, as [`live_positions`].
+    pub unsafe fn rows_and_places<const BM: i32, const TOP_K: i32>(
+        sorted_token_ids: *mut i32,
+        block: i32,
+        pairs: i32,
+        after: Token,
+    ) -> (Tile<i32, { [BM] }>, Tile<i32, { [BM] }>) {
+        // SAFETY: the caller vouches for the block.
+        let rows: Tile<i32, { [BM] }> =
+            unsafe { rows_of_block::<BM, TOP_K>(sorted_token_ids, block, pairs, after) };
+        // SAFETY: as above.
+        let places: Tile<i32, { [BM] }> =
+            unsafe { live_positions::<BM>(sorted_token_ids, block * BM, pairs, after) };
+        (rows, places)
+    }
+
+    /// Positions from `first` on `[BM]`, -1 where no pair stands. What becomes of such rows nobody reads, so it is not
+    /// stored: the memory would have to write it.
+    pub unsafe fn live_positions<const BM: i32>(
+        sorted_token_ids: *mut i32,
+        first: i32,
+        pairs: i32,
+        after: Token,
+    ) -> Tile<i32, { [BM] }> {
+        let positions: Tile<i32, { [BM] }> = count_from::<BM>(first);
+        // SAFETY: the caller vouches for `BM` entries.
+        let pair: Tile<i32, { [BM] }> = unsafe { gather_all(sorted_token_ids, positions, after) };
+        let live: Tile<bool, { [BM] }> = lt_tile(pair, splat::<BM>(pairs));
+        select(live, positions, splat::<BM>(-1i32))
+    }
+
     /// The expert whose weights the block of `pair` multiplies, -1 for none. With `SHARED` the first
     /// block of those that serve the same pairs does the work of all.
     pub unsafe fn leading_expert<

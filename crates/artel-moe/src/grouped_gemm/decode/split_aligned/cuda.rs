@@ -49,6 +49,12 @@ pub mod split_aligned {
             unsafe { expert_at::<NE>(expert_ids, num_tokens_post_padded, block, position, ready) };
         if expert >= 0i32 {
             // SAFETY: the block is in use.
+            let kept: Tile<i32, { [BM] }> =
+                unsafe { live_positions::<BM>(sorted_token_ids, position, pairs, ready) };
+            // SAFETY: as above.
+            let kept_tail: Tile<i32, { [BT] }> =
+                unsafe { live_positions::<BT>(sorted_token_ids, position + BM, pairs, ready) };
+            // SAFETY: the block is in use.
             let rows: Tile<i32, { [BM] }> =
                 unsafe { rows_from::<BM, TOP_K>(sorted_token_ids, position, pairs, ready) };
             // SAFETY: as above.
@@ -66,20 +72,12 @@ pub mod split_aligned {
             let at: [i32; 3] = [expert, column, I];
             // SAFETY: `out` has a row for every position, and experts have biases where there are any.
             unsafe {
-                store_gated::<A, KIND, PA, PB, BIAS, BM, HB>(
-                    out, position, gate, up, biases, at, ready,
-                )
+                store_gated::<A, KIND, PA, PB, BIAS, BM, HB>(out, kept, gate, up, biases, at, ready)
             };
             // SAFETY: as above.
             unsafe {
                 store_gated::<A, KIND, PA, PB, BIAS, BT, HB>(
-                    out,
-                    position + BM,
-                    tail_gate,
-                    tail_up,
-                    biases,
-                    at,
-                    ready,
+                    out, kept_tail, tail_gate, tail_up, biases, at, ready,
                 )
             };
         }
@@ -103,6 +101,8 @@ pub mod split_aligned {
         w: &Tensor<A, { [-1, -1, -1, -1] }>,
         expert_ids: *mut i32,
         num_tokens_post_padded: *mut i32,
+        sorted_token_ids: *mut i32,
+        pairs: i32,
     ) {
         let (column, block, _): (i32, i32, i32) = get_tile_block_id();
         let early: Token = new_token_unordered();
@@ -113,6 +113,12 @@ pub mod split_aligned {
         // SAFETY: nothing is written before the wait.
         let ready: Token = unsafe { wait_then_release::<PDL>(early) };
         if expert >= 0i32 {
+            // SAFETY: the block is in use.
+            let kept: Tile<i32, { [BM] }> =
+                unsafe { live_positions::<BM>(sorted_token_ids, position, pairs, early) };
+            // SAFETY: as above.
+            let kept_tail: Tile<i32, { [BT] }> =
+                unsafe { live_positions::<BT>(sorted_token_ids, position + BM, pairs, early) };
             let weights: Partition<A, { [1, 1, BN, BK] }> = w.partition(const_shape![1, 1, BN, BK]);
             let rows: Tile<i32, { [BM] }> = count_from::<BM>(position);
             let tail: Tile<i32, { [BT] }> = count_from::<BT>(position + BM);
@@ -139,9 +145,9 @@ pub mod split_aligned {
                 tp = tp.offset_tile(tail_step);
             }
             // SAFETY: `out` has a row for every position.
-            unsafe { store_from::<A, BM, BN>(out, [position, column * BN, H], sum) };
+            unsafe { store_from::<A, BM, BN>(out, kept, [column * BN, H], sum) };
             // SAFETY: as above.
-            unsafe { store_from::<A, BT, BN>(out, [position + BM, column * BN, H], tail_sum) };
+            unsafe { store_from::<A, BT, BN>(out, kept_tail, [column * BN, H], tail_sum) };
         }
     }
 
@@ -230,8 +236,8 @@ pub mod split_aligned {
         (gate, up, tail_gate, tail_up)
     }
 
-    /// Writes what becomes of gate and up to the rows from `position` on; `at` is expert, column tile
-    /// and the size of a row.
+    /// Writes what becomes of gate and up to `rows`, nothing where they are negative; `at` is expert, column tile and
+    /// the size of a row.
     unsafe fn store_gated<
         A: ElementType,
         const KIND: i32,
@@ -242,7 +248,7 @@ pub mod split_aligned {
         const HB: i32,
     >(
         out: *mut A,
-        position: i32,
+        rows: Tile<i32, { [B] }>,
         gate: Tile<f32, { [HB, B] }>,
         up: Tile<f32, { [HB, B] }>,
         biases: *mut f32,
@@ -253,21 +259,21 @@ pub mod split_aligned {
         let h: Tile<f32, { [HB, B] }> =
             unsafe { gated_halves::<KIND, PA, PB, BIAS, HB, B>(gate, up, biases, at, after) };
         // SAFETY: and for the rows.
-        unsafe { store_from::<A, B, HB>(out, [position, at[1] * HB, at[2]], h) };
+        unsafe { store_from::<A, B, HB>(out, rows, [at[1] * HB, at[2]], h) };
     }
 
-    /// Writes the columns of `value` as rows; `place` is the first position, the first column and the
+    /// Writes the columns of `value` to `rows`, nothing where they are negative; `place` is the first column and the
     /// size of a row.
     unsafe fn store_from<A: ElementType, const B: i32, const BN: i32>(
         out: *mut A,
-        place: [i32; 3],
+        rows: Tile<i32, { [B] }>,
+        place: [i32; 2],
         value: Tile<f32, { [BN, B] }>,
     ) {
         let value: Tile<A, { [BN, B] }> = convert_tile(value);
         let value: Tile<A, { [B, BN] }> = value.transpose();
-        let rows: Tile<i32, { [B] }> = count_from::<B>(place[0]);
         // SAFETY: the caller vouches for the rows.
         let _written: Token =
-            unsafe { store_rows::<A, B, BN>(out, rows, place[1], place[2], value) };
+            unsafe { store_rows::<A, B, BN>(out, rows, place[0], place[1], value) };
     }
 }

@@ -73,7 +73,8 @@ impl<A: HalfElement> WarpgroupGemm<A> {
 
     /// `out` `[M, N]` = `rows` `[M, K]` x `weights` `[E, N, K]`, or `[M, N / 2]` where the halves are
     /// gate and up; `M` is a multiple of [`BLOCK_ROWS`]. The blocks of an expert are neighbours, as
-    /// an assignment leaves them. Rows of a block of no expert become zeros.
+    /// an assignment leaves them. Rows of a block of no expert become zeros, those that pad a block stay as
+    /// they are.
     ///
     /// # Errors
     /// [`MoeError::Cuda`] when a slice has another size or the launch fails.
@@ -90,7 +91,7 @@ impl<A: HalfElement> WarpgroupGemm<A> {
         }
         let rows = self.product.row_map(rows, blocks, out.len())?;
         let arguments = self.product.arguments(blocks, &rows, weights, out)?;
-        self.product.launch(stream, out.len(), arguments)
+        self.product.launch(stream, blocks, out.len(), arguments)
     }
 }
 
@@ -149,7 +150,8 @@ impl<A: Element> WarpgroupFp8Gemm<A> {
 
     /// `out` `[M, N]` = `rows` `[M, K]` x `weights` `[E, N, K]`, or `[M, N / 2]` where the halves are
     /// gate and up; `M` is a multiple of [`BLOCK_ROWS`]. The blocks of an expert are neighbours, as
-    /// an assignment leaves them. Rows of a block of no expert become zeros.
+    /// an assignment leaves them. Rows of a block of no expert become zeros, those that pad a block stay as
+    /// they are.
     ///
     /// # Errors
     /// [`MoeError::Cuda`] when a slice has another size or the launch fails.
@@ -177,7 +179,7 @@ impl<A: Element> WarpgroupFp8Gemm<A> {
             .slice(weights.scales)
             .slice(rows.scales)
             .size(positions);
-        self.product.launch(stream, out.len(), arguments)
+        self.product.launch(stream, blocks, out.len(), arguments)
     }
 }
 
@@ -207,7 +209,8 @@ impl<A: Element> WarpgroupIntegerGemm<A> {
 
     /// `out` `[positions, N]` = `rows` `[M, K]` x `weights` `[E, N, K]`, or `[positions, N / 2]` where the halves
     /// are gate and up; `positions` is a multiple of [`BLOCK_ROWS`] and at most `M`. The blocks of an expert
-    /// are neighbours, as an assignment leaves them. Rows of a block of no expert become zeros.
+    /// are neighbours, as an assignment leaves them. Rows of a block of no expert become zeros, those that pad a
+    /// block stay as they are.
     ///
     /// # Errors
     /// [`MoeError::Cuda`] when a slice has another size or the launch fails.
@@ -240,7 +243,7 @@ impl<A: Element> WarpgroupIntegerGemm<A> {
             .slice(weights.scales)
             .slice(rows.scales)
             .size(positions);
-        self.product.launch(stream, out.len(), arguments)
+        self.product.launch(stream, blocks, out.len(), arguments)
     }
 }
 
@@ -348,12 +351,18 @@ impl Product {
     }
 
     /// Starts the kernel for an output of `len` numbers.
-    fn launch(&self, stream: &Stream, len: usize, arguments: Arguments) -> Result<(), MoeError> {
+    fn launch(
+        &self,
+        stream: &Stream,
+        blocks: Blocks<'_>,
+        len: usize,
+        arguments: Arguments,
+    ) -> Result<(), MoeError> {
         let tiles = len / self.sizes.features / BLOCK_ROWS * self.sizes.column_tiles();
         let grid = [tiles.min(stream.context().multiprocessors()?), 1, 1];
         // SAFETY: the arguments are the kernel's; the sizes of all were checked, rows are stored
         // within blocks in use, and what a box has over the edges of its tensor is not read.
-        unsafe { self.kernel.launch(stream, grid, arguments) }?;
+        unsafe { self.kernel.launch(stream, grid, blocks.row_pairs(arguments)) }?;
         Ok(())
     }
 }

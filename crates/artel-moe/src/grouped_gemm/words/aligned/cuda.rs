@@ -47,6 +47,8 @@ pub mod word_aligned {
         w_globals: *mut f32,
         expert_ids: *mut i32,
         num_tokens_post_padded: *mut i32,
+        sorted_token_ids: *mut i32,
+        pairs: i32,
         biases: *mut f32,
     ) {
         let (column, block, _): (i32, i32, i32) = get_tile_block_id();
@@ -60,6 +62,9 @@ pub mod word_aligned {
         let expert: i32 =
             unsafe { expert_of_block::<BM, NE>(expert_ids, num_tokens_post_padded, block, ready) };
         if expert >= 0i32 {
+            // SAFETY: the block is in use.
+            let kept: Tile<i32, { [BM] }> =
+                unsafe { live_positions::<BM>(sorted_token_ids, block * BM, pairs, ready) };
             let place: [i32; 3] = [expert, column, block];
             // SAFETY: expert and columns are inside the weights.
             let sum: Tile<f32, { [BN, BM] }> = unsafe {
@@ -73,7 +78,8 @@ pub mod word_aligned {
                 unsafe { gated_product::<KIND, PA, PB, BIAS, BN, BM, HB>(sum, biases, at, ready) };
             let h: Tile<f32, { [BM, HB] }> = h.transpose();
             // SAFETY: `out` has a row for every position.
-            unsafe { store_block::<f32, BM, HB>(out, [block, column, BM, N], h) };
+            let _written: Token =
+                unsafe { store_rows::<f32, BM, HB>(out, kept, column * HB, N, h) };
         }
     }
 
@@ -108,6 +114,8 @@ pub mod word_aligned {
         w_globals: *mut f32,
         expert_ids: *mut i32,
         num_tokens_post_padded: *mut i32,
+        sorted_token_ids: *mut i32,
+        pairs: i32,
     ) {
         let (column, block, _): (i32, i32, i32) = get_tile_block_id();
         let early: Token = new_token_unordered();
@@ -121,6 +129,9 @@ pub mod word_aligned {
         // SAFETY: as above.
         unsafe { x_sums.set_token(ready) };
         if expert >= 0i32 {
+            // SAFETY: the block is in use.
+            let kept: Tile<i32, { [BM] }> =
+                unsafe { live_positions::<BM>(sorted_token_ids, block * BM, pairs, early) };
             let place: [i32; 3] = [expert, column, block];
             // SAFETY: expert and columns are inside the weights.
             let sum: Tile<f32, { [BN, BM] }> = unsafe {
@@ -131,7 +142,7 @@ pub mod word_aligned {
             let y: Tile<A, { [BN, BM] }> = convert_tile(sum);
             let y: Tile<A, { [BM, BN] }> = y.transpose();
             // SAFETY: `out` has a row for every position.
-            unsafe { store_block::<A, BM, BN>(out, [block, column, BM, N], y) };
+            let _written: Token = unsafe { store_rows::<A, BM, BN>(out, kept, column * BN, N, y) };
         }
     }
 }

@@ -84,7 +84,7 @@ impl<A: Element> IntegerExperts<A> {
             return Ok(());
         }
         let rows = RowsInUse::of_step(step, top_k, positions);
-        let blocks = step.blocks.with_experts();
+        let blocks = step.blocks.of_pairs(step.tokens * top_k);
         self.split.launch(stream, step.hidden_states, rows, &mut workspace.x)?;
         let mut inner = workspace.inner.slice_mut();
         let mut inner = inner.range_mut(0, positions * intermediate_size)?;

@@ -81,7 +81,7 @@ impl<A: HalfElement> WarpgroupExperts<A> {
         }
         let rows = RowsInUse::of_step(step, top_k, positions);
         self.order.launch(stream, step.hidden_states, rows, x)?;
-        let blocks = step.blocks.with_experts();
+        let blocks = step.blocks.of_pairs(step.tokens * top_k);
         let work = (blocks, positions);
         let weights = self.weights(0, step.experts.w13)?;
         let (capacity, mut inner_rows) = (inner.rows, inner.parts.slice_mut());

@@ -123,7 +123,7 @@ impl<A: HalfElement> PrefillChain<A> {
         let DecodeShape { hidden_size, intermediate_size, top_k, .. } = self.shape;
         let positions = pairs.blocks.blocks * self.block_size;
         let BlockSlices { expert_ids, .. } = pairs.blocks;
-        let blocks = pairs.blocks.with_experts();
+        let blocks = pairs.blocks.of_pairs(step.tokens * top_k);
         let weights = step.experts.slices();
         let DecodeShape { experts, gating, .. } = &self.shape;
         weights.check_biases(gating, *experts, [2 * intermediate_size, hidden_size])?;

@@ -59,11 +59,9 @@ fn gated_epilogue(sizes: &Sizes) -> String {
 mad.lo.u32 x, group, 32, x;
 mad.lo.u32 x, warp, 8, x;
 mov.u32 y, lane;
-{}shl.b32 left, height, {};
-sub.u32 left, left, lane;
+{}sub.u32 left, live_rows, lane;
 ",
         address(sizes, GATED_ROWS),
-        BLOCK_ROWS.ilog2(),
     );
     for first in (0..sizes.rows_max()).step_by(GATED_ROWS) {
         let blocks = first / BLOCK_ROWS;
@@ -107,6 +105,7 @@ mad.lo.u32 x, warp, 16, x;
 and.b32 y, lane, 1;
 mad.lo.u32 x, y, 8, x;
 shr.u32 y, lane, 1;
+sub.u32 left, live_rows, y;
 {}and.b32 x, lane, 7;
 shr.u32 y, lane, 4;
 mad.lo.u32 x, y, 8, x;
@@ -131,10 +130,12 @@ add.u32 at, x, turned;
         if matches!(sizes.numbers, Numbers::Words { .. }) {
             text.push_str(words::neighbours());
         }
-        text.push_str(
-            "@is_live st.global.v4.b32 [pointer], {packed0, packed1, packed2, packed3};
-add.u64 pointer, pointer, next_rows;
-",
+        let _ = writeln!(
+            text,
+            "setp.gt.and.s32 q, left, {}, is_live;
+@q st.global.v4.b32 [pointer], {{packed0, packed1, packed2, packed3}};
+add.u64 pointer, pointer, next_rows;",
+            block * BLOCK_ROWS
         );
     }
     text
@@ -184,7 +185,9 @@ fn wide_epilogue(sizes: &Sizes) -> String {
     let row_bytes = sizes.features * 4;
     let mut text = format!(
         "{own_feature}and.b32 y, lane, 3;
-mad.lo.u32 y, y, 2, row;
+shl.b32 y, y, 1;
+sub.u32 left, live_rows, y;
+add.u32 y, y, row;
 mul.wide.u32 pointer, y, {row_bytes};
 mad.wide.u32 pointer, x, 4, pointer;
 add.u64 pointer, pointer, out;
@@ -201,16 +204,22 @@ setp.lt.u32 later, x, {last};
             text.push_str(&ready(sizes, 8 * octet, BLOCK_ROWS));
         }
         for row in 0..2 {
-            let (sum, at) = (4 * octet + row, row * row_bytes);
+            let (sum, at, of_tile) = (4 * octet + row, row * row_bytes, 8 * octet + row);
             let [first, second] = [sum, sum + 2].map(|sum| format!("sum{sum}"));
             if sizes.parts == 2 {
                 text.push_str(&activated("gate0", &first, &second));
-                let _ = writeln!(text, "@is_live st.global.f32 [pointer+{at}], gate0;");
+                let _ = writeln!(
+                    text,
+                    "setp.gt.and.s32 q, left, {of_tile}, is_live;
+@q st.global.f32 [pointer+{at}], gate0;"
+                );
             } else {
                 let _ = writeln!(
                     text,
-                    "@is_live st.global.f32 [pointer+{at}], {first};
-@later st.global.f32 [pointer+{}], {second};",
+                    "setp.gt.and.s32 q, left, {of_tile}, is_live;
+@q st.global.f32 [pointer+{at}], {first};
+setp.gt.and.s32 q, left, {of_tile}, later;
+@q st.global.f32 [pointer+{}], {second};",
                     at + 32
                 );
             }

@@ -199,9 +199,8 @@ bar.warp.sync 0xffffffff;
 bar.warp.sync 0xffffffff;
 and.b32 y, own_row, {first_of_warp};
 add.u32 y, y, lane;
-shl.b32 z, height, {block_shift};
 setp.lt.u32 p, lane, 16;
-setp.lt.and.u32 p, y, z, p;
+setp.lt.and.u32 p, y, live_rows, p;
 add.u32 y, y, row;
 mul.lo.u32 x, column, {of_column};
 mul.wide.u32 pointer, y, {row_bytes};
@@ -216,7 +215,6 @@ cp.async.bulk.commit_group;
 ",
         turn = turn(sizes),
         first_of_warp = LONG_ROWS - 16,
-        block_shift = BLOCK_ROWS.ilog2(),
         of_column = 2 * FEATURES,
     )
 }
@@ -253,10 +251,9 @@ mad.lo.u32 at, z, 16, at;
 fn wide_epilogue(sizes: &Sizes) -> String {
     let features = sizes.features;
     let mut text = format!(
-        "shl.b32 z, height, {block_shift};
-setp.lt.u32 later, own_row, z;
+        "setp.lt.u32 later, own_row, live_rows;
 add.u32 y, own_row, 8;
-setp.lt.u32 is_live, y, z;
+setp.lt.u32 is_live, y, live_rows;
 add.u32 y, own_row, row;
 and.b32 x, lane, 3;
 shl.b32 x, x, 1;
@@ -265,7 +262,6 @@ mul.wide.u32 pointer, y, {row_bytes};
 mad.wide.u32 pointer, x, 4, pointer;
 add.u64 pointer, pointer, out;
 ",
-        block_shift = BLOCK_ROWS.ilog2(),
         tile_features = sizes.tile_features(),
         row_bytes = 4 * features,
     );

@@ -6,6 +6,7 @@ mod codes;
 mod epilogue;
 mod halves;
 mod integers;
+mod live;
 mod long;
 mod producer;
 mod tiles;
@@ -244,7 +245,8 @@ impl Sizes {
 /// The whole kernel, `multiply_entry`: tensor maps of weights `[E, N / 8, parts, 8, K]` and rows
 /// `[M, K]`, the result `[M, N]`, the expert of each block of rows, and the number of rows in use;
 /// of codes and integers also the scales of weights and of rows, and `M`; of words the scales of groups and of parts, and
-/// the rows that there is room for. Weights in words are `[E, parts, N, bytes]`, and their rows, as the results
+/// the rows that there is room for. Last come the pair of each row, or no pointer, and how many pairs there are: rows of
+/// other numbers are not stored. Weights in words are `[E, parts, N, bytes]`, and their rows, as the results
 /// of gates and ups, `[K / 64, M, 64]`.
 pub(super) fn source(sizes: &Sizes) -> String {
     let mut text = head(sizes);
@@ -285,7 +287,7 @@ fn head(sizes: &Sizes) -> String {
 .address_size 64
 .extern .shared .align 1024 .b8 shared[];
 .visible .entry multiply_entry(.param .align 64 .b8 weight_map[128], .param .align 64 .b8 row_map[128],
-    .param .u64 out_pointer, .param .u64 expert_ids_pointer, .param .u64 rows_pointer{scales})
+    .param .u64 out_pointer, .param .u64 expert_ids_pointer, .param .u64 rows_pointer{scales}{live})
 .reqntid {threads}, 1, 1
 {{
 .reg .b32 thread, lane, warp, group, base, blocks, expert, i, x, y, z, at;
@@ -296,8 +298,10 @@ fn head(sizes: &Sizes) -> String {
 .reg .b64 first_a, first_b, stage_a, stage_b, a, b, weight_scales, row_scales;
 .reg .pred p, q, later, is_first_lane, is_live;
 .reg .f32 gate0, gate1, first_scale, second_scale, scale, shared_scale;
-",
+{registers}",
         threads = sizes.threads(),
+        live = live::PARAMETERS,
+        registers = live::REGISTERS,
     );
     if sizes.side == Side::Long {
         return text + &long::registers();
@@ -346,6 +350,7 @@ mov.b64 row_tensor, row_map;
 cvta.param.u64 row_tensor, row_tensor;
 ",
     );
+    text.push_str(live::BEGIN);
     let other_scales = match sizes.numbers {
         Numbers::Halves(_) => None,
         Numbers::Integers { .. } | Numbers::Codes { .. } => Some("row_scales"),
@@ -418,17 +423,19 @@ mad.lo.u32 turned, turned, {turned_bytes}, base;
 add.u32 turned, turned, {turned};
 {own_row}CONSUME: setp.ge.u32 p, tile, tiles;
 @p bra EXIT;
-{find}mov.u32 step, 0;
+{find}{ask}mov.u32 step, 0;
 ",
         wait = if sizes.is_ahead { tiles::WAIT_AND_RELEASE } else { "" },
         turned_bytes = sizes.turned_bytes(),
         turned = sizes.turned(),
         own_row = if sizes.side == Side::Long { long::OWN_ROW } else { "" },
         find = tiles::find(sizes),
+        ask = live::ask(),
     );
     match (sizes.side, sizes.numbers) {
         (Side::Long, Numbers::Codes { summed, .. }) => {
             text.push_str(&long::multiply(sizes, summed));
+            text.push_str(&live::count());
             text.push_str(&long::epilogue(sizes));
         }
         _ => {
@@ -437,6 +444,7 @@ add.u32 turned, turned, {turned};
             }
             text.push_str(&heights(sizes));
             text.push_str("MULTIPLIED:\n");
+            text.push_str(&live::count());
             text.push_str(&epilogue::epilogue(sizes));
         }
     }

@@ -54,12 +54,10 @@ add.u64 pointer, pointer, offset;
 add.u64 pointer, pointer, out;
 shl.b32 from, lane, 4;
 add.u32 from, from, turned;
-shl.b32 left, height, {block_shift};
-sub.u32 left, left, lane;
+sub.u32 left, live_rows, lane;
 ",
         tile_shift = sizes.tile_features().ilog2(),
         features = sizes.features,
-        block_shift = BLOCK_ROWS.ilog2(),
     );
     for first in (0..sizes.rows_max()).step_by(GATED_ROWS) {
         let blocks = first / BLOCK_ROWS;
