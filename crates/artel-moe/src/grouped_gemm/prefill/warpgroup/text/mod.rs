@@ -245,8 +245,8 @@ impl Sizes {
 /// The whole kernel, `multiply_entry`: tensor maps of weights `[E, N / 8, parts, 8, K]` and rows
 /// `[M, K]`, the result `[M, N]`, the expert of each block of rows, and the number of rows in use;
 /// of codes and integers also the scales of weights and of rows, and `M`; of words the scales of groups and of parts, and
-/// the rows that there is room for. Last come the pair of each row, or no pointer, and how many pairs there are: rows of
-/// other numbers are not stored. Weights in words are `[E, parts, N, bytes]`, and their rows, as the results
+/// the rows that there is room for; of others last the pair of each row, or no pointer, and how many pairs there
+/// are: rows of other numbers are not stored. Weights in words are `[E, parts, N, bytes]`, and their rows, as the results
 /// of gates and ups, `[K / 64, M, 64]`.
 pub(super) fn source(sizes: &Sizes) -> String {
     let mut text = head(sizes);
@@ -300,7 +300,7 @@ fn head(sizes: &Sizes) -> String {
 .reg .f32 gate0, gate1, first_scale, second_scale, scale, shared_scale;
 {registers}",
         threads = sizes.threads(),
-        live = live::PARAMETERS,
+        live = live::parameters(sizes),
         registers = live::REGISTERS,
     );
     if sizes.side == Side::Long {
@@ -350,7 +350,7 @@ mov.b64 row_tensor, row_map;
 cvta.param.u64 row_tensor, row_tensor;
 ",
     );
-    text.push_str(live::BEGIN);
+    text.push_str(live::begin(sizes));
     let other_scales = match sizes.numbers {
         Numbers::Halves(_) => None,
         Numbers::Integers { .. } | Numbers::Codes { .. } => Some("row_scales"),
@@ -435,7 +435,7 @@ add.u32 turned, turned, {turned};
     match (sizes.side, sizes.numbers) {
         (Side::Long, Numbers::Codes { summed, .. }) => {
             text.push_str(&long::multiply(sizes, summed));
-            text.push_str(&live::count());
+            text.push_str(&live::count(sizes));
             text.push_str(&long::epilogue(sizes));
         }
         _ => {
@@ -444,7 +444,7 @@ add.u32 turned, turned, {turned};
             }
             text.push_str(&heights(sizes));
             text.push_str("MULTIPLIED:\n");
-            text.push_str(&live::count());
+            text.push_str(&live::count(sizes));
             text.push_str(&epilogue::epilogue(sizes));
         }
     }

@@ -100,7 +100,7 @@ impl WarpgroupWords {
 
     /// `out` = `rows` times weights over `positions` positions, a multiple of [`BLOCK_ROWS`]: of two parts
     /// `[halves of planes, capacity, 64]` with room for `out_capacity` rows, of one part `[positions, N]`. The
-    /// blocks of an expert are neighbours. Rows of a block of no expert, and those that pad one, stay as they are.
+    /// blocks of an expert are neighbours. Rows of a block of no expert stay as they are.
     ///
     /// # Errors
     /// [`MoeError::Cuda`] when a slice is too short or the launch fails.
@@ -132,7 +132,6 @@ impl WarpgroupWords {
             .slice(weights.scales)
             .slice(weights.globals)
             .size(out_capacity);
-        let arguments = blocks.row_pairs(arguments);
         let tiles = positions / BLOCK_ROWS * self.sizes.column_tiles();
         let grid = [tiles.min(stream.context().multiprocessors()?), 1, 1];
         // SAFETY: the arguments are the kernel's; the sizes of all were checked, rows are stored within
@@ -154,9 +153,6 @@ impl WarpgroupWords {
         }
         blocks.expert_ids.expect_len("experts of blocks", positions / BLOCK_ROWS)?;
         blocks.num_tokens_post_padded.expect_len("padded rows", 1)?;
-        if let Some(pairs) = blocks.pairs {
-            pairs.sorted_token_ids.expect_len("sorted token ids", positions)?;
-        }
         MoeError::check_shape("room for rows", positions.max(rows.capacity), rows.capacity)?;
         let count = self.layout.format.padded(columns) * rows.capacity;
         rows.numbers.expect_len("rows in halves of planes", count)?;

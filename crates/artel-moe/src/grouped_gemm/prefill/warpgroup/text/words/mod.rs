@@ -201,7 +201,7 @@ and.b32 x, positions, 1;
 sub.u32 steps, {steps}, x;
 CONSUME: setp.ge.u32 p, tile, tiles;
 @p bra EXIT;
-{find}{ask}mov.u32 step, 0;
+{find}mov.u32 step, 0;
 {units}",
         more_registers = registers_of(sizes, "inc"),
         turned = sizes.turned(),
@@ -210,13 +210,12 @@ CONSUME: setp.ge.u32 p, tile, tiles;
         scales = sizes.row_ring_bytes() + sizes.word_bytes(),
         steps = sizes.word_steps(format),
         find = tiles::find(sizes),
-        ask = live::ask(),
         units = units(sizes, format),
         pick = pick(format),
     );
     text.push_str(&super::heights(sizes));
     text.push_str("MULTIPLIED:\n");
-    text.push_str(&live::count());
+    text.push_str(&live::count(sizes));
     text.push_str(&epilogue::epilogue(sizes));
     text.push_str("STORED: add.u32 tile, tile, stride;\nbra CONSUME;\n");
     text
