@@ -446,7 +446,7 @@ fn check_padding<O: Element>(
     launch: impl Fn(Option<RowPairs<'_>>, &mut DeviceSliceMut<'_, O>) -> Result<(), MoeError>,
 ) -> Result<(), MoeError> {
     let Assignment { block_size, num_pairs: count, num_tokens_post_padded: end, .. } = *assignment;
-    let mut pairs: Vec<i32> = assignment.sorted_token_ids.iter().map(|&pair| pair as i32).collect();
+    let mut pairs = assignment.sorted_token_ids.clone();
     pairs.resize(expected.len() / features, count as i32);
     let on_gpu = gpu.upload(&pairs);
     let mut out = gpu.poisoned::<O>(expected.len());
