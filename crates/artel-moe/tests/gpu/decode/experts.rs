@@ -211,9 +211,11 @@ fn check_direct<F: TestFormat>(
     let [rows, sums] = run()?;
     // Bits: what nobody writes is poison, which as a number differs from itself.
     let again = run()?;
-    for (first, second) in [&rows, &sums].into_iter().zip(&again) {
-        let bits = [first, second].map(|numbers| bytemuck::cast_slice::<_, u16>(numbers));
-        assert!(bits[0] == bits[1], "two runs differ");
+    for (name, first, second) in [("rows", &rows, &again[0]), ("sums", &sums, &again[1])] {
+        let [first, second] =
+            [first, second].map(|numbers| bytemuck::cast_slice::<_, u16>(numbers));
+        let different = first.iter().zip(second).position(|(first, second)| first != second);
+        assert_eq!(different, None, "two runs' {name} differ from here on, of {tokens} tokens");
     }
     check_pairs(layer, ids, &x, |pair| rows[pair * hidden..(pair + 1) * hidden].to_vec());
     if form.sum {
