@@ -84,34 +84,39 @@ pub mod fp8_rows {
                 unsafe { store_rows::<f32, BM, HB>(rows_out, kept, column * HB, I, h) };
             // SAFETY: every block has a counter, codes and scales; its tiles come here once each.
             unsafe {
+                let known: *mut i32 = sorted_token_ids;
+                let range: [f32; 2] = [least, most];
                 finish_block::<BM, R, W, I>(
-                    out, out_scales, rows_out, counters, block, least, most, written,
+                    out, out_scales, rows_out, counters, known, block, range, written,
                 )
             };
         }
     }
 
-    /// Makes the codes of a block of `BM` rows when `written` was the last of its tiles.
+    /// Makes the codes of a block of `BM` rows when `written` was the last of its tiles. `known` is as
+    /// for `count_arrival`, `BM` numbers.
     pub unsafe fn finish_block<const BM: i32, const R: i32, const W: i32, const I: i32>(
         codes: *mut f8e4m3fn,
         scales: *mut f32,
         rows: *mut f32,
         counters: *mut i32,
+        known: *mut i32,
         block: i32,
-        least: f32,
-        most: f32,
+        range: [f32; 2],
         written: Token,
     ) {
-        let tiles: i32 = get_num_tile_blocks().0;
-        // SAFETY: the caller vouches for the counter.
+        let arrivals: [i32; 2] = [block, get_num_tile_blocks().0];
+        // SAFETY: the caller vouches for the counter and the numbers.
         let (is_last, seen): (bool, Token) =
-            unsafe { count_arrival(counters, block, tiles, written) };
+            unsafe { count_arrival(counters, arrivals, known, BM, written) };
         if is_last {
             for part in 0i32..BM / R {
                 let first: i32 = block * BM + part * R;
                 // SAFETY: all tiles of the block are written.
                 unsafe {
-                    quantize_positions::<R, W, I>(codes, scales, rows, first, least, most, seen)
+                    quantize_positions::<R, W, I>(
+                        codes, scales, rows, first, range[0], range[1], seen,
+                    )
                 };
             }
         }

@@ -33,9 +33,10 @@ pub mod decode_sum {
         tile: i32,
         written: Token,
     ) {
-        // SAFETY: every column has a counter, to which all of its blocks come.
+        let arrivals: [i32; 2] = [tile, get_num_tile_blocks().0];
+        // SAFETY: every column has a counter, to which all of its blocks come; ids hold all pairs.
         let (is_last, counted): (bool, Token) =
-            unsafe { count_arrival(counters, tile, get_num_tile_blocks().0, written) };
+            unsafe { count_arrival(counters, arrivals, ids, tokens * TOP_K, written) };
         if is_last {
             for token in 0i32..tokens {
                 // SAFETY: the rows of all pairs have been written.
@@ -55,18 +56,22 @@ pub mod decode_sum {
         }
     }
 
-    /// Counts an arrival at one of `counters`; whether it was the last of `all`, for which everything that was
-    /// written before the others is there behind the token, and which leaves the counter at 0.
+    /// Counts an arrival at one of `counters`; whether it was the last, for which everything that was
+    /// written before the others is there behind the token, and which leaves the counter at 0. `arrivals`
+    /// is the counter and how many come to it; `known` are `count` numbers that the block has read before.
     pub unsafe fn count_arrival(
         counters: *mut i32,
-        counter: i32,
-        all: i32,
+        arrivals: [i32; 2],
+        known: *mut i32,
+        count: i32,
         written: Token,
     ) -> (bool, Token) {
         let place: PointerTile<*mut i32, { [] }> = pointer_to_tile(counters);
-        let at: Tile<i32, { [] }> = scalar_to_tile(counter);
+        let at: Tile<i32, { [] }> = scalar_to_tile(arrivals[0]);
         let place: PointerTile<*mut i32, { [] }> = place.offset_tile(at);
-        let one: Tile<i32, { [] }> = scalar_to_tile(1i32);
+        // SAFETY: the caller vouches for the numbers.
+        let one: i32 = unsafe { one_of_all(known, count, written) };
+        let one: Tile<i32, { [] }> = scalar_to_tile(one);
         // SAFETY: the caller vouches for the counter. The order makes all that was written visible to the last.
         let (arrived, counted): (Tile<i32, { [] }>, Token) = unsafe {
             atomic_rmw_tko(
@@ -80,12 +85,30 @@ pub mod decode_sum {
             )
         };
         let arrived: i32 = tile_to_scalar(arrived);
-        let is_last: bool = arrived == all - 1i32;
+        let is_last: bool = arrived == arrivals[1] - 1i32;
         if is_last {
             // SAFETY: nobody else comes to this counter any more.
-            unsafe { store_i32(counters, counter, 0i32, counted) };
+            unsafe { store_i32(counters, arrivals[0], 0i32, counted) };
         }
         (is_last, counted)
+    }
+
+    /// The number 1, which one thread has only when every thread of the block has written what stands before the
+    /// token. One thread adds to a counter for all of them, and the compiler does not make it wait for
+    /// the others; a maximum over more numbers than there are threads does. The numbers `known` are
+    /// at hand, and fewer than are compared, so that -1 is always among them.
+    unsafe fn one_of_all(known: *mut i32, count: i32, written: Token) -> i32 {
+        let at: Tile<i32, { [1024] }> = iota(const_shape![1024]);
+        let inside: Tile<bool, { [1024] }> = lt_tile(at, splat::<1024>(count));
+        let inside: Tile<bool, { [1024] }> = inside & lt_tile(at, splat::<1024>(1023i32));
+        // SAFETY: the mask keeps inside the numbers.
+        let known: Tile<i32, { [1024] }> = unsafe { gather(known, at, inside, -1i32, written) };
+        let most: i32 = tile_to_scalar(reduce_max(known, 0i32));
+        let mut one: i32 = 1i32;
+        if most < -1i32 {
+            one = 0i32;
+        }
+        one
     }
 
     /// Weight of one pair: a number, or the bfloat16 in the low half of a packed pair.
